@@ -1,0 +1,1 @@
+"""What is recorded: the same ruler for every strategy."""

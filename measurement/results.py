@@ -1,0 +1,46 @@
+"""The files of a run, and their columns. A value that is not known is an empty field: never 0, never a guess."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+STEP_COLUMNS = ["step", "elapsed_s", "step_s", "samples", "real_tokens", "padded_tokens", "train_loss",
+                "learning_rate", "grad_norm", "micro_batch_squared_norm", "batch_squared_norm"]
+DEVICE_COLUMNS = ["elapsed_s", "device", "utilization_pct", "memory_gib", "power_w"]
+SUMMARY_COLUMNS = [
+    "run_name", "strategy", "task", "model", "devices", "cpu_threads", "replicas", "pipeline_stages", "micro_batches",
+    "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed", "optimizer_steps", "samples",
+    "runtime_s", "throughput_samples_per_s", "throughput_tokens_per_s", "validation_loss", "exact_match", "f1",
+    "accuracy", "gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib", "noise_scale_samples",
+    "statistical_efficiency", "goodput_samples_per_s", "noise_scale_negative_pct", "reference_batch_size", "workload",
+]
+
+
+def evaluation_columns(metrics: tuple[str, ...]) -> list[str]:
+    """Columns of evaluations.csv for a task with these metrics."""
+    return ["step", "elapsed_s", "samples", "validation_loss", *metrics]
+
+
+class Table:
+    """A CSV file that is written row by row while the run goes."""
+
+    def __init__(self, path: Path, columns: list[str]) -> None:
+        self.file = open(path, "w", newline="", encoding="utf-8")
+        self.writer = csv.DictWriter(self.file, columns, restval="", lineterminator="\n")
+        self.writer.writeheader()
+        self.file.flush()
+
+    def add(self, **row) -> None:
+        self.writer.writerow({name: "" if value is None else value for name, value in row.items()})
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write aside, then rename: a reader sees the old file or the new one, never a half."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(path)

@@ -1,0 +1,324 @@
+"""A run and its folder: status, steps, evaluations, and the summary that `plots.py` compares.
+
+Every rank holds a `Run`; rank 0 writes. What a run recorded before it failed stays, with a status that says so.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from measurement import metrics
+from measurement.clock import StepClock, ThroughputClock
+from measurement.interruption import mark_ended, watch_signals
+from measurement.monitor import GIB, Monitor, gpu_uuid
+from measurement.results import DEVICE_COLUMNS, STEP_COLUMNS, SUMMARY_COLUMNS, Table, evaluation_columns, write_json
+from workload.batches import Batches, OrderHash, Share
+from workload.errors import InputError
+from workload.job import Job
+
+WARMUP_STEPS = 5  # off the throughput clock, or a quarter of a very short run
+VERSIONS_OF = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "numpy")
+# Flags that say what is trained and how it is judged; with the data and the model they make two runs comparable.
+WORKLOAD_FLAGS = ("task", "model", "max_train_examples", "max_eval_examples", "max_seq_length", "doc_stride",
+                  "answerable_only", "global_batch_size", "epochs", "max_steps", "learning_rate", "lr_scheduler",
+                  "warmup_steps", "weight_decay", "max_grad_norm", "adam_epsilon", "dropout", "precision",
+                  "reference_batch_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What this rank holds: which replica's data, and which layers of the model."""
+
+    replica: int
+    stage: int
+    layers: list[str]
+    parameters: int  # tied copies counted on one rank only
+
+
+class Run:
+    """The record of one run; use as a context manager around everything that trains.
+
+    Args:
+        job: what is trained, and on what.
+        part: what this rank holds.
+        deepspeed_config: as given to DeepSpeed, if it takes part.
+    """
+
+    def __init__(self, job: Job, part: Part, deepspeed_config: dict | None = None) -> None:
+        self.job, self.arguments, self.processes, self.part = job, job.arguments, job.processes, part
+        self.device, self.is_main = job.processes.device, job.processes.is_main
+        self.deepspeed_config = deepspeed_config
+        self.folder = job.folder
+        self.throughput = ThroughputClock(self.device, min(WARMUP_STEPS, job.steps // 4))
+        self.order = OrderHash()
+        self.step = self.samples = self.real_tokens = self.padded_tokens = 0
+        self.pending: deque = deque()  # rows of steps.csv whose values may still be on their way from the GPU
+        self.noise_norms: list[tuple[float, float]] = []
+        self.evaluation = None
+
+    # ------------------------------------------------------------------ begin and end
+
+    def __enter__(self) -> "Run":
+        ranks = [None] * self.processes.count
+        gpu = torch.cuda.get_device_properties(self.device) if self.device.type == "cuda" else None
+        dist.all_gather_object(ranks, {
+            "rank": self.processes.rank, "host": socket.gethostname(), "pid": os.getpid(), "device": str(self.device),
+            "gpu": gpu and gpu.name, "gpu_memory_gib": gpu and round(gpu.total_memory / GIB, 2),
+            "gpu_uuid": gpu and gpu_uuid(self.device), **dataclasses.asdict(self.part)})
+        if self.is_main:
+            self._create_folder()
+            self._describe(ranks)
+            self.steps_table = Table(self.folder / "steps.csv", STEP_COLUMNS)
+            self.evaluations_table = Table(self.folder / "evaluations.csv", evaluation_columns(self.job.task.metrics))
+            here = [rank for rank in ranks if rank["host"] == socket.gethostname()]
+            self.monitor = Monitor(Table(self.folder / "devices.csv", DEVICE_COLUMNS), self.job.started_at,
+                                   [rank["pid"] for rank in here],
+                                   {rank["device"]: rank["gpu_uuid"] for rank in here if rank["gpu"]})
+        dist.barrier()
+        watch_signals(self.folder / "run.json")
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if error is None:
+            return
+        out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        status = "out_of_memory" if out_of_memory else "failed"
+        mark_ended(self.folder / "run.json", status, f"rank {self.processes.rank}: {kind.__name__}: {error}")
+        if out_of_memory:
+            print(f"error: out of memory on {self.device}; lower --micro_batch_size (now "
+                  f"{self.job.split.micro_batch_size})", file=sys.stderr, flush=True)
+
+    def _create_folder(self) -> None:
+        try:
+            if self.folder.exists() and self.arguments.overwrite:
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"--output_dir {self.arguments.output_dir}: {error.filename}: {error.strerror}") from error
+
+    def _describe(self, ranks: list[dict]) -> None:
+        flags = self.job.resolved_flags()
+        self.description = {
+            "status": "running", "reason": None, "run_name": self.folder.name, "strategy": self.job.strategy,
+            "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]), "flags": flags,
+            "deepspeed_config": self.deepspeed_config, "workload": self._workload(flags),
+            "data": {split: {"file": path, "sha256": self.job.task.data_digest.get(split),
+                             "examples": len(self.job.task.examples[split]),
+                             "features": len(self.job.task.features[split])}
+                     for split, path in self.job.task.files.items()},
+            "git": _git(), "versions": _versions(), "host": socket.gethostname(),
+            "cpu": {"name": _cpu_name(), "cores": os.cpu_count(),
+                    "memory_gib": round(psutil.virtual_memory().total / GIB, 2)},
+            "parameters": sum(rank["parameters"] for rank in ranks if rank["replica"] == 0),
+            "ranks": ranks, "order_hash": None, "empty": {},
+            "started": _time(self.job.started_at), "ended": None,
+        }
+        write_json(self.folder / "run.json", self.description)
+
+    def _workload(self, flags: dict) -> str:
+        content = {name: flags[name] for name in WORKLOAD_FLAGS} | {"data": self.job.task.data_digest}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    # ------------------------------------------------------------------ training
+
+    def training_steps(self, batches: Batches) -> Iterator[tuple[int, Share]]:
+        """Number (from 1) and this replica's share of every step's batch, under a progress bar."""
+        self.bar = tqdm(total=self.job.steps, desc=self.folder.name, unit="step", disable=not self.is_main,
+                        mininterval=1.0 if sys.stderr.isatty() else 15.0)
+        self._go_on()
+        for batch in batches.training(self.arguments.seed, self.job.steps):
+            self.step += 1
+            share = batches.share(batch, self.device)
+            if self.part.stage == 0:
+                for micro_batch in share.micro_batches:
+                    self.order.add(self.step, batches.features[micro_batch.indices]["feature_id"])
+            self.step_tokens = int(batches.lengths[batch].sum())
+            self.real_tokens += self.step_tokens
+            self.padded_tokens += len(batch) * share.length
+            yield self.step, share
+        self._pause()
+        self.bar.close()
+
+    def record_step(self, loss: torch.Tensor, grad_norm: torch.Tensor, learning_rate: float,
+                    noise: torch.Tensor | None) -> None:
+        """A step is done, as far as the host is concerned; nothing here waits for a device.
+
+        Args:
+            loss: mean over the global batch. ()
+            grad_norm: of the whole model, before clipping. ()
+            noise: what `GradientNoise.end_step` gave. (2,) or None
+        """
+        self.samples += self.arguments.global_batch_size
+        if self.is_main:
+            values = torch.cat([loss.reshape(1), grad_norm.reshape(1), *([] if noise is None else [noise])]).detach().float()
+            if self.device.type == "cuda":
+                values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
+            row = {"step": self.step, "samples": self.samples, "real_tokens": self.real_tokens,
+                   "padded_tokens": self.padded_tokens, "learning_rate": learning_rate}
+            self.pending.append((row, values, self.steps.mark(), self.throughput.is_open))
+            self._write_steps(wait=False)
+            self.bar.update()
+        self.throughput.count(self.arguments.global_batch_size, self.step_tokens)
+        if self.is_main:
+            self.monitor.counts = self.throughput.is_open
+
+    def evaluation_is_due(self) -> bool:
+        """Whether to evaluate after this step: every `--eval_steps`, and at the end."""
+        return self.step == self.job.steps or self.step % self.job.eval_steps == 0
+
+    def record_evaluation(self, evaluate) -> None:
+        """Call `evaluate()` off the throughput clock, and record what it gives."""
+        self._pause()
+        evaluation = evaluate()
+        if self.is_main:
+            self.evaluation = evaluation
+            self.evaluations_table.add(step=self.step, elapsed_s=self._elapsed(time.time()), samples=self.samples,
+                                       validation_loss=evaluation.validation_loss, **evaluation.metrics)
+            self.bar.set_postfix_str(f"validation loss {evaluation.validation_loss:.4f}")
+        if self.step < self.job.steps:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self.throughput.open()
+        self.steps = StepClock(self.device)
+        self.last_mark = self.steps.began
+        if self.is_main:
+            self.monitor.counts = self.throughput.is_open
+
+    def _pause(self) -> None:
+        self.throughput.close()
+        if self.is_main:
+            self.monitor.counts = False
+            self._write_steps(wait=True)
+
+    def _write_steps(self, wait: bool) -> None:
+        if wait and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        while self.pending and self.pending[0][2].has_passed():
+            row, values, mark, measured = self.pending.popleft()
+            loss, grad_norm, *norms = values.tolist()
+            if norms and measured:
+                self.noise_norms.append(tuple(norms))
+            small, large = norms or (None, None)
+            at = mark.seconds()
+            self.steps_table.add(**row, elapsed_s=self._elapsed(at), step_s=round(at - self.last_mark, 6),
+                                 train_loss=loss, grad_norm=grad_norm, micro_batch_squared_norm=small,
+                                 batch_squared_norm=large)
+            self.last_mark = at
+
+    def _elapsed(self, moment: float) -> float:
+        return round(moment - self.job.started_at, 3)
+
+    # ------------------------------------------------------------------ summary
+
+    def finish(self) -> None:
+        """Write the summary and call the run finished; on every rank, after the last evaluation."""
+        totals, peaks = [None] * self.processes.count, [None] * self.processes.count
+        dist.all_gather_object(totals, self.order.total)
+        dist.all_gather_object(peaks, torch.cuda.max_memory_allocated(self.device) / GIB
+                               if self.device.type == "cuda" else None)
+        if not self.is_main:
+            return
+        self.monitor.stop()
+        summary, empty = self._summary(peaks)
+        table = Table(self.folder / "summary.csv", SUMMARY_COLUMNS)
+        table.add(**summary)
+        for open_table in (table, self.steps_table, self.evaluations_table):
+            open_table.close()
+        if self.evaluation.predictions is not None:
+            write_json(self.folder / "predictions.json", self.evaluation.predictions)
+        write_json(self.folder / "run.json", self.description | {
+            "status": "finished", "order_hash": self.order.combine(totals), "empty": empty, "ended": _time(time.time())})
+        print(f"{self.folder.name}: {self.samples} samples in {summary['runtime_s']:.0f} s, "
+              f"{summary['throughput_samples_per_s'] or float('nan'):.1f} samples/s, "
+              f"validation loss {self.evaluation.validation_loss:.4f}, "
+              + ", ".join(f"{name} {value:.2f}" for name, value in self.evaluation.metrics.items())
+              + f" -> {self.folder}", flush=True)
+
+    def _summary(self, peaks: list[float | None]) -> tuple[dict, dict[str, str]]:
+        job, arguments, clock = self.job, self.arguments, self.throughput
+        empty = dict(self.monitor.missing)
+        flags = job.resolved_flags()
+        row = {name: flags[name] for name in ("task", "global_batch_size", "micro_batch_size", "precision",
+                                              "max_seq_length", "seed", "reference_batch_size", "cpu_threads")}
+        row |= {"run_name": self.folder.name, "strategy": job.strategy, "workload": self.description["workload"],
+                "model": os.path.basename(os.path.normpath(job.task.model_name)), "devices": job.devices,
+                "replicas": job.split.replicas, "pipeline_stages": job.stages,
+                "micro_batches": job.split.micro_batches, "optimizer_steps": self.step, "samples": self.samples,
+                "runtime_s": self._elapsed(time.time()), "validation_loss": self.evaluation.validation_loss,
+                **self.evaluation.metrics}
+        for name in ("exact_match", "f1", "accuracy"):
+            if name not in row:
+                empty[name] = f"not a metric of {job.task.name}"
+
+        throughput = clock.samples / clock.seconds if clock.samples else None
+        if throughput is None:
+            empty["throughput_samples_per_s"] = empty["throughput_tokens_per_s"] = "no step after the warm-up"
+        row |= {"throughput_samples_per_s": throughput,
+                "throughput_tokens_per_s": clock.tokens / clock.seconds if clock.samples else None,
+                "gpu_utilization_pct": self.monitor.mean_utilization("gpu"),
+                "cpu_utilization_pct": self.monitor.mean_utilization("cpu"),
+                "peak_memory_gib": max(peaks) if self.device.type == "cuda" else self.monitor.peak_process_memory_gib or None}
+        for name in ("gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib"):
+            if row[name] is None:
+                empty.setdefault(name, "the measured steps were over before a first sample")
+
+        noise = metrics.noise_scale(self.noise_norms, job.split.micro_batch_size, arguments.global_batch_size)
+        efficiency = None if noise.samples is None else metrics.statistical_efficiency(
+            noise.samples, arguments.global_batch_size, arguments.reference_batch_size)
+        row |= {"noise_scale_samples": noise.samples, "noise_scale_negative_pct": noise.negative_pct,
+                "statistical_efficiency": efficiency,
+                "goodput_samples_per_s": metrics.goodput(throughput, efficiency) if throughput and efficiency else None}
+        for name in ("noise_scale_samples", "noise_scale_negative_pct", "statistical_efficiency", "goodput_samples_per_s"):
+            if row[name] is None:
+                empty[name] = noise.reason or empty["throughput_samples_per_s"]
+        return row, empty
+
+
+def _time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _git() -> dict | None:
+    """Commit and whether there were changes on top, or None where this is no checkout."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True,
+                              timeout=10).stdout.strip()
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _versions() -> dict[str, str | None]:
+    cuda = torch.version.cuda
+    nccl = ".".join(map(str, torch.cuda.nccl.version())) if cuda and torch.cuda.is_available() else None
+    return {"python": platform.python_version(), "cuda": cuda, "nccl": nccl,
+            **{name: metadata.version(name) for name in VERSIONS_OF}}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,126 @@
+"""BERT with DeepSpeed's pipeline parallelism: the layers are cut into stages, one device each.
+
+    python pipeline.py --num_gpus 4
+    deepspeed --num_gpus 4 pipeline.py --stages 2 --micro_batches 8
+    python pipeline.py --sample --model tiny --num_gpus 2 --max_steps 300 --learning_rate 1e-3
+
+A batch goes through in micro-batches, so that stages work at the same time: while one is at micro-batch 2, the one
+before it is at 3. With more devices than stages there are several such pipelines, each with its slice of the batch.
+"""
+
+import torch
+import torch.distributed as dist
+
+from measurement.noise_scale import GradientNoise
+from measurement.run import Part, Run
+from workload.arguments import PipelineArguments, parse_arguments
+from workload.batches import Share, plan_stages
+from workload.deepspeed_config import complete_config, read_deepspeed_config
+from workload.errors import one_line_errors
+from workload.evaluation import evaluate
+from workload.job import prepare
+from workload.layers import EncoderLayer, hugging_face_state, ordered_layers
+from workload.optimizer import build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
+from workload.processes import devices_asked_for, leave, quiet_libraries
+
+
+def main() -> None:
+    arguments = parse_arguments(PipelineArguments)
+    devices = devices_asked_for(arguments.num_gpus)
+    stages, micro_batches = plan_stages(arguments.stages, arguments.micro_batches, arguments.global_batch_size, devices)
+    config = read_deepspeed_config(arguments.deepspeed_config)
+    job = prepare("pipeline", arguments, launcher="deepspeed", devices=devices, stages=stages,
+                  micro_batches=micro_batches)
+    config = complete_config(config, arguments, job.split, job.precision)
+    task, processes, device = job.task, job.processes, job.processes.device
+
+    def mean_loss(logits: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return task.loss(logits, dict(zip(task.label_names, labels, strict=True))).mean()
+
+    # --- the strategy: DeepSpeed cuts the ordered layers so that every stage gets as many encoder layers
+    layers = ordered_layers(task.build_model())
+    with quiet_libraries():
+        import deepspeed  # takes seconds and prints, so not before the flags are known to be good
+        deepspeed.init_distributed()
+        module = deepspeed.pipe.PipelineModule(list(layers.values()), num_stages=stages, loss_fn=mean_loss,
+                                               partition_method=f"type:{EncoderLayer.__name__}")
+    layers = {name: layer for name, layer in layers.items() if layer in module.forward_funcs}
+    module._layer_specs.clear()  # it holds on to the other stages' layers as well
+    # ---
+
+    parameters = list(module.parameters())
+    optimizer = build_optimizer(parameters, arguments)
+    schedule = build_schedule(optimizer, arguments, job.steps)
+
+    with quiet_libraries():
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    stage, replica = engine.stage_id, engine.grid.get_data_parallel_rank()
+    stage_group = engine.grid.get_pipe_parallel_group()
+    scaler = build_scaler(job.precision, device, stage_group)
+    if job.precision == "fp16":
+        engine.torch_autocast_z0_gradscaler = scaler  # DeepSpeed's own lets each stage skip a step for itself
+    if job.precision == "bf16_native":
+        module.to(torch.bfloat16)
+
+    noise = GradientNoise(parameters, job.split.replicas * micro_batches, 1 / micro_batches, arguments.noise_scale_steps)
+    is_end = engine.is_first_stage() or engine.is_last_stage()  # the first feeds the model, the last computes its loss
+    training, evaluation = job.batches("train", replica, needed=is_end), job.batches("validation", replica, needed=is_end)
+    length = None
+
+    def through_pipeline(share: Share):
+        """What DeepSpeed takes the micro-batches from; stages agree anew on what they exchange if its shape changes."""
+        nonlocal length
+        if share.length != length:
+            engine.reset_activation_shape()
+            length = share.length
+        return ((tuple(micro_batch.inputs.values()), tuple(micro_batch.labels.values()))
+                for micro_batch in share.micro_batches)
+
+    def forward(share: Share) -> list[torch.Tensor] | None:
+        return engine.eval_batch(through_pipeline(share), compute_loss=False, reduce_output=None)
+
+    grad_norm = torch.full((), float("inf"), device=device)
+
+    def clip(*_) -> None:
+        nonlocal grad_norm
+        grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm, stage_group)
+
+    # `train_batch` runs a whole step. DeepSpeed's own clipping there counts the first stage's gradients only.
+    optimizer.register_step_pre_hook(clip)
+
+    part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters))
+    torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
+    with Run(job, part, config) as run:
+        for step, share in run.training_steps(training):
+            noise.begin_step(step)
+            learning_rate, scale = schedule.get_last_lr()[0], loss_scale(scaler)
+            grad_norm = torch.full((), float("inf"), device=device)  # stays if fp16 overflows and the step is skipped
+
+            # --- the strategy: forward and backward of all micro-batches, interleaved over the stages, then a step
+            loss = engine.train_batch(through_pipeline(share))
+            # ---
+
+            run.record_step(loss, grad_norm, learning_rate, noise.end_step(grad_norm, scale))
+            if run.evaluation_is_due():
+                run.record_evaluation(lambda: evaluate(task, evaluation, processes, forward))
+
+        if arguments.save_model:
+            save_model(task, layers, replica, processes.is_main, run.folder / "model")
+        run.finish()
+    leave()
+
+
+def save_model(task, layers: dict[str, torch.nn.Module], replica: int, is_main: bool, folder) -> None:
+    """Put the stages' layers back into one Hugging Face model, on rank 0."""
+    states = [None] * dist.get_world_size() if is_main else None
+    dist.gather_object(hugging_face_state(layers) if replica == 0 else {}, states)
+    if is_main:
+        model = task.build_model()
+        model.load_state_dict({name: tensor for state in states for name, tensor in state.items()})
+        model.save_pretrained(folder)
+        task.tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,296 @@
+"""plots.py on made-up run folders whose every number is known."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+import plots
+
+# Runs the script as a command does, then fails if it brought in what a table does not need.
+COMMAND = """
+import runpy, sys
+runpy.run_path("plots.py", run_name="__main__")
+assert not {"torch", "transformers"} & set(sys.modules), "plots.py must not need torch"
+"""
+JOB = {"task": "squad_v2", "model": "tiny", "global_batch_size": 32, "precision": "fp32"}
+JOB |= {"max_seq_length": 128, "cpu_threads": 1, "workload": "00e1"}
+
+
+def write_run(folder, strategy="ddp", devices=1, throughput=50.0, status="finished", curves=False, **values):
+    """A run folder; a value of None leaves its column out."""
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"status": status}), encoding="utf-8")
+    piped = "pipeline" in strategy
+    shape = {"pipeline_stages": devices if piped else 1, "replicas": 1 if piped else devices}
+    shape |= {"micro_batches": 4 if piped else 1, "micro_batch_size": 8 if piped else 32 // devices}
+    measured = {"runtime_s": 9600 / throughput, "throughput_samples_per_s": throughput, "seed": 0}
+    row = {"strategy": strategy, "devices": devices, **JOB, **shape, **measured, **values}
+    row = {column: value for column, value in row.items() if value is not None}
+    pd.DataFrame([row]).to_csv(folder / "summary.csv", index=False)
+    if curves:
+        samples = 32 * np.arange(1, 31)
+        lines = pd.DataFrame({"samples": samples, "elapsed_s": samples / throughput})
+        lines.assign(train_loss=5 - samples / 400).to_csv(folder / "steps.csv", index=False)
+        lines[9::10].assign(validation_loss=[4, 3, 2.5]).to_csv(folder / "evaluations.csv", index=False)
+    return folder
+
+
+def rows_of(root):
+    rows, _ = plots.compare(plots.find_runs(root)[0])
+    return rows.set_index("setting")
+
+
+def exit_of(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["plots.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as raised:
+        plots.main()
+    return raised.value.code, capsys.readouterr().err.splitlines()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """One run of the script over good, unfinished and broken runs, shared by the tests of what it writes."""
+    root = tmp_path_factory.mktemp("study") / "results"
+    write_run(root / "one", throughput=50, validation_loss=2.0, curves=True)
+    write_run(root / "two_a", devices=2, throughput=98, seed=0, validation_loss=1.9, curves=True)
+    write_run(root / "two_b", devices=2, throughput=102, seed=1, validation_loss=2.1, curves=True)
+    write_run(root / "deep" / "pipe", "pipeline", 2, throughput=75, validation_loss=2.2, curves=True)
+    write_run(root / "pipe_four", "pipeline", 4, throughput=60, validation_loss=None)
+    write_run(root / "large_batch", devices=2, throughput=200, global_batch_size=64)
+    for skipped in ("reference", "published", "figures", ".hidden"):
+        write_run(root / skipped / "run", throughput=7)
+    write_run(root / "running", status="running")
+    write_run(root / "out_of_memory", status="out_of_memory")
+    (write_run(root / "bad_json") / "run.json").write_text("{", encoding="utf-8")
+    (write_run(root / "list_json") / "run.json").write_text("[1]", encoding="utf-8")
+    (write_run(root / "no_json") / "run.json").unlink()
+    (write_run(root / "no_summary") / "summary.csv").unlink()
+    (write_run(root / "empty_summary") / "summary.csv").write_text("", encoding="utf-8")
+    (write_run(root / "binary_summary") / "summary.csv").write_bytes(b"\xff\xfe\x00,\n")
+    summary = write_run(root / "two_rows") / "summary.csv"
+    summary.write_text(summary.read_text() + summary.read_text().splitlines()[1] + "\n", encoding="utf-8")
+    summary = write_run(root / "ragged") / "summary.csv"
+    summary.write_text(summary.read_text().rstrip() + ",1,2\n", encoding="utf-8")
+    write_run(root / "no_throughput", throughput_samples_per_s=None)
+    write_run(root / "wordy", f1="high")
+    write_run(root / "infinite", validation_loss="inf")
+    write_run(root / "half_a_device", devices=1, micro_batches=1.5)
+    (write_run(root / "bad_curve") / "steps.csv").write_text("train_loss\nlow\n", encoding="utf-8")
+
+    output = root.parent / "report"
+    command = [sys.executable, "-c", COMMAND, str(root), "--output_dir", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    done.table = pd.read_csv(output / "comparison.csv")
+    done.output = output
+    return done
+
+
+def row(study, setting, batch=32):
+    table = study.table
+    (found,) = table[(table["setting"] == setting) & (table["global_batch_size"] == batch)].to_dict("records")
+    return found
+
+
+def test_mean_and_spread_over_seeds(study):
+    two = row(study, "DDP x 2")
+    assert two["runs"] == 2
+    assert two["throughput_samples_per_s"] == pytest.approx(100)
+    assert two["throughput_samples_per_s_sd"] == pytest.approx(8**0.5, rel=1e-5)  # n - 1: (2² + 2²) / 1
+    assert "100.0 ± 2.8" in study.stdout
+    assert np.isnan(row(study, "1 device")["throughput_samples_per_s_sd"])
+
+
+def test_changes_against_ddp_on_as_many_devices(study):
+    pipe = row(study, "pipeline 2 stages")
+    assert pipe["baseline"] == "DDP x 2"
+    assert pipe["throughput_samples_per_s_change_pct"] == pytest.approx(-25)
+    assert pipe["validation_loss_change_pct"] == pytest.approx(10)
+    assert "75.00 (-25.0%)" in study.stdout
+    for setting in (
+        "1 device",
+        "DDP x 2",
+        "pipeline 4 stages",
+    ):  # the baselines themselves, and a row without
+        assert np.isnan(row(study, setting)["throughput_samples_per_s_change_pct"])
+    assert "| DDP x 2 (baseline) |" in study.stdout
+
+
+def test_speedup_over_one_device_of_the_same_job(study):
+    speedups = {name: row(study, name)["speedup"] for name in ("1 device", "DDP x 2", "pipeline 4 stages")}
+    assert speedups == {"1 device": 1, "DDP x 2": 2, "pipeline 4 stages": 1.2}
+    assert np.isnan(row(study, "DDP x 2", batch=64)["speedup"])
+
+
+def test_what_was_not_measured_is_empty(study):
+    assert study.table["gpu_utilization_pct"].isna().all()
+    (line,) = [
+        line for line in study.stdout.splitlines() if line.startswith("| pipeline 4 stages") and "60" in line
+    ]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["pipeline 4 stages", "160.0", "60.00", "—", "—", "—", "—", "1"]
+
+
+def test_tables_hold_only_comparable_rows_in_reading_order(study):
+    text = (study.output / "comparison.md").read_text(encoding="utf-8")
+    assert text in study.stdout
+    groups = {part.split("\n")[0]: part for part in text.split("\n## ")[1:]}
+    job = "fp32, length 128, 1 CPU thread a process"
+    assert list(groups) == [f"squad_v2, tiny, global batch {batch}, {job}" for batch in (32, 64)]
+    small, large = groups.values()
+    first_table = small.split("\n\n")[1].splitlines()
+    names = [line.split("|")[1].strip() for line in first_table[2:]]
+    assert names == ["1 device", "DDP x 2 (baseline)", "pipeline 2 stages", "pipeline 4 stages"]
+    assert large.count("\n| DDP x 2 ") == 2  # its one row, in both tables
+    assert all(
+        len({len(line) for line in table.splitlines()}) == 1 for table in text.split("\n\n") if "|" in table
+    )
+    assert max(map(len, text.splitlines())) <= 160
+
+
+def test_unusable_runs_are_named_with_the_reason(study):
+    reasons = {
+        "running": "not finished, its status is 'running'",
+        "out_of_memory": "not finished, its status is 'out_of_memory'",
+        "bad_json": "run.json is missing or is not JSON with a status",
+        "list_json": "run.json is missing or is not JSON with a status",
+        "no_json": "run.json is missing or is not JSON with a status",
+        "no_summary": "summary.csv is missing",
+        "empty_summary": "summary.csv cannot be read",
+        "binary_summary": "summary.csv cannot be read",
+        "two_rows": "summary.csv has 2 rows, not one",
+        "ragged": "summary.csv has more values than column names",
+        "no_throughput": "summary.csv has no throughput_samples_per_s",
+        "wordy": "summary.csv: f1 is 'high', not a usable number",
+        "infinite": "summary.csv: validation_loss is 'inf', not a usable number",
+        "half_a_device": "summary.csv: micro_batches is '1.5', not a usable number",
+        "bad_curve": "steps.csv: train_loss is 'low', not a usable number",
+    }
+    lines = study.stderr.splitlines()
+    assert len(lines) == len(reasons)  # a line each: nothing else, and no traceback
+    for name, reason in reasons.items():
+        (line,) = [line for line in lines if f"{name}: " in line]
+        assert line.startswith("left out ")
+        assert reason in line
+    assert study.table["runs"].sum() == 6
+
+
+def test_figures(study):
+    drawn = {path.stem: path for path in (study.output / "figures").iterdir()}
+    lines = {
+        f"{loss}_over_{axis}" for loss in ("train_loss", "validation_loss") for axis in ("samples", "time")
+    }
+    bars = {"runtime_s", "throughput_samples_per_s", "speedup", "validation_loss"}
+    expected = {f"global_batch_32_{name}" for name in bars | lines}
+    assert set(drawn) == expected | {"global_batch_64_runtime_s", "global_batch_64_throughput_samples_per_s"}
+    assert f"{len(drawn)} figures" in study.stdout
+    for path in drawn.values():
+        pixels = imread(path)
+        assert min(pixels.shape[:2]) > 400
+        assert len(np.unique(pixels[..., 0])) > 20  # many shades of red: more than an empty sheet
+        assert (pixels[..., :3].min(axis=2) < 0.9).mean() > 0.02
+
+
+def test_baseline_of_the_same_micro_batch_size_else_the_fastest(tmp_path):
+    write_run(tmp_path / "a", devices=2, throughput=80, micro_batch_size=8, micro_batches=2)
+    write_run(tmp_path / "b", devices=2, throughput=100, micro_batch_size=16)
+    write_run(tmp_path / "c", "pipeline", 2, throughput=60, micro_batch_size=8, micro_batches=4)
+    write_run(tmp_path / "d", "pipeline", 2, throughput=50, micro_batch_size=4, micro_batches=8)
+    rows = rows_of(tmp_path)
+    slow, fast = "DDP x 2, 2 micro-batches", "DDP x 2, 1 micro-batch"
+    few, many = "pipeline 2 stages, 4 micro-batches", "pipeline 2 stages, 8 micro-batches"
+    assert list(rows.index) == [fast, slow, few, many]
+    assert rows["baseline"].dropna().to_dict() == {few: slow, many: fast}
+    assert rows["throughput_samples_per_s_change_pct"].dropna().to_dict() == pytest.approx(
+        {few: -25, many: -50}
+    )
+
+
+@pytest.mark.parametrize(
+    "column", ["task", "model", "precision", "max_seq_length", "cpu_threads", "workload"]
+)
+def test_no_baseline_in_another_job(tmp_path, column):
+    write_run(tmp_path / "a", devices=2, throughput=100, **{column: 7})
+    write_run(tmp_path / "b", "pipeline", 2, throughput=60)
+    rows = rows_of(tmp_path)
+    assert rows["baseline"].isna().all()
+    assert rows["group"].nunique() == 2
+
+
+def test_an_unrecorded_workload_counts_as_equal(tmp_path):
+    write_run(tmp_path / "a", devices=2, throughput=100)
+    write_run(tmp_path / "b", "pipeline", 2, throughput=60, workload=None)
+    assert rows_of(tmp_path).loc["pipeline 2 stages", "baseline"] == "DDP x 2"
+    write_run(tmp_path / "c", devices=2, throughput=50, workload="other")  # now it could be either
+    assert rows_of(tmp_path)["baseline"].isna().all()
+
+
+def test_a_baseline_of_zero_gives_no_change(tmp_path):
+    write_run(tmp_path / "a", devices=2, gpu_utilization_pct=0)
+    write_run(tmp_path / "b", "pipeline", 2, gpu_utilization_pct=10)
+    assert rows_of(tmp_path)["gpu_utilization_pct_change_pct"].isna().all()
+
+
+def test_names_of_settings(tmp_path):
+    write_run(tmp_path / "a", "pipeline", 4, pipeline_stages=2, replicas=2)
+    for strategy in ("hf_trainer", "fsdp", "zero", "torch_pipeline", "data_parallel", "homemade"):
+        write_run(tmp_path / strategy, strategy, 2)
+    expected = ["pipeline 2 stages x 2 replicas", "ZeRO x 2", "FSDP x 2", "DataParallel x 2"]
+    assert list(rows_of(tmp_path).index) == [
+        *expected,
+        "torch pipeline 2 stages",
+        "HF Trainer x 2",
+        "homemade x 2",
+    ]
+
+
+def test_reference_runs_only_when_their_folder_is_given(tmp_path):
+    run = write_run(tmp_path / "results" / "reference" / "run")
+    assert len(plots.find_runs(tmp_path / "results")[0]) == 0
+    assert len(plots.find_runs(tmp_path / "results" / "reference")[0]) == 1
+    assert len(plots.find_runs(run)[0]) == 1
+
+
+def test_nothing_to_compare_ends_in_one_line(tmp_path, capsys, monkeypatch):
+    code, lines = exit_of(capsys, monkeypatch, tmp_path)
+    assert (code, lines) == (2, [f"plots.py: no finished run to compare in {tmp_path}"])
+    write_run(tmp_path / "run", status="failed")
+    code, lines = exit_of(capsys, monkeypatch, tmp_path)
+    assert code == 2
+    assert [line.split()[0] for line in lines] == ["left", "plots.py:"]
+
+
+@pytest.mark.parametrize("arguments", [["nowhere"], ["--unknown"], ["--output", "x"], ["a", "b"]])
+def test_wrong_arguments_end_in_one_line(tmp_path, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, lines = exit_of(capsys, monkeypatch, *arguments)
+    assert (code, len(lines)) == (2, 1)
+
+
+def test_an_output_that_is_a_file_ends_in_one_line(tmp_path, capsys, monkeypatch):
+    run = write_run(tmp_path / "run")
+    code, lines = exit_of(capsys, monkeypatch, run, "--output_dir", run / "run.json")
+    assert (code, len(lines)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.82071, "0.821"),
+        (1.64349, "1.643"),
+        (99.766, "99.77"),
+        (100.9, "100.9"),
+        (10912.6, "10913"),
+    ],
+)
+def test_digits(value, text):
+    assert plots.number(value) == text

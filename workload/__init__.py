@@ -1,0 +1,1 @@
+"""What is trained: the same job for every strategy."""

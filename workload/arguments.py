@@ -1,0 +1,150 @@
+"""The command line: one dataclass of flags, with the same meaning in every script.
+
+A flag that was *given* and contradicts another one, or would be ignored, is refused before anything is loaded.
+Defaults never contradict anything.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from transformers import HfArgumentParser
+
+from workload.errors import InputError
+
+
+def flag(help_text: str, default=None):
+    """A dataclass field whose help text shows in `--help`."""
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass
+class Arguments:
+    """The flags that every script takes."""
+
+    task: Literal["squad_v2"] = flag("what is learned", "squad_v2")
+    model: str | None = flag("Hub name or local folder; `tiny`: the embedded small model, random weights. "
+                             "Default: the task's own")
+    train_file: str | None = flag("training data in the task's official format. Default: the Hub's dataset")
+    eval_file: str | None = flag("evaluation data in the task's official format. Default: the Hub's dataset")
+    sample: bool = flag("train and evaluate on the small embedded sample", False)
+    max_train_examples: int | None = flag("keep the first N training examples")
+    max_eval_examples: int | None = flag("keep the first N evaluation examples")
+    max_seq_length: int | None = flag("tokens in a window. Default: 384, or all that the model takes")
+    doc_stride: int | None = flag("tokens that two windows of one context share. Default: 128, or a third of a window")
+    answerable_only: bool = flag("SQuAD without its unanswerable questions", False)
+
+    global_batch_size: int = flag("samples per optimizer step, over all devices", 64)
+    micro_batch_size: int | None = flag("samples per forward pass on one device. Default: the largest that leaves "
+                                        "at least 4 micro-batches a step over all devices")
+    epochs: int = flag("passes over the training data", 5)
+    max_steps: int | None = flag("optimizer steps; takes the place of --epochs")
+    learning_rate: float = flag("AdamW's peak learning rate", 3e-5)
+    lr_scheduler: Literal["linear", "constant"] = flag("learning rate by optimizer step", "linear")
+    warmup_steps: int | None = flag("steps of linear warm-up. Default: a tenth of the steps, at most 500")
+    weight_decay: float = flag("AdamW's decoupled decay; never on biases and LayerNorm", 0.01)
+    max_grad_norm: float = flag("clip gradients to this global norm", 1.0)
+    adam_epsilon: float = flag("AdamW's epsilon", 1e-8)
+    dropout: float | None = flag("overrides every dropout of the model. Default: the model's own")
+    precision: Literal["fp32", "bf16", "fp16", "bf16_native"] | None = flag(
+        "bf16, fp16: autocast over fp32 parameters; bf16_native: bf16 parameters. "
+        "Default: fp32 on a CPU, bf16 on a GPU that has it")
+
+    num_gpus: int | None = flag("processes, one per device; without GPUs CPU processes. Default: all visible GPUs")
+    cpu_threads: int | None = flag("threads per process. Default: cores // processes")
+    seed: int = flag("new weights, order, dropout", 0)
+    eval_steps: int | None = flag("evaluate every N steps besides at the end. Default: once an epoch")
+    reference_batch_size: int = flag("the batch against which statistical efficiency is stated", 16)
+    noise_scale_steps: int = flag("sample the gradient noise scale every N steps; 0: never", 4)
+
+    output_dir: str = flag("where run folders go", "results")
+    run_name: str | None = flag("name of the run's folder. Default: made from the settings")
+    overwrite: bool = flag("replace a run folder of the same name", False)
+    save_model: bool = flag("write model/ into the run folder, for `from_pretrained`", False)
+
+    def __post_init__(self) -> None:
+        self.given: frozenset[str] = frozenset()  # names of the flags on the command line; see parse_arguments
+
+
+@dataclass
+class PipelineArguments(Arguments):
+    """What pipelines take besides."""
+
+    stages: int | None = flag("pieces that the layers are cut into. Default: all devices; "
+                              "devices / stages is the number of replicas")
+    micro_batches: int | None = flag("micro-batches that a step sends through the pipeline. "
+                                     "Default: 4 x stages, at most what the batch allows")
+    deepspeed_config: str = flag("DeepSpeed's own settings", "ds_config.json")
+
+
+A = TypeVar("A", bound=Arguments)
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> None:
+        raise InputError(message)
+
+
+def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
+    """Read the flags (`sys.argv` by default).
+
+    Raises:
+        InputError: unknown or abbreviated flags, values out of range, flags that contradict each other.
+    """
+    command = sys.argv[1:] if command is None else list(command)
+    # DeepSpeed's launcher hands every process this flag; LOCAL_RANK says the same.
+    command = [word for word in command if not word.startswith("--local_rank=")]
+    parser = _Parser(kind, allow_abbrev=False, description=kind.__doc__,
+                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    arguments, unknown = parser.parse_args_into_dataclasses(command, return_remaining_strings=True, look_for_args_file=False)
+    names = [f.name for f in dataclasses.fields(kind)]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0].split("=")[0], [f"--{name}" for name in names], n=1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"unknown flag {unknown[0]}; {meant}{os.path.basename(sys.argv[0])} --help lists all")
+    words = {word.split("=")[0] for word in command}
+    arguments.given = frozenset(name for name in names if f"--{name}" in words)
+    _check(arguments)
+    return arguments
+
+
+def _check(arguments: Arguments) -> None:
+    given = arguments.given
+
+    def refuse_together(first: str, second: str, instead: str) -> None:
+        if {first, second} <= given:
+            raise InputError(f"--{first} and --{second} contradict each other; {instead}")
+
+    for name in ("sample", "max_steps", "answerable_only"):
+        if name in given and not getattr(arguments, name):
+            raise InputError(f"--{name} was given as {getattr(arguments, name)}; leave it out instead")
+    refuse_together("sample", "train_file", "give one of them")
+    refuse_together("sample", "eval_file", "give one of them")
+    refuse_together("max_steps", "epochs", "give one of them")
+    for one, other in (("train_file", "eval_file"), ("eval_file", "train_file")):
+        if one in given and other not in given:
+            raise InputError(f"--{one} needs --{other} beside it: both from files, or both from the Hub")
+    if arguments.lr_scheduler == "constant" and arguments.warmup_steps:
+        raise InputError("--warmup_steps would be ignored by --lr_scheduler constant; use linear, or leave it out")
+
+    at_least = {"max_train_examples": 1, "max_eval_examples": 1, "max_seq_length": 8, "doc_stride": 0,
+                "global_batch_size": 1, "micro_batch_size": 1, "epochs": 1, "max_steps": 1, "warmup_steps": 0,
+                "weight_decay": 0, "num_gpus": 1, "cpu_threads": 1, "seed": 0, "eval_steps": 1,
+                "reference_batch_size": 1, "noise_scale_steps": 0, "dropout": 0, "stages": 1, "micro_batches": 1}
+    for name, smallest in at_least.items():
+        value = getattr(arguments, name, None)
+        if value is not None and not value >= smallest:
+            raise InputError(f"--{name} {value}: must be at least {smallest}")
+    for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
+        value = getattr(arguments, name)
+        if not 0 < value < float("inf"):
+            raise InputError(f"--{name} {value}: must be a number above 0")
+    if arguments.dropout is not None and not arguments.dropout < 1:
+        raise InputError(f"--dropout {arguments.dropout}: must be below 1")
+    if arguments.run_name is not None and (not arguments.run_name or os.path.basename(arguments.run_name) in ("", ".", "..")
+                                           or os.path.basename(arguments.run_name) != arguments.run_name):
+        raise InputError(f"--run_name {arguments.run_name!r}: must be the plain name of a folder; --output_dir says where")

@@ -1,0 +1,21 @@
+"""Errors that a user can cause: one line that says what is wrong, where, and what would fit; exit code 2."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+class InputError(Exception):
+    """A flag, a file or a model that cannot be used as it is. Its text is the one line that the user sees."""
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an `InputError` into one line on stderr, printed by rank 0 only, and exit code 2 on every rank."""
+    try:
+        yield
+    except InputError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+        sys.exit(2)

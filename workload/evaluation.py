@@ -1,0 +1,46 @@
+"""One evaluation: every evaluation sample once, whatever the number of devices."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from workload.batches import Batches, Share
+from workload.processes import Processes
+
+# Takes this replica's share; gives each micro-batch's logits, or None on a rank that does not hold the model's head.
+Forward = Callable[[Share], list[torch.Tensor] | None]
+
+
+@dataclass
+class Evaluation:
+    """What rank 0 learns from an evaluation."""
+
+    validation_loss: float  # mean over samples
+    metrics: dict[str, float]
+    predictions: dict[str, str]
+
+
+def evaluate(task, batches: Batches, processes: Processes, forward: Forward) -> Evaluation | None:
+    """Run `forward` over the evaluation samples; on rank 0 the scores, elsewhere None."""
+    losses, logits = {}, {}
+    bar = tqdm(list(batches.evaluation()), desc="evaluating", unit="batch", leave=False, disable=not processes.is_main)
+    with torch.no_grad():
+        for batch in bar:
+            share = batches.share(batch, processes.device)
+            for micro_batch, output in zip(share.micro_batches, forward(share) or []):
+                # Rows that fill up the last batch are repeats: under their row number they change nothing.
+                losses.update(zip(micro_batch.indices, task.loss(output, micro_batch.labels).tolist(), strict=True))
+                logits.update(zip(micro_batch.indices, output.float().cpu().numpy(), strict=True))
+
+    parts = [None] * processes.count if processes.is_main else None
+    dist.gather_object((losses, logits), parts)
+    if not processes.is_main:
+        return None
+    losses = {row: loss for part, _ in parts for row, loss in part.items()}
+    logits = {row: values for _, part in parts for row, values in part.items()}
+    assert len(losses) == len(batches.features), "an evaluation sample was left out"
+    metrics, predictions = task.score(logits)
+    return Evaluation(sum(losses.values()) / len(losses), metrics, predictions)

@@ -1,0 +1,118 @@
+"""A job: flags, data, model and devices, brought together and checked in an order that wastes nobody's time."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import datasets
+import torch
+import torch.distributed as dist
+import transformers
+
+from workload.arguments import Arguments, parse_arguments
+from workload.batches import Batches, Split, split_batch
+from workload.errors import InputError
+from workload.models import TINY
+from workload.optimizer import choose_precision, warmup_steps
+from workload.processes import Processes, devices_asked_for, join, launch, started_at
+from workload.tasks import open_task
+
+A = TypeVar("A", bound=Arguments)
+
+
+@dataclass
+class Job:
+    """What is trained, on which devices, for how long."""
+
+    strategy: str
+    arguments: Arguments
+    task: Any
+    processes: Processes
+    devices: int
+    stages: int
+    split: Split
+    precision: str
+    steps: int
+    eval_steps: int
+    folder: Path
+    started_at: float  # seconds since the epoch
+
+    def resolved_flags(self) -> dict[str, Any]:
+        """Every flag with the value that was used, defaults filled in."""
+        return dataclasses.asdict(self.arguments) | {
+            "model": self.task.model_name, "max_seq_length": self.task.max_length, "doc_stride": self.task.stride,
+            "micro_batch_size": self.split.micro_batch_size, "num_gpus": self.devices, "precision": self.precision,
+            "cpu_threads": self.processes.cpu_threads, "warmup_steps": warmup_steps(self.arguments, self.steps),
+            "eval_steps": self.eval_steps, "run_name": self.folder.name,
+            **({"stages": self.stages, "micro_batches": self.split.micro_batches}
+               if hasattr(self.arguments, "stages") else {})}
+
+    def batches(self, part: Literal["train", "validation"], replica: int, needed: bool = True) -> Batches:
+        """The global batches of the training or the evaluation data, and `replica`'s share of them."""
+        features = self.task.features[part]
+        return Batches(features, torch.tensor(features["length"]), self.task.collate, self.split, replica,
+                       self.task.max_length, needed)
+
+
+def prepare(strategy: str, arguments: Arguments, launcher: Literal["torchrun", "deepspeed"], devices: int, stages: int = 1,
+            micro_batches: int | None = None) -> Job:
+    """Check everything, start one process per device, and load the data.
+
+    Flags, model and files are checked before processes are started. In the process that the user started this does
+    not return if a launcher has to take its place.
+
+    Args:
+        stages: devices that one copy of the model is spread over.
+        micro_batches: per replica and step, where the strategy decides it.
+
+    Raises:
+        InputError: anything that a user can mend.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    split = split_batch(arguments, devices // stages, micro_batches)
+    precision = choose_precision(arguments.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = _folder(arguments, strategy, devices, stages, split, precision)
+    datasets.disable_progress_bars()
+    task = open_task(arguments)
+    if stages > task.config.num_hidden_layers:
+        raise InputError(f"--stages {stages}: {task.model_name} has {task.config.num_hidden_layers} layers, and every "
+                         f"stage needs one; at most {task.config.num_hidden_layers} fits")
+    launch(launcher, devices)
+
+    processes = join(devices, arguments.cpu_threads)
+    if processes.local_rank == 0:  # fills the cache for the others of its machine
+        if processes.is_main:
+            datasets.enable_progress_bars()
+        task.load()
+        datasets.disable_progress_bars()
+    dist.barrier()
+    if processes.local_rank != 0:
+        task.load()
+
+    windows = len(task.features["train"])
+    if windows < arguments.global_batch_size:
+        raise InputError(f"--global_batch_size {arguments.global_batch_size}: the training data has {windows} windows only")
+    steps_an_epoch = windows // arguments.global_batch_size
+    steps = arguments.max_steps or arguments.epochs * steps_an_epoch
+    warmup_steps(arguments, steps)  # refuses what does not fit
+    return Job(strategy, arguments, task, processes, devices, stages, split, precision, steps,
+               arguments.eval_steps or steps_an_epoch, folder, started_at())
+
+
+def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, split: Split, precision: str) -> Path:
+    """The run's folder; only rank 0 looks whether it is there, the others come when it is made."""
+    model = os.path.basename(os.path.normpath(arguments.model or "default"))
+    name = arguments.run_name or "-".join([
+        arguments.task, model, strategy, f"{devices}dev", *([f"{stages}stages", f"{split.micro_batches}micro"]
+                                                            if stages > 1 else []),
+        f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
+    folder = Path(arguments.output_dir) / name
+    if os.environ.get("RANK", "0") == "0" and folder.exists():
+        if not arguments.overwrite:
+            raise InputError(f"{folder} exists; give another --run_name, or --overwrite")
+        if not (folder / "run.json").is_file():
+            raise InputError(f"{folder} exists and is not a run's folder, so it is not overwritten; give another --run_name")
+    return folder

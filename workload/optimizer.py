@@ -1,0 +1,91 @@
+"""One optimizer for every strategy: AdamW, its schedule by step, clipping by the global norm, precision."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+
+from workload.arguments import Arguments
+from workload.errors import InputError
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_precision(precision: str | None, device: torch.device) -> str:
+    """`--precision`, or what fits the device.
+
+    Raises:
+        InputError: bf16 on a GPU without it.
+    """
+    has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision is None:
+        return "fp32" if device.type == "cpu" or not has_bf16 else "bf16"
+    if precision.startswith("bf16") and not has_bf16:
+        raise InputError(f"--precision {precision}: {torch.cuda.get_device_name(device)} has no bf16; fp16 or fp32 fits")
+    return precision
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """bf16, fp16: matrix products in that type over fp32 parameters. Else nothing."""
+    dtype = AUTOCAST_DTYPES.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], arguments: Arguments) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019); biases and LayerNorm, the parameters of one dimension, do not decay."""
+    parameters = list(parameters)
+    groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": arguments.weight_decay},
+              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=arguments.learning_rate,
+                             eps=arguments.adam_epsilon)
+
+
+def warmup_steps(arguments: Arguments, steps: int) -> int:
+    """Steps of linear warm-up in a run of `steps`."""
+    if arguments.lr_scheduler == "constant":
+        return 0
+    chosen = min(500, steps // 10) if arguments.warmup_steps is None else arguments.warmup_steps
+    if chosen > steps:
+        raise InputError(f"--warmup_steps {chosen}: the run has {steps} steps only")
+    return chosen
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, arguments: Arguments, steps: int) -> LRScheduler:
+    """The learning rate by optimizer step: warm-up, then linear to zero; or constant."""
+    return get_scheduler(arguments.lr_scheduler, optimizer, warmup_steps(arguments, steps), steps)
+
+
+def build_scaler(precision: str, device: torch.device, group: dist.ProcessGroup | None = None) -> ShardedGradScaler:
+    """fp16's loss scaling (off for the others), where the ranks of `group` skip a step all or none."""
+    scaler = ShardedGradScaler(device.type, enabled=precision == "fp16", process_group=group or dist.group.WORLD)
+    # A scaler makes its state when it first scales; ranks that compute no loss never would.
+    scaler.scale(torch.zeros(1, device=device))
+    return scaler
+
+
+def loss_scale(scaler: ShardedGradScaler) -> torch.Tensor:
+    """What the scaler multiplies a loss with; 1 where it is off. A tensor, so that the host need not wait for it. (1,)"""
+    return scaler.scale(torch.ones(1, device=scaler._device))
+
+
+def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: float,
+                        group: dist.ProcessGroup | None = None) -> torch.Tensor:
+    """Scale gradients so that their norm over the whole model is at most `max_norm`.
+
+    Args:
+        group: the ranks that hold the model's other parts; None where this rank holds all of it.
+
+    Returns:
+        The norm before clipping, the same on every rank of the group. ()
+    """
+    parameters = [p for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    if group is not None:
+        squared = norm.float().square()
+        dist.all_reduce(squared, group=group)
+        norm = squared.sqrt()
+    torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm

@@ -1,0 +1,93 @@
+"""Official SQuAD files (v2.0, and v1.1 which has the same shape): read, and checked so that no answer is misplaced."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+from workload.errors import InputError
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file's bytes, so that a changed file is never mistaken for a cached one."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[dict]:
+    """The questions of an official SQuAD JSON file, one at a time.
+
+    Yields:
+        id, question, context (str); answers: {"text": [str], "answer_start": [int]}, empty if unanswerable.
+
+    Args:
+        digest: of the file; part of the key under which `datasets` caches what this yields.
+
+    Raises:
+        InputError: not JSON, another shape, or an answer that is not at its `answer_start`.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: JSON nested too deeply for a SQuAD file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+    def member(parent, name: str, kind: type, place: str):
+        if not isinstance(parent, dict):
+            raise InputError(f"{path}: {place or 'the top level'} should be an object, not {_json_name(parent)}")
+        where = f"{place}.{name}" if place else name
+        if name not in parent:
+            raise InputError(f"{path}: {where} is missing; a SQuAD file has it")
+        value = parent[name]
+        if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
+            raise InputError(f"{path}: {where} should be {_JSON_NAMES[kind]}, not {_json_name(value)}")
+        return value
+
+    seen: set[str] = set()
+    for a, article in enumerate(member(document, "data", list, "")):
+        for p, paragraph in enumerate(member(article, "paragraphs", list, f"data[{a}]")):
+            place = f"data[{a}].paragraphs[{p}]"
+            context = member(paragraph, "context", str, place)
+            for q, question in enumerate(member(paragraph, "qas", list, place)):
+                place = f"data[{a}].paragraphs[{p}].qas[{q}]"
+                question_id = member(question, "id", str, place)
+                text = member(question, "question", str, place)
+                impossible = member(question, "is_impossible", bool, place) if "is_impossible" in question else False
+                answers = member(question, "answers", list, place)
+                if question_id in seen:
+                    raise InputError(f"{path}: {place}.id {question_id!r} occurs twice")
+                seen.add(question_id)
+                if impossible == bool(answers):
+                    raise InputError(f"{path}: question {question_id}: is_impossible is {str(impossible).lower()}, but "
+                                     f"it has {len(answers)} answers")
+                texts, starts = [], []
+                for n, answer in enumerate(answers):
+                    wanted = member(answer, "text", str, f"{place}.answers[{n}]")
+                    start = member(answer, "answer_start", int, f"{place}.answers[{n}]")
+                    found = context[start:start + len(wanted)] if start >= 0 else ""
+                    if found != wanted or not wanted.strip():
+                        raise InputError(f"{path}: question {question_id}: the answer {wanted!r} is not at its "
+                                         f"answer_start {start}, where the context has {found!r}")
+                    texts.append(wanted)
+                    starts.append(start)
+                if impossible and answerable_only:
+                    continue
+                # As in run_qa: spaces before a question only take room from its context.
+                yield {"id": question_id, "question": text.lstrip(), "context": context,
+                       "answers": {"text": texts, "answer_start": starts}}
+
+
+_JSON_NAMES = {dict: "an object", list: "a list", str: "a string", int: "a whole number", bool: "true or false",
+               float: "a number", type(None): "null"}
+
+
+def _json_name(value) -> str:
+    return _JSON_NAMES.get(type(value), type(value).__name__)
