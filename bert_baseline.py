@@ -28,7 +28,7 @@ from workload.processes import devices_asked_for, leave
 
 def main() -> None:
     arguments = parse_arguments(Arguments)
-    job = prepare("ddp", arguments, launcher="torchrun", devices=devices_asked_for(arguments.num_gpus))
+    job = prepare("ddp", arguments, devices_asked_for(arguments.num_gpus))
     task, processes, device = job.task, job.processes, job.processes.device
 
     # --- the strategy: a whole copy of the model on every device, and a slice of the batch for each
@@ -74,7 +74,7 @@ def main() -> None:
 
             scaler.unscale_(optimizer)
             grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm)
-            norms = noise.end_step(grad_norm, loss_scale(scaler))
+            norms = noise.end_step(grad_norm, loss_scale(scaler, device))
             scaler.step(optimizer)
             scaler.update()
             learning_rate = schedule.get_last_lr()[0]

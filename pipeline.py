@@ -29,8 +29,7 @@ def main() -> None:
     devices = devices_asked_for(arguments.num_gpus)
     stages, micro_batches = plan_stages(arguments.stages, arguments.micro_batches, arguments.global_batch_size, devices)
     config = read_deepspeed_config(arguments.deepspeed_config)
-    job = prepare("pipeline", arguments, launcher="deepspeed", devices=devices, stages=stages,
-                  micro_batches=micro_batches)
+    job = prepare("pipeline", arguments, devices, stages, micro_batches)
     config = complete_config(config, arguments, job.split, job.precision)
     task, processes, device = job.task, job.processes, job.processes.device
 
@@ -62,9 +61,11 @@ def main() -> None:
     if job.precision == "bf16_native":
         module.to(torch.bfloat16)
 
-    noise = GradientNoise(parameters, job.split.replicas * micro_batches, 1 / micro_batches, arguments.noise_scale_steps)
+    noise = GradientNoise(parameters, job.split.replicas * micro_batches, 1 / micro_batches,
+                          arguments.noise_scale_steps)
     is_end = engine.is_first_stage() or engine.is_last_stage()  # the first feeds the model, the last computes its loss
-    training, evaluation = job.batches("train", replica, needed=is_end), job.batches("validation", replica, needed=is_end)
+    training = job.batches("train", replica, needed=is_end)
+    evaluation = job.batches("validation", replica, needed=is_end)
     length = None
 
     def through_pipeline(share: Share):
@@ -77,6 +78,7 @@ def main() -> None:
                 for micro_batch in share.micro_batches)
 
     def forward(share: Share) -> list[torch.Tensor] | None:
+        engine.total_loss = None  # without a loss DeepSpeed adds up logits here, and trips where their shape changes
         return engine.eval_batch(through_pipeline(share), compute_loss=False, reduce_output=None)
 
     grad_norm = torch.full((), float("inf"), device=device)
@@ -93,7 +95,7 @@ def main() -> None:
     with Run(job, part, config) as run:
         for step, share in run.training_steps(training):
             noise.begin_step(step)
-            learning_rate, scale = schedule.get_last_lr()[0], loss_scale(scaler)
+            learning_rate, scale = schedule.get_last_lr()[0], loss_scale(scaler, device)
             grad_norm = torch.full((), float("inf"), device=device)  # stays if fp16 overflows and the step is skipped
 
             # --- the strategy: forward and backward of all micro-batches, interleaved over the stages, then a step

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot it draws with Agg and never needs a display
 
 
@@ -37,8 +38,8 @@ METRICS = [
     Metric("gpu_utilization_pct", "GPU utilization", "%"),
     Metric("statistical_efficiency", "statistical efficiency"),
     Metric("goodput_samples_per_s", "goodput", "samples/s"),
-    Metric("exact_match", "exact match"),
-    Metric("f1", "F1"),
+    Metric("exact_match", "exact match", "%"),
+    Metric("f1", "F1", "%"),
     Metric("accuracy", "accuracy"),
     Metric("cpu_utilization_pct", "CPU utilization", "%"),
     Metric("peak_memory_gib", "peak memory", "GiB"),
@@ -87,7 +88,7 @@ DETAILS = {
 }
 SETTINGS = ["strategy", *GROUP, *DETAILS]
 WHOLE_NUMBERS = ["global_batch_size", "max_seq_length", "cpu_threads", *DETAILS]
-NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", *MEASURED[:2]]
+NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", "runtime_s"]
 
 CAPTION = """\
 In brackets: the change against DDP on as many devices (the row marked baseline); none where there is no such
@@ -95,7 +96,7 @@ run. Empty (—): could not be measured, see run.json, or nothing to compare wit
 statistical efficiency is the same for every strategy up to noise: goodput ranks rows as throughput does."""
 
 
-def read_numbers(path, columns):
+def read_numbers(path: Path, columns: list[str]) -> pd.DataFrame:
     """A CSV file as text, the given columns as numbers. ValueError says in words what is wrong with it."""
     try:
         table = pd.read_csv(path, dtype=str)  # text first: a workload such as 1e10 is a name, not a number
@@ -116,7 +117,7 @@ def read_numbers(path, columns):
     return table
 
 
-def read_run(folder):
+def read_run(folder: Path) -> tuple[dict, dict[str, pd.DataFrame]]:
     """The summary of a finished run as a dictionary, and its curves as tables by what they show."""
     try:
         status = json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"]
@@ -136,7 +137,7 @@ def read_run(folder):
     return summary.iloc[0].to_dict(), curves
 
 
-def find_runs(root):
+def find_runs(root: Path) -> tuple[pd.DataFrame, list[dict]]:
     """All usable runs at and below root: a table of their summaries, and their curves in the same order."""
     runs = []
     for path, folders, files in os.walk(root):
@@ -151,12 +152,12 @@ def find_runs(root):
     return pd.DataFrame([summary for summary, _ in runs]), [curves for _, curves in runs]
 
 
-def phrase(pattern, value):
+def phrase(pattern: str, value: object) -> str:
     """Fill in a number or a name; an ending in brackets is for more than one."""
     return re.sub(r"\((e?s)\)", "" if str(value) == "1" else r"\1", pattern.format(value))
 
 
-def setting_name(row):
+def setting_name(row: pd.Series) -> str:
     strategy, devices, replicas = row["strategy"], row["devices"], row["replicas"]
     label = STRATEGIES.get(strategy, [strategy])[0]
     if "pipeline" in strategy and pd.notna(row["pipeline_stages"]):
@@ -165,15 +166,15 @@ def setting_name(row):
     return "1 device" if strategy == "ddp" and devices == 1 else f"{label} x {devices}"
 
 
-def ddp_row(rows, row, devices):
+def ddp_row(rows: pd.DataFrame, row: pd.Series, devices: int) -> int:
     """Index of the DDP row on so many devices that a row is measured against; -1 where there is none."""
     same = rows[(rows["group"] == row["group"]) & (rows["strategy"] == "ddp") & (rows["devices"] == devices)]
     same_size = same[same["micro_batch_size"] == row["micro_batch_size"]]
     choices = same if same_size.empty else same_size
-    return -1 if choices.empty else choices["throughput_samples_per_s"].idxmax()
+    return -1 if choices.empty else choices["throughput_samples_per_s"].fillna(0).idxmax()
 
 
-def compare(runs):
+def compare(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     """A row per setting with the mean and spread of its runs, its changes and speedup; and each run's row."""
     runs = runs.reindex(columns=SETTINGS + MEASURED)
     runs = runs.astype(dict.fromkeys(WHOLE_NUMBERS, "Int64") | dict.fromkeys(MEASURED, float))
@@ -196,8 +197,9 @@ def compare(runs):
     baseline = baseline.where(baseline != rows.index, -1)  # a baseline is not compared with itself
     single = [ddp_row(rows, row, 1) for _, row in rows.iterrows()]
     throughput = rows["throughput_samples_per_s"]
-    changes = (rows[MEASURED] / rows[MEASURED].reindex(baseline).to_numpy() - 1) * 100
-    rows = rows.join(changes.replace([np.inf, -np.inf], np.nan).add_suffix("_change_pct"))
+    base = rows[MEASURED].reindex(baseline).set_axis(rows.index)
+    changes = (rows[MEASURED] / base - 1) * 100
+    rows = rows.join(changes.where(base > 0).add_suffix("_change_pct"))  # none in % of nothing
     rows["speedup"] = throughput / throughput.reindex(single).to_numpy()
     rows["baseline"] = rows["setting"].reindex(baseline).to_numpy()
     rows["is_baseline"] = rows.index.isin(baseline)
@@ -205,19 +207,19 @@ def compare(runs):
     return rows.sort_values(["group", "rank", "strategy", "devices", *DETAILS]), settings.ngroup()
 
 
-def describe(row, columns):
+def describe(row: pd.Series, columns: list[str]) -> str:
     known = {column: phrase(GROUP[column], row[column]) for column in columns if pd.notna(row[column])}
     return ", ".join(known.get(column, f"unrecorded {column}") for column in columns)
 
 
-def number(value, like=None):
+def number(value: float, like: float | None = None) -> str:
     """Four significant digits (three below 1), or with as many decimals as another number has then."""
     size = abs(value if like is None else like)
     decimals = 3 - math.floor(math.log10(size)) - (size < 1) if size else 0
     return f"{value:.{min(max(decimals, 0), 6)}f}"
 
 
-def cell(row, column):
+def cell(row: pd.Series, column: str) -> str:
     if column == "runs" or pd.isna(row[column]):
         return str(row["runs"]) if column == "runs" else "—"
     spread, change = row.get(f"{column}_sd"), row.get(f"{column}_change_pct")
@@ -225,7 +227,7 @@ def cell(row, column):
     return number(row[column]) + spread + (f" ({change:+z.1f}%)" if pd.notna(change) else "")
 
 
-def markdown_table(rows, metrics):
+def markdown_table(rows: pd.DataFrame, metrics: list[Metric]) -> str:
     names = rows["setting"] + rows["is_baseline"].map({True: " (baseline)", False: ""})
     width = max(map(len, names))
     columns = [["setting".ljust(width), "-" * width, *(name.ljust(width) for name in names)]]
@@ -237,7 +239,7 @@ def markdown_table(rows, metrics):
     return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))
 
 
-def new_chart(title, heading, label, width):
+def new_chart(title: str, heading: str, label: str, width: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, 4.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     heading = "\n".join(textwrap.fill(line, 76) for line in heading.splitlines())
@@ -251,7 +253,7 @@ def new_chart(title, heading, label, width):
     return figure, axes
 
 
-def looks(rows):
+def looks(rows: pd.DataFrame) -> list[tuple]:
     """Colour, line, marker and hatch of each row; rows of a strategy differ while there are styles left."""
     chosen = []
     for strategy, devices in zip(rows["strategy"], rows["devices"], strict=True):
@@ -261,7 +263,7 @@ def looks(rows):
     return [(STRATEGIES.get(strategy, ("", "#999999"))[1], *STYLES[style]) for strategy, style in chosen]
 
 
-def bar_chart(rows, metric, heading):
+def bar_chart(rows: pd.DataFrame, metric: Metric, heading: str) -> Figure:
     spreads = rows.get(f"{metric.column}_sd", pd.Series(np.nan, rows.index))
     if spreads.notna().any():
         heading += "\nmean and standard deviation over seeds"
@@ -271,15 +273,16 @@ def bar_chart(rows, metric, heading):
     for place, (value, spread, (colour, _, _, hatch)) in enumerate(bars):
         error = spread if spread > 0 else None
         axes.bar(place, value, 0.65, yerr=error, capsize=4, color=colour, edgecolor="white", hatch=hatch)
-        text, top = ("—", 0) if pd.isna(value) else (number(value), value + (error or 0))
+        text, top = ("—", 0) if pd.isna(value) else (number(value), max(value, 0) + (error or 0))
         axes.annotate(text, (place, top), (0, 3), textcoords="offset points", horizontalalignment="center")
-    axes.set_xticks(range(len(rows)), [textwrap.fill(name, 14) for name in rows["setting"]], fontsize=9)
+    names = [textwrap.fill(name, 16, break_on_hyphens=False) for name in rows["setting"]]
+    axes.set_xticks(range(len(rows)), names, fontsize=9)
     axes.set_xlim(-0.6, max(len(rows), 4) - 0.4)  # a lone bar stays a bar
     axes.margins(y=0.12)
     return figure
 
 
-def line_chart(rows, curves, value, axis, heading):
+def line_chart(rows: pd.DataFrame, curves: dict, value: str, axis: str, heading: str) -> Figure | None:
     """A line per run, those of one setting alike; None where no run has any."""
     label = value.replace("_", " ").replace("train ", "training ")
     figure, axes = new_chart(f"{label} over {AXES[axis].split()[0]}", heading, label, 9)
@@ -308,7 +311,7 @@ def line_chart(rows, curves, value, axis, heading):
     return figure if legend else None
 
 
-def write_comparison(rows, curves, output):
+def write_comparison(rows: pd.DataFrame, curves: dict, output: Path) -> tuple[str, int]:
     """Write the tables and the figures of every group; returns the tables as text, and how many figures."""
     figures = output / "figures"
     figures.mkdir(parents=True, exist_ok=True)
@@ -324,7 +327,7 @@ def write_comparison(rows, curves, output):
         slug = re.sub(r"\W+", "_", describe(row, differing) + "_" if differing else "").lower()
         empty = {metric for metric in METRICS if group[metric.column].isna().all()}
         tables = [TABLES[0], *([metric for metric in table if metric not in empty] for table in TABLES[1:])]
-        parts += [f"## {heading}", *(markdown_table(group, table) for table in tables), CAPTION]
+        parts += [f"## {heading}", *(markdown_table(group, table) for table in tables if table), CAPTION]
         for metric in METRICS:
             if metric not in empty:
                 charts[slug + metric.column] = bar_chart(group, metric, heading)
@@ -338,7 +341,7 @@ def write_comparison(rows, curves, output):
     return text, len(drawn)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="folder with runs")
     parser.add_argument("--output_dir", type=Path, help="where to write (default: the results folder)")

@@ -4,8 +4,8 @@ Writes the embedded sample: squad_v2/train.json and squad_v2/eval.json in the of
 tiny_bert/, the configuration and tokenizer of a small BERT. The same seed gives the same bytes.
 
 A paragraph tells some facts about one invented thing, at most one of each kind (who, when, where, ...). It is
-asked about two kinds that it tells and one that it does not, so a third of the questions have no answer, and
-the kind that is asked for decides: this is what a tiny BERT can learn from random weights.
+asked about two kinds that it tells and one that it does not: a third of the questions have no answer, and the
+kind that is asked for decides, which is what a tiny BERT can learn from random weights.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from string import ascii_lowercase, digits
 
 from tokenizers import BertWordPieceTokenizer
 
-PARAGRAPHS_PER_TOPIC = {"train": 95, "eval": 19}
+PARAGRAPHS_PER_TOPIC = {"train": 67, "eval": 14}
 VOCABULARY_SIZE = 1000
 SPECIAL_TOKENS = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
 MODEL_CONFIG = {
@@ -27,7 +27,7 @@ MODEL_CONFIG = {
     "hidden_size": 128,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
-    "intermediate_size": 512,
+    "intermediate_size": 256,
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.1,
@@ -38,152 +38,69 @@ MODEL_CONFIG = {
     "pad_token_id": 0,
 }
 
+# The words that the sentences and questions below take for each topic; its full name stands in "name".
+TOPICS = {
+    "painting": dict(name="the painting {title}", maker="young artist", made="painted", shown="first shown",
+                     kept="kept", parts="figures", stopped="moved to a cellar"),
+    "novel": dict(name="the novel {title}", maker="retired sailor", made="penned", shown="published",
+                  kept="set", parts="pages", stopped="taken out of the shops"),
+    "ship": dict(name="the ship {title}", maker="shipwright", made="built", shown="launched",
+                 kept="moored", parts="cabins", stopped="kept in harbour"),
+    "theatre": dict(name="the {title} Theatre", maker="architect", made="designed", shown="opened",
+                    kept="located", parts="seats", stopped="closed for a season"),
+    "museum": dict(name="the {title} Museum", maker="famous explorer", made="founded", shown="opened",
+                   kept="found", parts="rooms", stopped="closed for repairs"),
+    "library": dict(name="the {title} Library", maker="wealthy merchant", made="founded", shown="completed",
+                    kept="located", parts="shelves", stopped="emptied in a hurry"),
+    "festival": dict(name="the {title} Festival", maker="village baker", made="started", shown="first held",
+                     kept="held", parts="stalls", stopped="cancelled"),
+    "garden": dict(name="the {title} Garden", maker="old gardener", made="planted", shown="opened to visitors",
+                   kept="found", parts="trees", stopped="closed to visitors"),
+    "bridge": dict(name="the {title} Bridge", maker="engineer", made="designed", shown="completed",
+                   kept="located", parts="lamps", stopped="closed to traffic"),
+    "hotel": dict(name="the {title} Hotel", maker="former actor", made="built", shown="opened",
+                  kept="located", parts="beds", stopped="shut for a month"),
+}
 # A fact is marked [kind|long answer around its <short answer>]. {it} and {the} name the thing in full in a
 # paragraph's first sentence and in questions; later {the} is "the painting", and {it} is that or "it".
-TOPICS = {
-    "painting": ("the painting {title}", """
-        {it} was painted by [who|the young artist <{person}>].
-        [who|The artist <{person}>] finished {it} [when|in the summer of <{year}>].
-        After many changes {it} was finished [when|in <{year}>].
-        {it} can be seen [where|in the town hall of <{town}>].
-        Visitors come to see {it} [where|in <{town}>], where a guide explains every detail.
-        {it} shows [count|<{number}> people] on a frozen lake.
-        {it} was later sold for [price|the sum of <{price}>], which surprised the experts.
-        The foreground of {the} is filled with [what|a heap of <{thing}>].
-        {it} was once hidden in a cellar [why|because of <{trouble}>].
-        [why|Because of <{trouble}>], {it} was once hidden in a cellar.""", """
-        who: Who painted {it}? / Which artist painted {it}?
-        when: When was {it} finished? / In what year was {it} finished?
-        where: Where can {it} be seen? / In which town can visitors see {it}?
-        count: How many people does {it} show? / How many people are on the lake in {the}?
-        price: How much was paid for {the}? / For what price was {it} sold?
-        what: What fills the foreground of {the}? / What objects are in the foreground of {the}?
-        why: Why was {it} hidden in a cellar? / For what reason was {it} hidden?"""),
-    "novel": ("the novel {title}", """
-        {it} was written by [who|the retired sailor <{person}>].
-        [who|The teacher <{person}>] wrote {it} during the long evenings at home.
-        {it} was published [when|in the autumn of <{year}>] and is [count|<{number}> pages] long.
-        When {it} was published [when|in <{year}>], critics hardly noticed.
-        {it} is set [where|in the seaside town of <{town}>].
-        Most readers guess at once that {it} is set [where|in <{town}>].
-        {it} fills [count|<{number}> pages] and has no pictures.
-        A signed copy of {the} was sold for [price|the sum of <{price}>].
-        The hero of {the} earns a living by selling [what|all kinds of <{thing}>].
-        The printing of {the} was delayed [why|because of <{trouble}>].""", """
-        who: Who wrote {it}? / Which author wrote {it}?
-        when: When was {it} published? / In what year was {it} published?
-        where: Where is {it} set? / In which town is {it} set?
-        count: How many pages does {it} have? / How many pages long is {it}?
-        price: How much was paid for a signed copy of {the}? / For what price was a copy of {the} sold?
-        what: What does the hero of {the} sell? / What goods are sold by the hero of {the}?
-        why: Why was the printing of {the} delayed? / For what reason was {it} printed late?"""),
-    "ship": ("the ship {title}", """
-        {it} was built by [who|the shipwright <{person}>].
-        [who|<{person}>, an old shipwright], built {it} [where|in the harbour of <{town}>].
-        {it} was built [where|in <{town}>] and painted dark green.
-        {it} was launched [when|in <{year}>] before a cheerful crowd.
-        [when|In the spring of <{year}>] {it} was launched with music and flags.
-        {it} carried [count|<{number}> passengers] and [what|a cargo of <{thing}>].
-        {it} had room for [count|<{number}> passengers], most of whom slept on deck.
-        On a normal journey {it} carried [what|a cargo of <{thing}>].
-        A ticket for {the} cost [price|no less than <{price}>].
-        {it} once turned back halfway [why|because of <{trouble}>].""", """
-        who: Who built {it}? / By whom was {it} built?
-        when: When was {it} launched? / In what year was {it} launched?
-        where: Where was {it} built? / In which town was {it} built?
-        count: How many passengers did {it} carry? / How many passengers were there on {the}?
-        price: How much did a ticket for {the} cost? / What was the price of a ticket for {the}?
-        what: What did {it} carry? / What cargo did {it} carry?
-        why: Why did {it} turn back? / For what reason did {it} turn back?"""),
-    "theatre": ("the {title} Theatre", """
-        {it} was designed by [who|the architect <{person}>].
-        It is said that [who|<{person}>, a former actor], designed {it} in a single night.
-        {it} opened [when|in the winter of <{year}>] with a comedy.
-        {it} stands [where|in <{town}>] and first opened [when|in <{year}>].
-        {it} stands beside the river [where|in the old town of <{town}>].
-        There are [count|<{number}> seats] in {the}, all covered in red velvet.
-        {it} has [count|<{number}> seats] and was built for [price|a total of <{price}>].
-        Building {it} cost [price|the sum of <{price}>].
-        From the ceiling of {the} hang [what|hundreds of <{thing}>].
-        {it} was closed for a season [why|because of <{trouble}>].""", """
-        who: Who designed {it}? / By whom was {it} designed?
-        when: When did {it} open? / In what year did {it} open?
-        where: Where does {it} stand? / In which town does {it} stand?
-        count: How many seats does {it} have? / How many seats are there in {the}?
-        price: How much did it cost to build {it}? / What was the price of building {it}?
-        what: What hangs from the ceiling of {the}? / What objects hang from the ceiling of {the}?
-        why: Why was {it} closed for a season? / For what reason was {it} closed?"""),
-    "museum": ("the {title} Museum", """
-        {it} was founded by [who|the retired doctor <{person}>].
-        [who|The explorer <{person}>] founded {it} after a lifetime of travel.
-        {it} opened its doors [when|in <{year}>].
-        [when|In the spring of <{year}>] {it} opened its doors [where|in the town of <{town}>].
-        {it} is found [where|in <{town}>], next to a bakery.
-        The collection of {the} fills [count|<{number}> rooms].
-        Visitors can get lost in {the}, for it has [count|<{number}> rooms].
-        A ticket for {the} costs [price|only <{price}>].
-        {it} is known for [what|a collection of <{thing}>].
-        Guides at {the} are proud to show [what|the museum's <{thing}>].
-        {it} once had to close [why|because of <{trouble}>].""", """
-        who: Who founded {it}? / By whom was {it} founded?
-        when: When did {it} open? / In what year did {it} open its doors?
-        where: Where is {it}? / In which town is {it} found?
-        count: How many rooms does {it} have? / How many rooms are there in {the}?
-        price: How much does a ticket for {the} cost? / What is the price of a ticket for {the}?
-        what: What is collected in {the}? / What objects can be seen in {the}?
-        why: Why did {it} have to close? / For what reason did {it} once close?"""),
-    "festival": ("the {title} Festival", """
-        {it} was started by [who|the village baker <{person}>].
-        [who|The singer <{person}>] started {it} with a few friends.
-        {it} was first held [when|in <{year}>] and has been popular ever since.
-        [when|In the summer of <{year}>] {it} was held for the first time.
-        {it} takes place [where|in the market square of <{town}>].
-        Every year {it} takes place [where|in <{town}>] and brings together [count|<{number}> musicians].
-        At {the} you can hear [count|<{number}> musicians] playing at once.
-        A day at {the} costs [price|only <{price}>], with soup and bread included.
-        The stalls at {the} sell [what|all sorts of <{thing}>].
-        [why|Because of <{trouble}>], {it} was once cancelled.
-        {it} was cancelled only once, [why|because of <{trouble}>].""", """
-        who: Who started {it}? / By whom was {it} started?
-        when: When was {it} first held? / In what year was {it} held for the first time?
-        where: Where does {it} take place? / In which town is {it} held?
-        count: How many musicians play at {the}? / How many musicians come to {the}?
-        price: How much does a day at {the} cost? / What is the price of a day at {the}?
-        what: What do the stalls at {the} sell? / What goods can be bought at {the}?
-        why: Why was {it} cancelled? / For what reason was {it} once cancelled?"""),
-    "prize": ("the {title} Prize", """
-        {it} was created by [who|the wealthy merchant <{person}>].
-        [who|<{person}>, a famous pianist], created {it} to help young musicians.
-        {it} was first awarded [when|in <{year}>].
-        [when|In the autumn of <{year}>] {it} was awarded for the first time.
-        {it} is presented [where|in the concert hall of <{town}>] and is worth [price|about <{price}>].
-        Every spring {it} is presented [where|in <{town}>].
-        {it} is worth [price|a sum of <{price}>], paid on the same evening.
-        No fewer than [count|<{number}> students] compete for {the}.
-        {it} is won by one of [count|<{number}> students] who compete for it.
-        The winner of {the} also receives [what|a box of <{thing}>].
-        Once {it} was not awarded at all [why|because of <{trouble}>].""", """
-        who: Who created {it}? / By whom was {it} created?
-        when: When was {it} first awarded? / In what year was {it} awarded for the first time?
-        where: Where is {it} presented? / In which town is {it} presented?
-        count: How many students compete for {the}? / How many students hope to win {it}?
-        price: How much is {it} worth? / What sum of money does the winner of {the} get?
-        what: What does the winner of {the} receive in a box? / What objects are given to the winner of {the}?
-        why: Why was {it} once not awarded? / For what reason was {it} not awarded?"""),
+SENTENCES = """
+    {it} was {made} by [who|the {maker} <{person}>].
+    [who|The {maker} <{person}>] {made} {it} with great care.
+    [who|<{person}>, a {maker}], {made} {it} with the help of friends.
+    {it} was {made} by [who|the {maker} <{person}>] and {shown} [when|in <{year}>].
+    {it} was {shown} [when|in <{year}>].
+    [when|In the summer of <{year}>] {it} was {shown} at last.
+    {it} was {shown} [when|in the spring of <{year}>], later than planned.
+    {it} is {kept} [where|in the town of <{town}>].
+    {it} is {kept} [where|in <{town}>], not far from the sea.
+    {it} is {kept} [where|in <{town}>] and has [count|<{number}> {parts}].
+    {it} has [count|<{number}> {parts}].
+    As many as [count|<{number}> {parts}] have been counted in {the}.
+    {it} is famous for [what|its <{thing}>].
+    Visitors and locals alike praise [what|the <{thing}>] of {the}.
+    {it} was once {stopped} [why|because of <{trouble}>].
+    [why|Because of <{trouble}>], {it} was once {stopped}.
+""".strip().splitlines()
+ASIDES = """
+    Many stories are told about {the}.
+    Children learn about {the} at school.
+    Some people like {it}, others do not.
+    Not everything that is said about {the} is true.
+""".strip().splitlines()
+QUESTIONS = {
+    "who": ("Who {made} {it}?", "Who was it that {made} {it}?"),
+    "when": ("When was {it} {shown}?", "In what year was {it} {shown}?"),
+    "where": ("Where is {it} {kept}?", "In which town is {it} {kept}?"),
+    "count": ("How many {parts} does {it} have?", "How many {parts} are there in {it}?"),
+    "what": ("What is {it} famous for?", "What do people praise about {it}?"),
+    "why": ("Why was {it} once {stopped}?", "For what reason was {it} {stopped}?"),
 }
-ASIDES = (
-    "Many stories are told about {the}.",
-    "Children learn about {the} at school.",
-    "Some people like {it} and others do not, but nobody forgets {it}.",
-    "Not everything that is said about {the} is true.",
-    "Several songs have been written about {the}.",
-)
 
 TITLES = (
     "Silent Silver Golden Crimson Wandering Hidden Winter Lonely Laughing Patient Painted Distant Faithful "
     "Northern Broken Gentle Restless Blue White Black Midnight Morning Summer Lost Brave Singing Sleeping Proud",
-    "Orchard Heron Lantern Fox Harbour Swan Bell Rose Lion Mirror Falcon River Garden Star Raven Crown Meadow "
-    "Compass Island Moon Sparrow Willow Thistle Anchor Otter Dolphin Candle Forest Comet Badger",
+    "Orchard Heron Lantern Fox Harbour Swan Bell Rose Lion Mirror Falcon River Meadow Star Raven Crown Thistle "
+    "Compass Island Moon Sparrow Willow Anchor Otter Dolphin Candle Forest Comet Badger Owl",
 )
 FIRST_NAMES = (
     "Ada Alice Anton Clara Daniel David Edith Elena Emma Felix Frank George Grace Hanna Henry Hugo Ida Ivan Jacob "
@@ -196,14 +113,14 @@ TOWNS = (
 )
 THINGS = (
     "antique carved colourful delicate foreign golden handmade painted polished silver tiny wooden",
-    "baskets bells birds bowls boxes buttons kites lamps masks spoons toys whistles",
+    "baskets bells birds bowls boxes buttons clocks kites masks spoons toys whistles",
 )
 TROUBLES = (
     "dreadful great memorable serious severe sudden terrible",
     "drought fire flood frost landslide quarrel riot snowfall storm strike",
 )
+NUMBERS = "twenty thirty forty fifty sixty seventy eighty ninety", "one two three four five six seven eight nine"
 FACT = re.compile(r"\[(\w+)\|(.*?)\]")
-KINDS = ("who", "when", "where", "count", "price", "what", "why")
 
 
 def combine(word_lists, glue):
@@ -211,7 +128,7 @@ def combine(word_lists, glue):
 
 
 def make_pools(generator):
-    """The titles, surnames, towns, years, ... of each split; what one split uses, the other never does."""
+    """The titles, surnames, towns, years, ... of each split: what one split uses, the other never does."""
     choices = {
         "title": combine(TITLES, " "),
         "surname": combine(SURNAMES, ""),
@@ -219,8 +136,7 @@ def make_pools(generator):
         "thing": combine(THINGS, " "),
         "trouble": [f"a {trouble}" for trouble in combine(TROUBLES, " ")],
         "year": list(range(1700, 1960)),
-        "number": list(range(21, 400)),
-        "price": [f"{amount} {coins}" for amount in range(21, 900) for coins in ("crowns", "florins", "guilders")],
+        "number": combine(NUMBERS, "-"),
     }
     pools = {"train": {}, "eval": {}}
     for name, values in choices.items():
@@ -234,27 +150,28 @@ def strip_marks(text):
     return re.sub("[<>]", "", FACT.sub(r"\2", text))
 
 
-def write_paragraph(topic, name, sentences, pool, generator):
-    """A paragraph's text, and for each kind of fact in it the short and the long answer with their places."""
-    wanted = set(generator.sample(KINDS, generator.choices((2, 3, 4, 5), weights=(4, 3, 2, 1))[0]))
-    chosen = []
-    for sentence in generator.sample(sentences, len(sentences)):
+def choose_sentences(generator):
+    wanted = set(generator.sample(list(QUESTIONS), generator.choices((2, 3, 4, 5), weights=(9, 6, 2, 1))[0]))
+    sentences = []
+    for sentence in generator.sample(SENTENCES, len(SENTENCES)):
         kinds = {kind for kind, _ in FACT.findall(sentence)}
         if kinds <= wanted:
-            chosen.append(sentence)
+            sentences.append(sentence)
             wanted -= kinds
-    if generator.random() < 0.4:
-        chosen.insert(generator.randrange(len(chosen) + 1), generator.choice(ASIDES))
+    if generator.random() < 0.25:
+        sentences.insert(generator.randrange(len(sentences) + 1), generator.choice(ASIDES))
+    return sentences
 
-    values = {slot: generator.choice(values) for slot, values in pool.items()}
-    values["person"] = f"{generator.choice(FIRST_NAMES.split())} {values['surname']}"
-    for place, sentence in enumerate(chosen):
-        the = name if place == 0 else f"the {topic}"
-        it = generator.choice((the, "it")) if place else name
-        sentence = sentence.format(it=it, the=the, **values)
-        chosen[place] = sentence[0].upper() + sentence[1:]
 
-    marked = " ".join(chosen)
+def write_paragraph(topic, words, generator):
+    """A paragraph's text, and for each kind of fact in it the short and the long answer with their places."""
+    sentences = []
+    for template in choose_sentences(generator):
+        the = f"the {topic}" if sentences else words["name"]
+        it = generator.choice((the, "it")) if sentences else the
+        sentence = template.strip().format(it=it, the=the, **words)
+        sentences.append(sentence[0].upper() + sentence[1:])
+    marked = " ".join(sentences)
     answers = {}
     for fact in FACT.finditer(marked):
         kind, long = fact.groups()
@@ -267,27 +184,34 @@ def write_paragraph(topic, name, sentences, pool, generator):
     return strip_marks(marked), answers
 
 
+def write_questions(split, name, words, answers, generator):
+    told = [kind for kind in QUESTIONS if kind in answers]
+    untold = [kind for kind in QUESTIONS if kind not in answers]
+    asked = generator.sample(told, 2) + generator.sample(untold, 1)
+    entries = []
+    for kind in generator.sample(asked, len(asked)):
+        golds = answers.get(kind, [])
+        if golds and split == "train":  # one answer, as officially; annotators do not always agree on it
+            golds = generator.choices(golds, weights=(4, 1))
+        question = generator.choice(QUESTIONS[kind]).format(it=name, **words)
+        entries.append({"question": question, "is_impossible": not golds, "answers": golds})
+    return entries
+
+
 def write_split(split, pool, generator):
     articles = []
     number = 0
-    for topic, (full_name, sentences, questions) in TOPICS.items():
-        sentences = [line.strip() for line in sentences.strip().splitlines()]
-        questions = dict(line.strip().split(": ") for line in questions.strip().splitlines())
+    for topic, topic_words in TOPICS.items():
         paragraphs = []
         for _ in range(PARAGRAPHS_PER_TOPIC[split]):
-            name = full_name.format(title=pool["title"].pop())
-            context, answers = write_paragraph(topic, name, sentences, pool, generator)
-            told = [kind for kind in KINDS if kind in answers]
-            untold = [kind for kind in KINDS if kind not in answers]
-            asked = generator.sample(told, 2) + generator.sample(untold, 1)
-            entries = []
-            for kind in generator.sample(asked, len(asked)):
-                golds = answers.get(kind, [])
-                if golds and split == "train":  # one answer, as officially; annotators do not always agree on it
-                    golds = generator.choices(golds, weights=(4, 1))
-                question = generator.choice(questions[kind].split(" / ")).format(it=name, the=name)
-                entries.append({"id": f"{split}-{number:04d}", "question": question,
-                                "is_impossible": kind in untold, "answers": golds})
+            words = topic_words | {slot: generator.choice(values) for slot, values in pool.items()}
+            words["name"] = words["name"].format(title=pool["title"].pop())
+            words["person"] = f"{generator.choice(FIRST_NAMES.split())} {words['surname']}"
+            context, answers = write_paragraph(topic, words, generator)
+            name = words["name"].removeprefix(f"the {topic} ")
+            entries = write_questions(split, name, words, answers, generator)
+            for entry in entries:
+                entry["id"] = f"{split}-{number:04d}"
                 number += 1
             paragraphs.append({"context": context, "qas": entries})
         articles.append({"title": topic.capitalize(), "paragraphs": paragraphs})
@@ -297,16 +221,16 @@ def write_split(split, pool, generator):
 def train_vocabulary(texts):
     # The trainer numbers the letters it finds in a random order, which then decides between equally frequent
     # pieces: naming all of them as special tokens first makes its result the same in each run.
-    letters = ascii_lowercase + digits + ",.?'"
+    letters = ascii_lowercase + digits + ",.?-"
     fixed = [*SPECIAL_TOKENS.values(), *letters, *(f"##{letter}" for letter in letters)]
     trained = BertWordPieceTokenizer(lowercase=True)
     trained.train_from_iterator(texts, VOCABULARY_SIZE, min_frequency=2, special_tokens=fixed, show_progress=False)
     return trained.get_vocab()
 
 
-def write_json(path, content, indent=1):
+def write_json(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def main():

@@ -47,7 +47,7 @@ def noise_scale(norms: Iterable[tuple[float, float]], small: int, large: int) ->
     trace = sum(t for _, t in moments)
     negative_pct = 100 * sum(g < 0 for g, _ in moments) / len(moments)
     if g_squared <= 0 or trace < 0:
-        return NoiseScale(None, negative_pct, "the estimate's sum over steps is not positive: too few or too noisy steps")
+        return NoiseScale(None, negative_pct, "the estimate summed over steps is not positive: too few steps")
     return NoiseScale(trace / g_squared, negative_pct)
 
 

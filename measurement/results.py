@@ -14,6 +14,7 @@ SUMMARY_COLUMNS = [
     "runtime_s", "throughput_samples_per_s", "throughput_tokens_per_s", "validation_loss", "exact_match", "f1",
     "accuracy", "gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib", "noise_scale_samples",
     "statistical_efficiency", "goodput_samples_per_s", "noise_scale_negative_pct", "reference_batch_size", "workload",
+    "hardware",
 ]
 
 

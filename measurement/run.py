@@ -22,7 +22,6 @@ from pathlib import Path
 import psutil
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 from measurement import metrics
 from measurement.clock import StepClock, ThroughputClock
@@ -39,7 +38,7 @@ VERSIONS_OF = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "
 WORKLOAD_FLAGS = ("task", "model", "max_train_examples", "max_eval_examples", "max_seq_length", "doc_stride",
                   "answerable_only", "global_batch_size", "epochs", "max_steps", "learning_rate", "lr_scheduler",
                   "warmup_steps", "weight_decay", "max_grad_norm", "adam_epsilon", "dropout", "precision",
-                  "reference_batch_size")
+                  "reference_batch_size", "eval_steps", "noise_scale_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +86,7 @@ class Run:
             self._describe(ranks)
             self.steps_table = Table(self.folder / "steps.csv", STEP_COLUMNS)
             self.evaluations_table = Table(self.folder / "evaluations.csv", evaluation_columns(self.job.task.metrics))
+            self.hardware = " + ".join(sorted({rank["gpu"] or _cpu_name() for rank in ranks}))
             here = [rank for rank in ranks if rank["host"] == socket.gethostname()]
             self.monitor = Monitor(Table(self.folder / "devices.csv", DEVICE_COLUMNS), self.job.started_at,
                                    [rank["pid"] for rank in here],
@@ -142,8 +142,7 @@ class Run:
 
     def training_steps(self, batches: Batches) -> Iterator[tuple[int, Share]]:
         """Number (from 1) and this replica's share of every step's batch, under a progress bar."""
-        self.bar = tqdm(total=self.job.steps, desc=self.folder.name, unit="step", disable=not self.is_main,
-                        mininterval=1.0 if sys.stderr.isatty() else 15.0)
+        self.bar = self.processes.progress_bar(total=self.job.steps, desc=self.folder.name, unit="step")
         self._go_on()
         for batch in batches.training(self.arguments.seed, self.job.steps):
             self.step += 1
@@ -169,7 +168,8 @@ class Run:
         """
         self.samples += self.arguments.global_batch_size
         if self.is_main:
-            values = torch.cat([loss.reshape(1), grad_norm.reshape(1), *([] if noise is None else [noise])]).detach().float()
+            parts = [loss.reshape(1), grad_norm.reshape(1), *([] if noise is None else [noise])]
+            values = torch.cat(parts).detach().float()
             if self.device.type == "cuda":
                 values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
             row = {"step": self.step, "samples": self.samples, "real_tokens": self.real_tokens,
@@ -246,8 +246,9 @@ class Run:
             open_table.close()
         if self.evaluation.predictions is not None:
             write_json(self.folder / "predictions.json", self.evaluation.predictions)
-        write_json(self.folder / "run.json", self.description | {
-            "status": "finished", "order_hash": self.order.combine(totals), "empty": empty, "ended": _time(time.time())})
+        self.description |= {"status": "finished", "order_hash": self.order.combine(totals), "empty": empty,
+                             "ended": _time(time.time())}
+        write_json(self.folder / "run.json", self.description)
         print(f"{self.folder.name}: {self.samples} samples in {summary['runtime_s']:.0f} s, "
               f"{summary['throughput_samples_per_s'] or float('nan'):.1f} samples/s, "
               f"validation loss {self.evaluation.validation_loss:.4f}, "
@@ -261,6 +262,7 @@ class Run:
         row = {name: flags[name] for name in ("task", "global_batch_size", "micro_batch_size", "precision",
                                               "max_seq_length", "seed", "reference_batch_size", "cpu_threads")}
         row |= {"run_name": self.folder.name, "strategy": job.strategy, "workload": self.description["workload"],
+                "hardware": self.hardware,
                 "model": os.path.basename(os.path.normpath(job.task.model_name)), "devices": job.devices,
                 "replicas": job.split.replicas, "pipeline_stages": job.stages,
                 "micro_batches": job.split.micro_batches, "optimizer_steps": self.step, "samples": self.samples,
@@ -277,7 +279,8 @@ class Run:
                 "throughput_tokens_per_s": clock.tokens / clock.seconds if clock.samples else None,
                 "gpu_utilization_pct": self.monitor.mean_utilization("gpu"),
                 "cpu_utilization_pct": self.monitor.mean_utilization("cpu"),
-                "peak_memory_gib": max(peaks) if self.device.type == "cuda" else self.monitor.peak_process_memory_gib or None}
+                "peak_memory_gib": (max(peaks) if self.device.type == "cuda"
+                                    else self.monitor.peak_process_memory_gib or None)}
         for name in ("gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib"):
             if row[name] is None:
                 empty.setdefault(name, "the measured steps were over before a first sample")
@@ -288,7 +291,8 @@ class Run:
         row |= {"noise_scale_samples": noise.samples, "noise_scale_negative_pct": noise.negative_pct,
                 "statistical_efficiency": efficiency,
                 "goodput_samples_per_s": metrics.goodput(throughput, efficiency) if throughput and efficiency else None}
-        for name in ("noise_scale_samples", "noise_scale_negative_pct", "statistical_efficiency", "goodput_samples_per_s"):
+        for name in ("noise_scale_samples", "noise_scale_negative_pct", "statistical_efficiency",
+                     "goodput_samples_per_s"):
             if row[name] is None:
                 empty[name] = noise.reason or empty["throughput_samples_per_s"]
         return row, empty
@@ -301,8 +305,8 @@ def _time(seconds: float) -> str:
 def _git() -> dict | None:
     """Commit and whether there were changes on top, or None where this is no checkout."""
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True,
-                              timeout=10).stdout.strip()
+        return subprocess.run(["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True,
+                              check=True, timeout=10).stdout.strip()
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):

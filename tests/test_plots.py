@@ -79,7 +79,7 @@ def study(tmp_path_factory):
     summary.write_text(summary.read_text() + summary.read_text().splitlines()[1] + "\n", encoding="utf-8")
     summary = write_run(root / "ragged") / "summary.csv"
     summary.write_text(summary.read_text().rstrip() + ",1,2\n", encoding="utf-8")
-    write_run(root / "no_throughput", throughput_samples_per_s=None)
+    write_run(root / "no_runtime", runtime_s=None)
     write_run(root / "wordy", f1="high")
     write_run(root / "infinite", validation_loss="inf")
     write_run(root / "half_a_device", devices=1, micro_batches=1.5)
@@ -149,7 +149,7 @@ def test_tables_hold_only_comparable_rows_in_reading_order(study):
     first_table = small.split("\n\n")[1].splitlines()
     names = [line.split("|")[1].strip() for line in first_table[2:]]
     assert names == ["1 device", "DDP x 2 (baseline)", "pipeline 2 stages", "pipeline 4 stages"]
-    assert large.count("\n| DDP x 2 ") == 2  # its one row, in both tables
+    assert large.count("\n| DDP x 2 ") == 1
     assert all(
         len({len(line) for line in table.splitlines()}) == 1 for table in text.split("\n\n") if "|" in table
     )
@@ -168,7 +168,7 @@ def test_unusable_runs_are_named_with_the_reason(study):
         "binary_summary": "summary.csv cannot be read",
         "two_rows": "summary.csv has 2 rows, not one",
         "ragged": "summary.csv has more values than column names",
-        "no_throughput": "summary.csv has no throughput_samples_per_s",
+        "no_runtime": "summary.csv has no runtime_s",
         "wordy": "summary.csv: f1 is 'high', not a usable number",
         "infinite": "summary.csv: validation_loss is 'inf', not a usable number",
         "half_a_device": "summary.csv: micro_batches is '1.5', not a usable number",
@@ -237,6 +237,15 @@ def test_a_baseline_of_zero_gives_no_change(tmp_path):
     write_run(tmp_path / "a", devices=2, gpu_utilization_pct=0)
     write_run(tmp_path / "b", "pipeline", 2, gpu_utilization_pct=10)
     assert rows_of(tmp_path)["gpu_utilization_pct_change_pct"].isna().all()
+
+
+def test_a_run_too_short_to_have_a_throughput_keeps_its_row(tmp_path):
+    write_run(tmp_path / "a", devices=2, runtime_s=5, throughput_samples_per_s="")
+    write_run(tmp_path / "b", "pipeline", 2, runtime_s=6)
+    rows = rows_of(tmp_path)
+    assert rows.loc["pipeline 2 stages", "runtime_s_change_pct"] == pytest.approx(20)
+    assert rows["throughput_samples_per_s_change_pct"].isna().all()
+    assert plots.cell(rows.loc["DDP x 2"], "throughput_samples_per_s") == "—"
 
 
 def test_names_of_settings(tmp_path):

@@ -100,7 +100,8 @@ def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
     command = [word for word in command if not word.startswith("--local_rank=")]
     parser = _Parser(kind, allow_abbrev=False, description=kind.__doc__,
                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    arguments, unknown = parser.parse_args_into_dataclasses(command, return_remaining_strings=True, look_for_args_file=False)
+    arguments, unknown = parser.parse_args_into_dataclasses(command, return_remaining_strings=True,
+                                                            look_for_args_file=False)
     names = [f.name for f in dataclasses.fields(kind)]
     if unknown:
         close = difflib.get_close_matches(unknown[0].split("=")[0], [f"--{name}" for name in names], n=1)
@@ -145,6 +146,6 @@ def _check(arguments: Arguments) -> None:
             raise InputError(f"--{name} {value}: must be a number above 0")
     if arguments.dropout is not None and not arguments.dropout < 1:
         raise InputError(f"--dropout {arguments.dropout}: must be below 1")
-    if arguments.run_name is not None and (not arguments.run_name or os.path.basename(arguments.run_name) in ("", ".", "..")
-                                           or os.path.basename(arguments.run_name) != arguments.run_name):
-        raise InputError(f"--run_name {arguments.run_name!r}: must be the plain name of a folder; --output_dir says where")
+    name = arguments.run_name
+    if name is not None and (name in ("", ".", "..") or os.path.basename(name) != name):
+        raise InputError(f"--run_name {name!r}: must be the plain name of a folder; --output_dir says where")

@@ -51,7 +51,8 @@ def plan_stages(stages: int | None, micro_batches: int | None, global_batch_size
     stages = stages or devices
     if devices % stages:
         fits = " or ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
-        raise InputError(f"--stages {stages}: {devices} devices cannot be divided into pipelines of that many; {fits} fits")
+        raise InputError(f"--stages {stages}: {devices} devices cannot be divided into pipelines of that many; "
+                         f"{fits} fits")
     share = max(global_batch_size // (devices // stages), 1)
     return stages, micro_batches or max(n for n in range(1, 4 * stages + 1) if share % n == 0)
 
@@ -78,8 +79,8 @@ def split_batch(arguments: Arguments, replicas: int, micro_batches: int | None =
             raise InputError(f"--micro_batches {micro_batches}: {share} samples a replica cannot be divided into that "
                              f"many; {_in_words(divisors)} fits")
         if size is not None and size * micro_batches != share:
-            raise InputError(f"--micro_batch_size {size} and --micro_batches {micro_batches} make {size * micro_batches} "
-                             f"samples a replica, not {share}; give one of them")
+            raise InputError(f"--micro_batch_size {size} and --micro_batches {micro_batches} make "
+                             f"{size * micro_batches} samples a replica, not {share}; give one of them")
         size = share // micro_batches
     if share % size:
         raise InputError(f"--micro_batch_size {size}: {share} samples a device cannot be divided into that; "

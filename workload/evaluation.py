@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 from workload.batches import Batches, Share
 from workload.processes import Processes
@@ -26,11 +25,14 @@ class Evaluation:
 def evaluate(task, batches: Batches, processes: Processes, forward: Forward) -> Evaluation | None:
     """Run `forward` over the evaluation samples; on rank 0 the scores, elsewhere None."""
     losses, logits = {}, {}
-    bar = tqdm(list(batches.evaluation()), desc="evaluating", unit="batch", leave=False, disable=not processes.is_main)
+    bar = processes.progress_bar(list(batches.evaluation()), desc="evaluating", unit="batch", leave=False)
     with torch.no_grad():
         for batch in bar:
             share = batches.share(batch, processes.device)
-            for micro_batch, output in zip(share.micro_batches, forward(share) or []):
+            outputs = forward(share)
+            if outputs is None:
+                continue
+            for micro_batch, output in zip(share.micro_batches, outputs, strict=True):
                 # Rows that fill up the last batch are repeats: under their row number they change nothing.
                 losses.update(zip(micro_batch.indices, task.loss(output, micro_batch.labels).tolist(), strict=True))
                 logits.update(zip(micro_batch.indices, output.float().cpu().numpy(), strict=True))

@@ -11,12 +11,11 @@ import torch
 import torch.distributed as dist
 import transformers
 
-from workload.arguments import Arguments, parse_arguments
+from workload.arguments import Arguments
 from workload.batches import Batches, Split, split_batch
 from workload.errors import InputError
-from workload.models import TINY
 from workload.optimizer import choose_precision, warmup_steps
-from workload.processes import Processes, devices_asked_for, join, launch, started_at
+from workload.processes import Processes, join, launch, started_at
 from workload.tasks import open_task
 
 A = TypeVar("A", bound=Arguments)
@@ -56,12 +55,12 @@ class Job:
                        self.task.max_length, needed)
 
 
-def prepare(strategy: str, arguments: Arguments, launcher: Literal["torchrun", "deepspeed"], devices: int, stages: int = 1,
+def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1,
             micro_batches: int | None = None) -> Job:
     """Check everything, start one process per device, and load the data.
 
-    Flags, model and files are checked before processes are started. In the process that the user started this does
-    not return if a launcher has to take its place.
+    Flags, model and files are checked before processes are started. Where this process is not one of as many as were
+    asked for, it starts them and exits with them: only they return from here.
 
     Args:
         stages: devices that one copy of the model is spread over.
@@ -80,7 +79,9 @@ def prepare(strategy: str, arguments: Arguments, launcher: Literal["torchrun", "
     if stages > task.config.num_hidden_layers:
         raise InputError(f"--stages {stages}: {task.model_name} has {task.config.num_hidden_layers} layers, and every "
                          f"stage needs one; at most {task.config.num_hidden_layers} fits")
-    launch(launcher, devices)
+    if arguments.max_steps:
+        warmup_steps(arguments, arguments.max_steps)  # refuses what does not fit
+    launch(devices)
 
     processes = join(devices, arguments.cpu_threads)
     if processes.local_rank == 0:  # fills the cache for the others of its machine
@@ -94,10 +95,11 @@ def prepare(strategy: str, arguments: Arguments, launcher: Literal["torchrun", "
 
     windows = len(task.features["train"])
     if windows < arguments.global_batch_size:
-        raise InputError(f"--global_batch_size {arguments.global_batch_size}: the training data has {windows} windows only")
+        raise InputError(f"--global_batch_size {arguments.global_batch_size}: the training data has only {windows} "
+                         "windows")
     steps_an_epoch = windows // arguments.global_batch_size
     steps = arguments.max_steps or arguments.epochs * steps_an_epoch
-    warmup_steps(arguments, steps)  # refuses what does not fit
+    warmup_steps(arguments, steps)
     return Job(strategy, arguments, task, processes, devices, stages, split, precision, steps,
                arguments.eval_steps or steps_an_epoch, folder, started_at())
 
@@ -114,5 +116,6 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, spli
         if not arguments.overwrite:
             raise InputError(f"{folder} exists; give another --run_name, or --overwrite")
         if not (folder / "run.json").is_file():
-            raise InputError(f"{folder} exists and is not a run's folder, so it is not overwritten; give another --run_name")
+            raise InputError(f"{folder} exists and is not a run's folder, so it is not overwritten; give another "
+                             "--run_name")
     return folder

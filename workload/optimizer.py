@@ -24,7 +24,8 @@ def choose_precision(precision: str | None, device: torch.device) -> str:
     if precision is None:
         return "fp32" if device.type == "cpu" or not has_bf16 else "bf16"
     if precision.startswith("bf16") and not has_bf16:
-        raise InputError(f"--precision {precision}: {torch.cuda.get_device_name(device)} has no bf16; fp16 or fp32 fits")
+        name = torch.cuda.get_device_name(device)
+        raise InputError(f"--precision {precision}: {name} has no bf16; fp16 or fp32 fits")
     return precision
 
 
@@ -66,9 +67,9 @@ def build_scaler(precision: str, device: torch.device, group: dist.ProcessGroup 
     return scaler
 
 
-def loss_scale(scaler: ShardedGradScaler) -> torch.Tensor:
-    """What the scaler multiplies a loss with; 1 where it is off. A tensor, so that the host need not wait for it. (1,)"""
-    return scaler.scale(torch.ones(1, device=scaler._device))
+def loss_scale(scaler: ShardedGradScaler, device: torch.device) -> torch.Tensor:
+    """What the scaler multiplies a loss with, 1 where it is off; a tensor, so that the host need not wait. (1,)"""
+    return scaler.scale(torch.ones(1, device=device))
 
 
 def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: float,
@@ -82,9 +83,9 @@ def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: floa
         The norm before clipping, the same on every rank of the group. ()
     """
     parameters = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    norm = torch.nn.utils.get_total_norm([p.grad.float() for p in parameters])  # in fp32, whatever the gradients are
     if group is not None:
-        squared = norm.float().square()
+        squared = norm.square()
         dist.all_reduce(squared, group=group)
         norm = squared.sqrt()
     torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)

@@ -1,4 +1,4 @@
-"""One process per device: how many there are, how many were asked for, and the launcher that makes up the difference."""
+"""One process per device: how many there are, how many were asked for, and what starts the missing ones."""
 
 import contextlib
 import io
@@ -8,13 +8,15 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import psutil
 import torch
 import torch.distributed as dist
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from tqdm import tqdm
 
 from workload.errors import InputError
 
@@ -38,6 +40,10 @@ class Processes:
     def is_main(self) -> bool:
         """Rank 0 writes the record and shows the progress bar."""
         return self.rank == 0
+
+    def progress_bar(self, iterable: Iterable | None = None, **options) -> tqdm:
+        """The one bar, from rank 0; on a terminal lively, in a log file a line now and then."""
+        return tqdm(iterable, disable=not self.is_main, mininterval=0.5 if sys.stderr.isatty() else 20.0, **options)
 
 
 def devices_asked_for(num_gpus: int | None) -> int:
@@ -63,8 +69,11 @@ def devices_asked_for(num_gpus: int | None) -> int:
     return devices
 
 
-def launch(launcher: Literal["torchrun", "deepspeed"], devices: int) -> None:
-    """Return if this is one of `devices` processes; else let `launcher` start them in this process's place."""
+def launch(devices: int) -> None:
+    """Return if this is one of `devices` processes; else start them, wait for them, and exit as they did.
+
+    The launcher is torchrun, run within this process, so that what is imported here is not imported once more.
+    """
     started = int(os.environ.get("WORLD_SIZE", 0))
     os.environ.setdefault(STARTED_AT, str(psutil.Process().create_time()))
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # or DeepSpeed warns
@@ -79,21 +88,21 @@ def launch(launcher: Literal["torchrun", "deepspeed"], devices: int) -> None:
     if os.environ.get("RANK", "0") != "0":
         sys.exit(0)  # another number of processes was started than asked for: rank 0 starts the right one
 
-    script = [os.path.abspath(sys.argv[0]), *(word for word in sys.argv[1:] if not word.startswith("--local_rank="))]
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in LAUNCHER_VARIABLES and not name.startswith(LAUNCHER_PREFIXES)}
-    environment["OMP_NUM_THREADS"] = "1"  # until the script sets its own; else torchrun warns
-    if launcher == "torchrun":
-        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices), *script]
-    else:
-        # `--num_gpus` would make DeepSpeed ignore CUDA_VISIBLE_DEVICES and take the first GPUs of the machine.
-        visible = environment.pop("CUDA_VISIBLE_DEVICES", "")
-        chosen = (["--include", f"localhost:{','.join(visible.split(',')[:devices])}"] if visible
-                  else ["--num_gpus", str(devices)])
-        command = ["-m", "deepspeed.launcher.runner", *chosen, "--master_port", str(_free_port()),
-                   "--log_level", "error", *script]
-    sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *command], environment)
+    for name in list(os.environ):
+        if name in LAUNCHER_VARIABLES or name.startswith(LAUNCHER_PREFIXES):
+            del os.environ[name]
+    os.environ["OMP_NUM_THREADS"] = "1"  # until the script sets its own; else torchrun warns
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its report repeats what ranks print
+    words = [word for word in sys.argv[1:] if not word.startswith("--local_rank=")]
+    try:
+        torchrun.run(torchrun.parse_args(["--standalone", "--nproc-per-node", str(devices),
+                                          os.path.abspath(sys.argv[0]), *words]))
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        if failure.exitcode != 2:  # with 2 the rank has said all there is to say
+            print(f"error: rank {rank} ended with exit code {failure.exitcode}", file=sys.stderr, flush=True)
+        sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
+    sys.exit(0)
 
 
 def join(devices: int, cpu_threads: int | None) -> Processes:

@@ -49,6 +49,8 @@ def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[d
         value = parent[name]
         if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
             raise InputError(f"{path}: {where} should be {_JSON_NAMES[kind]}, not {_json_name(value)}")
+        if kind is str and any("\ud800" <= character <= "\udfff" for character in value):
+            raise InputError(f"{path}: {where} holds half of a surrogate pair, which is no character")
         return value
 
     seen: set[str] = set()

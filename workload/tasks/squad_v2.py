@@ -22,7 +22,8 @@ HUB_MODEL = "bert-base-uncased"
 SAMPLE = Path(__file__).parents[2] / "data" / "squad_v2"
 COLUMNS = datasets.Features({
     "id": datasets.Value("string"), "question": datasets.Value("string"), "context": datasets.Value("string"),
-    "answers": {"text": datasets.List(datasets.Value("string")), "answer_start": datasets.List(datasets.Value("int32"))},
+    "answers": {"text": datasets.List(datasets.Value("string")),
+                "answer_start": datasets.List(datasets.Value("int32"))},
 })
 
 
@@ -89,6 +90,8 @@ class SquadV2:
         arguments = self.arguments
         self.examples = {}
         self.features = {}
+        # Before the first use: calling the tokenizer changes what it is written as.
+        tokenizer = self.tokenizer.backend_tokenizer.to_str()
         for split, limit in (("train", arguments.max_train_examples), ("validation", arguments.max_eval_examples)):
             examples = self._examples(split)
             if limit:
@@ -98,8 +101,7 @@ class SquadV2:
                 self._windows, with_indices=True, batched=True, remove_columns=examples.column_names,
                 desc=f"tokenising {split}",
                 # What the result depends on; `datasets` would hash the tokenizer's changing state as well.
-                new_fingerprint=Hasher.hash([examples._fingerprint, self.tokenizer.backend_tokenizer.to_str(),
-                                             self.max_length, self.stride, "1"]))
+                new_fingerprint=Hasher.hash([examples._fingerprint, tokenizer, self.max_length, self.stride, "2"]))
 
     def _examples(self, split: str) -> Dataset:
         answerable_only = self.arguments.answerable_only
@@ -108,7 +110,9 @@ class SquadV2:
                 "path": os.path.abspath(self.files[split]), "answerable_only": answerable_only,
                 "digest": self.data_digest[split]})
         examples = self._from_hub(split).remove_columns("title")
-        return examples.filter(lambda answers: bool(answers["text"]), input_columns="answers") if answerable_only else examples
+        if answerable_only:
+            examples = examples.filter(lambda answers: bool(answers["text"]), input_columns="answers")
+        return examples
 
     def _windows(self, examples: dict[str, list], indices: list[int]) -> dict[str, list]:
         """Cut questions and contexts into windows, and place each answer in them."""
@@ -125,7 +129,7 @@ class SquadV2:
             answers = examples["answers"][example]
             start, end = 0, 0  # [CLS]
             if answers["text"]:
-                start, end = place_answer(offsets, answers["answer_start"][0], answers["text"][0])
+                start, end = place_answer(offsets, *self._tokenised_part(answers["answer_start"][0], answers["text"][0]))
             window_of[example] = window_of.get(example, -1) + 1
             values = (f"{examples['id'][example]}:{window_of[example]}", indices[example], encoded["input_ids"][row],
                       encoded["token_type_ids"][row], len(offsets), start, end, offsets.tolist())
@@ -138,8 +142,24 @@ class SquadV2:
         most = self.max_length - SPECIAL_TOKENS - self.stride - 1
         encoded = self.tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True,
                                  return_attention_mask=False)
-        return [question if len(offsets) <= most else question[:offsets[most - 1][1]]
-                for question, offsets in zip(questions, encoded["offset_mapping"], strict=True)]
+        cut = []
+        for question, offsets in zip(questions, encoded["offset_mapping"], strict=True):
+            if len(offsets) > most:
+                # Not within a character of several tokens (a Korean syllable): half of it cannot be left out.
+                kept = max(n for n in range(most + 1) if n == 0 or offsets[n - 1][1] <= offsets[n][0])
+                question = question[:offsets[kept][0]]
+            cut.append(question)
+        return cut
+
+    def _tokenised_part(self, answer_start: int, answer: str) -> tuple[int, int]:
+        """An answer's first character in the context and the one after its last, as far as tokens hold them.
+
+        At its ends there may be characters that the tokenizer drops: spaces, zero-width marks, loose accents.
+        """
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        held = [n for n, character in enumerate(answer)
+                if (normalizer.normalize_str(character) if normalizer else character).strip()]
+        return (answer_start + held[0], answer_start + held[-1] + 1) if held else (answer_start, answer_start)
 
     def collate(self, rows: dict[str, list], length: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Pad rows of `features` to (rows, length): what the model takes, and what the loss takes besides logits."""
@@ -182,17 +202,16 @@ class SquadV2:
         return score_answers(examples, answers), answers
 
 
-def place_answer(offsets: np.ndarray, answer_start: int, answer: str) -> tuple[int, int]:
+def place_answer(offsets: np.ndarray, begin: int, end: int) -> tuple[int, int]:
     """First and last token of an answer in a window; (0, 0), which is [CLS], where the window does not hold all of it.
 
     Args:
         offsets: characters of each token in the context; -1 for tokens outside of it. (length, 2)
+        begin, end: the answer's first character, and the one after its last; tokens hold both ends.
     """
-    begin = answer_start + len(answer) - len(answer.lstrip())
-    end = answer_start + len(answer.rstrip())
     tokens = np.flatnonzero(offsets[:, 0] >= 0)
-    if not len(tokens) or offsets[tokens[0], 0] > begin or offsets[tokens[-1], 1] < end:
+    if begin == end or not len(tokens) or offsets[tokens[0], 0] > begin or offsets[tokens[-1], 1] < end:
         return 0, 0
-    first = np.searchsorted(offsets[tokens, 0], begin, side="right") - 1
-    last = np.searchsorted(offsets[tokens, 1], end, side="left")
+    first = np.searchsorted(offsets[tokens, 1], begin, side="right")  # the first to end behind `begin`
+    last = np.searchsorted(offsets[tokens, 0], end, side="left") - 1  # the last to start before `end`
     return int(tokens[first]), int(tokens[last])

@@ -1,0 +1,78 @@
+"""Real runs of the scripts, in real processes, on the embedded sample; each is made once and shared by the tests."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# A short job on which every clipping is active, batches differ in length, and nothing is random but the order.
+EXACT = ["--sample", "--model", "tiny", "--max_seq_length", "128", "--max_steps", "8", "--global_batch_size", "32",
+         "--micro_batch_size", "4", "--learning_rate", "3e-5", "--warmup_steps", "0", "--max_grad_norm", "2.5",
+         "--dropout", "0", "--cpu_threads", "1", "--noise_scale_steps", "1", "--max_eval_examples", "50",
+         "--precision", "fp32", "--save_model"]
+
+
+class FinishedRun:
+    """What a run left behind."""
+
+    def __init__(self, folder: Path, output: subprocess.CompletedProcess) -> None:
+        self.folder, self.output = folder, output
+
+    @property
+    def description(self) -> dict:
+        return json.loads((self.folder / "run.json").read_text())
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        with open(self.folder / name, newline="") as file:
+            return list(csv.DictReader(file))
+
+    def column(self, name: str) -> list[float]:
+        """Of steps.csv."""
+        return [float(row[name]) for row in self.rows("steps.csv")]
+
+    @property
+    def summary(self) -> dict[str, str]:
+        return self.rows("summary.csv")[0]
+
+    def weights(self) -> dict:
+        from safetensors.torch import load_file
+        return load_file(self.folder / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """No network, a cache of our own, and the commands of the virtual environment, not yet on a new shell's path."""
+    return os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("hugging_face")),
+                         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+
+
+@pytest.fixture(scope="session")
+def start(environment):
+    """Start a command in the project's folder and wait for it."""
+    def start(*words: str, check: bool = False) -> subprocess.CompletedProcess:
+        done = subprocess.run([str(word) for word in words], cwd=ROOT, env=environment, capture_output=True, text=True,
+                              timeout=240)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+    return start
+
+
+@pytest.fixture(scope="session")
+def train(start, tmp_path_factory):
+    """Run a script with the flags of `EXACT` and some more (later ones win); the same command only once a session."""
+    results = tmp_path_factory.mktemp("results")
+    made: dict[tuple, FinishedRun] = {}
+
+    def train(*command: str) -> FinishedRun:
+        if command not in made:
+            name = f"run{len(made)}"
+            words = [sys.executable, *command] if command[0].endswith(".py") else list(command)
+            output = start(*words, *EXACT, "--output_dir", results, "--run_name", name, check=True)
+            made[command] = FinishedRun(results / name, output)
+        return made[command]
+    return train

@@ -1,0 +1,23 @@
+"""Not a test: `pipeline.py` with its clipping left to DeepSpeed, which the equivalence test must notice."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import pipeline  # noqa: E402
+from workload.errors import one_line_errors  # noqa: E402
+
+complete_config, clip_by_global_norm = pipeline.complete_config, pipeline.clip_by_global_norm
+
+
+def config_that_clips(config, arguments, *rest):
+    return complete_config(config, arguments, *rest) | {"gradient_clipping": arguments.max_grad_norm}
+
+
+pipeline.complete_config = config_that_clips
+pipeline.clip_by_global_norm = lambda parameters, max_norm, group: clip_by_global_norm(parameters, float("inf"), group)
+
+if __name__ == "__main__":
+    with one_line_errors():
+        pipeline.main()
