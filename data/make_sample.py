@@ -106,9 +106,14 @@ FIRST_NAMES = (
     "Ada Alice Anton Clara Daniel David Edith Elena Emma Felix Frank George Grace Hanna Henry Hugo Ida Ivan Jacob "
     "Julia Karl Laura Leo Louise Lucy Martin Mary Max Nora Oscar Otto Paul Peter Rosa Ruth Samuel Simon Thomas"
 )
-SURNAMES = "Ash Black Brad Green Hart Hol Kings Lang Mar Red Stan Tal Thorn Whit Win Wood", "ley man more son well"
+SURNAMES = (
+    "Ash Berg Black Brad Brook Dal Eck Gran Green Hart Hol Kings Lang Lind Mar Nord Red Ros Sand Stan Stein Tal "
+    "Thorn Vel Wald West Whit Win Wood Young",
+    "by ley man more son well",
+)
 TOWNS = (
-    "Amber Bracken Ell Fair Fern Gold Harrow Kirk Mill Oak Otter Pen Salt Stone Winter Wren",
+    "Amber Bracken Bright Cold Copper Deep Ell Fair Fern Frost Gold Harrow High Kirk Long Mill Moss Oak Pen Pine "
+    "Reed Salt Sheep Stone Sun Swan Thistle White Wind Wren",
     "bridge combe field ford haven mouth port stead",
 )
 THINGS = (

@@ -71,8 +71,10 @@ def train(start, tmp_path_factory):
     def train(*command: str) -> FinishedRun:
         if command not in made:
             name = f"run{len(made)}"
-            words = [sys.executable, *command] if command[0].endswith(".py") else list(command)
-            output = start(*words, *EXACT, "--output_dir", results, "--run_name", name, check=True)
+            script = next(place for place, word in enumerate(command, start=1) if word.endswith(".py"))
+            launcher = [] if script > 1 else [sys.executable]
+            output = start(*launcher, *command[:script], *EXACT, "--output_dir", results, "--run_name", name,
+                           *command[script:], check=True)
             made[command] = FinishedRun(results / name, output)
         return made[command]
     return train

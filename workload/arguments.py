@@ -120,9 +120,6 @@ def _check(arguments: Arguments) -> None:
         if {first, second} <= given:
             raise InputError(f"--{first} and --{second} contradict each other; {instead}")
 
-    for name in ("sample", "max_steps", "answerable_only"):
-        if name in given and not getattr(arguments, name):
-            raise InputError(f"--{name} was given as {getattr(arguments, name)}; leave it out instead")
     refuse_together("sample", "train_file", "give one of them")
     refuse_together("sample", "eval_file", "give one of them")
     refuse_together("max_steps", "epochs", "give one of them")

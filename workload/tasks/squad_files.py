@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 
 from workload.errors import InputError
+
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can say it, UTF-8 cannot
 
 
 def file_digest(path: str) -> str:
@@ -49,8 +52,8 @@ def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[d
         value = parent[name]
         if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
             raise InputError(f"{path}: {where} should be {_JSON_NAMES[kind]}, not {_json_name(value)}")
-        if kind is str and any("\ud800" <= character <= "\udfff" for character in value):
-            raise InputError(f"{path}: {where} holds half of a surrogate pair, which is no character")
+        if kind is str and HALF_CHARACTER.search(value):
+            raise InputError(f"{path}: {where} holds half of a surrogate pair, which is not text")
         return value
 
     seen: set[str] = set()

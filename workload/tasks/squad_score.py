@@ -10,15 +10,17 @@ BEST_POSITIONS = 20  # n-best starts and ends of a window, as in run_qa
 LONGEST_ANSWER = 30  # tokens, as in run_qa
 
 
-def best_span(start_logits: np.ndarray, end_logits: np.ndarray, offsets: np.ndarray) -> tuple[float, int, int] | None:
+def best_span(start_logits: np.ndarray, end_logits: np.ndarray, offsets: np.ndarray,
+              positions: int = BEST_POSITIONS) -> tuple[float, int, int] | None:
     """The best answer within one window: (score, first character, end character), or None if there is none.
 
     Args:
         start_logits, end_logits: (length,)
         offsets: characters of each token in the context; -1 for tokens outside of it. (length, 2)
+        positions: so many of the best starts, and of the best ends, are tried.
     """
-    starts = np.argsort(start_logits)[::-1][:BEST_POSITIONS]
-    ends = np.argsort(end_logits)[::-1][:BEST_POSITIONS]
+    starts = np.argsort(start_logits)[::-1][:positions]
+    ends = np.argsort(end_logits)[::-1][:positions]
     in_context = offsets[:, 0] >= 0
     tokens = ends[None, :] - starts[:, None] + 1  # (starts, ends)
     allowed = in_context[starts][:, None] & in_context[ends][None, :] & (tokens >= 1) & (tokens <= LONGEST_ANSWER)
@@ -47,7 +49,11 @@ def predict_answers(examples, features, logits: dict[int, np.ndarray], null_answ
         example = feature["example_index"]
         null_score[example] = min(null_score.get(example, np.inf), float(start_logits[0] + end_logits[0]))
         offsets = np.asarray(feature["offsets"])
-        span = best_span(start_logits[: len(offsets)], end_logits[: len(offsets)], offsets)
+        start_logits, end_logits = start_logits[: len(offsets)], end_logits[: len(offsets)]
+        span = best_span(start_logits, end_logits, offsets)
+        if span is None and not null_answers:  # run_qa would answer "empty"; here it is any window's last resort
+            span = best_span(start_logits, end_logits, offsets, positions=len(offsets))
+            span = span and (-np.inf, *span[1:])
         if span and (example not in best or span[0] > best[example][0]):
             best[example] = span
     answers = {}

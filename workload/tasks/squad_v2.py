@@ -57,7 +57,7 @@ class SquadV2:
         for split, path in self.files.items():
             if path:
                 self.data_digest[split] = file_digest(path)
-                if not any(True for _ in read_squad(path, arguments.answerable_only)):
+                if not sum(1 for _ in read_squad(path, arguments.answerable_only)):  # all, so that all are checked
                     raise InputError(f"{path}: holds no question" + " with an answer" * arguments.answerable_only)
             else:
                 self._from_hub(split)
@@ -129,7 +129,8 @@ class SquadV2:
             answers = examples["answers"][example]
             start, end = 0, 0  # [CLS]
             if answers["text"]:
-                start, end = place_answer(offsets, *self._tokenised_part(answers["answer_start"][0], answers["text"][0]))
+                begin, behind = self._tokenised_part(answers["answer_start"][0], answers["text"][0])
+                start, end = place_answer(offsets, begin, behind)
             window_of[example] = window_of.get(example, -1) + 1
             values = (f"{examples['id'][example]}:{window_of[example]}", indices[example], encoded["input_ids"][row],
                       encoded["token_type_ids"][row], len(offsets), start, end, offsets.tolist())
@@ -152,7 +153,7 @@ class SquadV2:
         return cut
 
     def _tokenised_part(self, answer_start: int, answer: str) -> tuple[int, int]:
-        """An answer's first character in the context and the one after its last, as far as tokens hold them.
+        """An answer's first character in the context and the one after its last, without what no token holds.
 
         At its ends there may be characters that the tokenizer drops: spaces, zero-width marks, loose accents.
         """
@@ -207,7 +208,7 @@ def place_answer(offsets: np.ndarray, begin: int, end: int) -> tuple[int, int]:
 
     Args:
         offsets: characters of each token in the context; -1 for tokens outside of it. (length, 2)
-        begin, end: the answer's first character, and the one after its last; tokens hold both ends.
+        begin, end: the answer's first character and the one after its last; `_tokenised_part`.
     """
     tokens = np.flatnonzero(offsets[:, 0] >= 0)
     if begin == end or not len(tokens) or offsets[tokens[0], 0] > begin or offsets[tokens[-1], 1] < end:

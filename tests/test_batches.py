@@ -1,0 +1,118 @@
+"""One order, cut in the same way for everyone."""
+
+import pytest
+import torch
+from datasets import Dataset
+
+from workload.arguments import Arguments, parse_arguments
+from workload.batches import Batches, OrderHash, Split, plan_stages, split_batch
+from workload.errors import InputError
+
+ROWS = 103
+
+
+def collate(rows, length):
+    return {"input_ids": torch.zeros(len(rows["row"]), length, dtype=torch.long)}, {"row": torch.tensor(rows["row"])}
+
+
+def batches(split: Split, replica: int = 0) -> Batches:
+    lengths = torch.arange(ROWS) % 38 + 5
+    features = Dataset.from_dict({"row": list(range(ROWS)), "feature_id": [f"id{row}" for row in range(ROWS)]})
+    return Batches(features, lengths, collate, split, replica, max_length=42, needed=True)
+
+
+def consumed(split: Split, steps: int = 12, seed: int = 3) -> tuple[list[set[int]], str]:
+    """Rows of each step over all replicas, and the hash of the order."""
+    sets: list[set[int]] = [set() for _ in range(steps)]
+    totals = []
+    for replica in range(split.replicas):
+        part, order = batches(split, replica), OrderHash()
+        for step, batch in enumerate(part.training(seed, steps)):
+            for micro_batch in part.share(batch, torch.device("cpu")).micro_batches:
+                assert sets[step].isdisjoint(micro_batch.indices)
+                sets[step] |= set(micro_batch.indices)
+                order.add(step, part.features[micro_batch.indices]["feature_id"])
+        totals.append(order.total)
+    return sets, OrderHash.combine(totals)
+
+
+@pytest.mark.parametrize("split", [Split(1, 1, 8), Split(1, 4, 2), Split(2, 2, 2), Split(4, 1, 2), Split(8, 1, 1)])
+def test_every_split_sees_the_same_batches(split):
+    assert consumed(split) == consumed(Split(1, 2, 4))
+
+
+def test_an_epoch_sees_no_row_twice_and_drops_the_incomplete_batch():
+    part = batches(Split(1, 2, 4))
+    epoch = part.epoch(seed=0, epoch=0)
+    assert epoch.shape == (ROWS // 8, 8) and len(epoch.unique()) == epoch.numel()
+    assert not torch.equal(epoch, part.epoch(seed=0, epoch=1))
+    assert not torch.equal(epoch, part.epoch(seed=1, epoch=0))
+    assert torch.equal(epoch, part.epoch(seed=0, epoch=0))
+
+
+def test_the_hash_notices_another_order_a_double_and_a_gap():
+    def digest(steps: list[list[str]]) -> str:
+        order = OrderHash()
+        for number, ids in enumerate(steps):
+            order.add(number, ids)
+        return OrderHash.combine([order.total])
+
+    right = digest([["a", "b"], ["c", "d"]])
+    assert right == digest([["b", "a"], ["d", "c"]])  # within a batch the order is nobody's business
+    for wrong in ([["a", "c"], ["b", "d"]], [["a", "b"], ["c", "c"]], [["a", "b"], ["c"]], [["a", "b"]] * 2):
+        assert digest(wrong) != right
+
+
+@pytest.mark.parametrize("split", [Split(1, 1, 8), Split(2, 2, 2), Split(4, 1, 2)])
+def test_evaluation_covers_every_row_once(split):
+    seen = []
+    for replica in range(split.replicas):
+        part = batches(split, replica)
+        for batch in part.evaluation():
+            for micro_batch in part.share(batch, torch.device("cpu")).micro_batches:
+                assert len(micro_batch.indices) == split.micro_batch_size
+                seen.extend(micro_batch.indices)
+    assert set(seen) == set(range(ROWS))
+    assert len(seen) == -(-ROWS // 8) * 8  # repeats of the last row fill the last batch
+
+
+def test_a_global_batch_is_padded_to_one_length_on_every_replica():
+    parts = [batches(Split(4, 1, 2), replica) for replica in range(4)]
+    for batch in parts[0].training(seed=0, steps=5):
+        lengths = {part.share(batch, torch.device("cpu")).length for part in parts}
+        [length] = lengths
+        longest = int(parts[0].lengths[batch].max())
+        assert longest <= length <= 42 and (length % 8 == 0 or length == 42)
+
+
+@pytest.mark.parametrize("flags, replicas, micro_batches, expected", [
+    ([], 1, None, Split(1, 4, 16)), ([], 2, None, Split(2, 2, 16)), ([], 4, None, Split(4, 1, 16)),
+    ([], 8, None, Split(8, 1, 8)), (["--global_batch_size", "2"], 1, None, Split(1, 2, 1)),
+    (["--micro_batch_size", "4"], 2, None, Split(2, 8, 4)), ([], 1, 8, Split(1, 8, 8)), ([], 2, 8, Split(2, 8, 4)),
+])
+def test_how_a_batch_is_split(flags, replicas, micro_batches, expected):
+    assert split_batch(parse_arguments(Arguments, flags), replicas, micro_batches) == expected
+
+
+@pytest.mark.parametrize("flags, replicas, micro_batches, words", [
+    ([], 3, None, "--global_batch_size 64 cannot be divided evenly over 3 replicas; 63 or 66 fits"),
+    (["--micro_batch_size", "5"], 2, None, "--micro_batch_size 5"),
+    ([], 1, 7, "--micro_batches 7"),
+    (["--micro_batch_size", "4"], 1, 8, "--micro_batch_size 4 and --micro_batches 8"),
+])
+def test_a_batch_that_cannot_be_split_is_refused(flags, replicas, micro_batches, words):
+    with pytest.raises(InputError, match=words):
+        split_batch(parse_arguments(Arguments, flags), replicas, micro_batches)
+
+
+@pytest.mark.parametrize("stages, micro_batches, batch, devices, expected", [
+    (None, None, 64, 4, (4, 16)), (2, None, 64, 4, (2, 8)), (None, None, 12, 2, (2, 6)), (2, 4, 32, 2, (2, 4)),
+    (None, None, 64, 1, (1, 4)),
+])
+def test_stages_and_micro_batches(stages, micro_batches, batch, devices, expected):
+    assert plan_stages(stages, micro_batches, batch, devices) == expected
+
+
+def test_devices_that_make_no_whole_pipelines_are_refused():
+    with pytest.raises(InputError, match="--stages 3: 4 devices .* 1 or 2 or 4 fits"):
+        plan_stages(3, None, 64, 4)

@@ -1,0 +1,240 @@
+"""Flags and ways of starting: what works, and the one line that a wrong input gets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import EXACT, ROOT, FinishedRun
+from workload.arguments import Arguments, PipelineArguments, parse_arguments
+from workload.batches import plan_stages
+from workload.deepspeed_config import complete_config, read_deepspeed_config
+from workload.errors import InputError
+from workload.job import prepare
+from workload.optimizer import build_optimizer, build_schedule, warmup_steps
+
+SAMPLE = ["--sample", "--model", "tiny"]
+
+
+def refusal(flags: list[str], devices: int = 2, kind=PipelineArguments) -> str:
+    """The line that these flags get before anything is started."""
+    with pytest.raises(InputError) as caught:
+        arguments = parse_arguments(kind, flags)
+        stages, micro_batches = 1, None
+        if kind is PipelineArguments:
+            stages, micro_batches = plan_stages(arguments.stages, arguments.micro_batches,
+                                                arguments.global_batch_size, devices)
+            config = read_deepspeed_config(arguments.deepspeed_config)
+            complete_config(config, arguments, split=None, precision="fp32") if "fp16" in str(config) else None
+        prepare("pipeline", arguments, devices, stages, micro_batches)
+        raise AssertionError("was not refused")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--learnin_rate", "1"], ["--learnin_rate", "did you mean --learning_rate"]),
+    (["--learning", "1"], ["unknown flag --learning"]),  # abbreviated
+    (["--lr=1"], ["unknown flag --lr"]),
+    (["positional"], ["unknown flag positional"]),
+    (["--precision", "fp8"], ["--precision", "fp8", "bf16"]),
+    (["--task", "squad"], ["--task", "squad_v2"]),
+    (["--max_steps", "many"], ["--max_steps", "many"]),
+    (["--max_steps", "0"], ["--max_steps 0", "at least 1"]),
+    (["--global_batch_size", "-4"], ["--global_batch_size -4"]),
+    (["--dropout", "1"], ["--dropout 1.0", "below 1"]),
+    (["--learning_rate", "nan"], ["--learning_rate nan"]),
+    (["--max_grad_norm", "0"], ["--max_grad_norm 0"]),
+    (["--sample", "--train_file", "x.json", "--eval_file", "y.json"], ["--sample", "--train_file"]),
+    (["--train_file", "x.json"], ["--train_file", "--eval_file"]),
+    (["--epochs", "2", "--max_steps", "5"], ["--max_steps", "--epochs"]),
+    (["--lr_scheduler", "constant", "--warmup_steps", "5"], ["--warmup_steps", "constant"]),
+    (["--run_name", "a/b"], ["--run_name", "--output_dir"]),
+    (["--sample", "--warmup_steps", "9", "--max_steps", "8", "--model", "tiny"], ["--warmup_steps 9", "8 steps"]),
+    (["--train_file", "no.json", "--eval_file", "no.json", "--model", "tiny"], ["no.json", "no such file"]),
+    ([*SAMPLE, "--global_batch_size", "31"], ["--global_batch_size 31"]),
+    ([*SAMPLE, "--micro_batch_size", "5"], ["--micro_batch_size 5"]),
+    ([*SAMPLE, "--max_seq_length", "513"], ["--max_seq_length 513", "512"]),
+    ([*SAMPLE, "--max_seq_length", "64", "--doc_stride", "60"], ["--doc_stride 60", "at most 59"]),
+    (["--sample", "--model", "./nowhere"], ["./nowhere", "no such folder"]),
+])
+def test_wrong_flags_get_one_line(flags, words):
+    line = refusal(flags, kind=Arguments)
+    assert all(word in line for word in words), line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("flags, words", [
+    ([*SAMPLE, "--stages", "3"], ["--stages 3", "2 devices"]),
+    ([*SAMPLE, "--stages", "8"], ["--stages 8", "at most 4 fits"]),
+    ([*SAMPLE, "--micro_batches", "7"], ["--micro_batches 7"]),
+    ([*SAMPLE, "--micro_batches", "4", "--micro_batch_size", "3"], ["--micro_batch_size 3", "--micro_batches 4"]),
+    ([*SAMPLE, "--deepspeed_config", "no.json"], ["--deepspeed_config no.json"]),
+])
+def test_wrong_pipelines_get_one_line(flags, words):
+    line = refusal(flags, devices=8 if "8" in flags else 2)
+    assert all(word in line for word in words), line
+
+
+def test_defaults_never_contradict_a_given_flag():
+    """The default stride of 128 does not fit in a window of 64, so it gives way."""
+    from workload.tasks.squad_v2 import SquadV2
+    task = SquadV2(parse_arguments(Arguments, [*SAMPLE, "--max_seq_length", "64"]))
+    assert (task.max_length, task.stride) == (64, 21)
+    task = SquadV2(parse_arguments(Arguments, SAMPLE))
+    assert (task.max_length, task.stride) == (384, 128)
+
+
+@pytest.mark.parametrize("steps, flags, expected", [
+    (300, [], 30), (10_000, [], 500), (5, [], 0), (100, ["--warmup_steps", "7"], 7),
+    (100, ["--lr_scheduler", "constant"], 0),
+])
+def test_warmup(steps, flags, expected):
+    import torch
+    arguments = parse_arguments(Arguments, ["--learning_rate", "0.5", *flags])
+    assert warmup_steps(arguments, steps) == expected
+    schedule = build_schedule(build_optimizer([torch.nn.Parameter(torch.ones(2, 2))], arguments), arguments, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(schedule.get_last_lr()[0])
+        schedule.optimizer.step()
+        schedule.step()
+    assert max(rates) == pytest.approx(0.5)
+    assert rates.index(max(rates)) == expected
+    assert (rates[-1] < 0.5) == (arguments.lr_scheduler == "linear")
+
+
+def test_decay_leaves_out_biases_and_layer_norms():
+    from workload.tasks.squad_v2 import SquadV2
+    arguments = parse_arguments(Arguments, SAMPLE)
+    model = SquadV2(arguments).build_model()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, spared = ([names[id(p)] for p in group["params"]]
+                       for group in build_optimizer(model.parameters(), arguments).param_groups)
+    assert len(decayed) + len(spared) == len(names)
+    assert not [name for name in decayed if name.endswith("bias") or "LayerNorm" in name]
+    assert not [name for name in spared if not (name.endswith("bias") or "LayerNorm" in name)]
+
+
+@pytest.mark.parametrize("content, words", [
+    ("{", ["not JSON"]), ("[]", ["object"]),
+    ('{"train_batch_size": 7}', ["train_batch_size is 7", "--global_batch_size says 64"]),
+    ('{"gradient_clipping": 5}', ["gradient_clipping is 5", "--max_grad_norm"]),
+    ('{"gradient_accumulation_steps": 3}', ["gradient_accumulation_steps is 3"]),
+    ('{"optimizer": {"type": "Adam", "params": {}}}', ["optimizer.type is Adam"]),
+    ('{"optimizer": {"type": "AdamW", "params": {"lr": 0.1}}}', ["optimizer.params.lr is 0.1", "--learning_rate"]),
+    ('{"scheduler": {"type": "WarmupLR"}}', ["scheduler", "--lr_scheduler"]),
+    ('{"bf16": {"enabled": true}}', ["bf16.enabled", "--precision"]),
+    ('{"zero_optimization": {"stage": 2}}', ["zero_optimization.stage"]),
+])
+def test_a_deepspeed_config_that_contradicts_the_flags_is_refused(content, words, tmp_path):
+    from workload.batches import Split
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(InputError) as caught:
+        complete_config(read_deepspeed_config(str(path)), parse_arguments(PipelineArguments, []), Split(1, 8, 8), "fp32")
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_deepspeed_config_that_agrees_is_taken_as_it_stands():
+    from workload.batches import Split
+    config = {"train_batch_size": 64, "gradient_clipping": "auto", "wall_clock_breakdown": True,
+              "optimizer": {"type": "AdamW", "params": {"lr": 3e-5}}, "bf16": {"enabled": False}}
+    completed = complete_config(config, parse_arguments(PipelineArguments, []), Split(1, 8, 8), "bf16")
+    assert completed["wall_clock_breakdown"] is True and "optimizer" not in completed
+    assert completed["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+
+
+# ---------------------------------------------------------------------- real processes
+
+@pytest.mark.parametrize("command", [
+    ("deepspeed", "--num_gpus", "2", "pipeline.py"),
+    ("deepspeed", "pipeline.py", "--num_gpus", "2"),  # the flag reaches the script, which starts what it asks for
+    ("torchrun", "bert_baseline.py"),
+    ("torchrun", "--nproc-per-node", "2", "bert_baseline.py"),
+    ("torchrun", "bert_baseline.py", "--num_gpus", "2"),
+])
+def test_every_way_of_starting(command, train):
+    run = train(*command)
+    assert run.summary["devices"] == ("1" if command == ("torchrun", "bert_baseline.py") else "2")
+    assert run.description["status"] == "finished"
+    assert len(run.rows("steps.csv")) == 8
+
+
+@pytest.mark.parametrize("command", [
+    [sys.executable, "bert_baseline.py", "--num_gpus", "2"],
+    [sys.executable, "pipeline.py", "--num_gpus", "2"],
+    ["deepspeed", "--num_gpus", "2", "pipeline.py"],
+])
+def test_an_error_is_one_line_and_exit_code_2(command, start, tmp_path):
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"data": [{"paragraphs": 3}]}')
+    done = start(*command, "--train_file", bad, "--eval_file", bad, "--model", "tiny", "--output_dir", tmp_path / "out")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "bad.json" in line and "data[0].paragraphs" in line
+    if command[0] == sys.executable:
+        assert done.stdout == "" and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--sample", "--model", "nobody/nothing"], ["nobody/nothing", "Hub", "local folder"]),
+    (["--sample", "--model", "data"], ["data", "config.json"]),
+    (["--model", "tiny"], ["rajpurkar/squad_v2", "Hub", "--sample"]),
+    (["--sample", "--model", "gpt"], ["gpt2", "bert"]),
+])
+def test_a_model_or_data_set_that_is_not_there(flags, words, start, tmp_path):
+    if flags[-1] == "gpt":
+        (tmp_path / "gpt").mkdir()
+        (tmp_path / "gpt" / "config.json").write_text('{"model_type": "gpt2"}')
+        flags = [*flags[:-1], str(tmp_path / "gpt")]
+    done = start(sys.executable, "bert_baseline.py", *flags, "--output_dir", tmp_path / "out")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_folder_that_exists_is_kept_unless_told(start, tmp_path):
+    command = [sys.executable, "bert_baseline.py", *EXACT, "--max_steps", "1", "--output_dir", tmp_path]
+    start(*command, "--run_name", "taken", check=True)
+    before = (tmp_path / "taken" / "run.json").read_text()
+    done = start(*command, "--run_name", "taken")
+    assert done.returncode == 2 and "--overwrite" in done.stderr and done.stderr.count("\n") == 1
+    assert (tmp_path / "taken" / "run.json").read_text() == before
+    start(*command, "--run_name", "taken", "--overwrite", check=True)
+    assert (tmp_path / "taken" / "run.json").read_text() != before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    done = start(*command, "--run_name", "mine", "--overwrite")
+    assert done.returncode == 2 and (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("script, victim", [("bert_baseline.py", 1), ("pipeline.py", 0)])
+def test_a_rank_that_dies_takes_the_others_down(script, victim, environment, tmp_path):
+    """Killed in the middle, not asked: nobody hangs, nobody lives on, and the record says failed."""
+    process = subprocess.Popen(
+        [sys.executable, script, *EXACT, "--max_steps", "100000", "--num_gpus", "2", "--output_dir", tmp_path,
+         "--run_name", "run"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        steps = tmp_path / "run" / "steps.csv"
+        deadline = time.time() + 120
+        while time.time() < deadline and not (steps.exists() and steps.read_text().count("\n") > 4):
+            time.sleep(0.2)
+        ranks = json.loads((tmp_path / "run" / "run.json").read_text())["ranks"]
+        assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "running"
+        os.kill(ranks[victim]["pid"], signal.SIGKILL)
+        assert process.wait(timeout=20) not in (0, 2)
+    finally:
+        process.kill()
+    for rank in ranks:
+        with pytest.raises(ProcessLookupError):
+            os.kill(rank["pid"], 0)
+    run = FinishedRun(tmp_path / "run", None)
+    assert run.description["status"] == "failed" and run.description["reason"]
+    assert len(run.rows("steps.csv")) > 3  # nothing that was recorded is lost
+    assert not (tmp_path / "run" / "summary.csv").exists()

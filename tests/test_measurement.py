@@ -1,0 +1,155 @@
+"""The ruler, against known answers."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from measurement import metrics
+from measurement.clock import ThroughputClock
+from measurement.interruption import mark_ended
+from measurement.monitor import Monitor
+from measurement.noise_scale import GradientNoise
+from measurement.results import DEVICE_COLUMNS, Table, write_json
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process_group(tmp_path_factory):
+    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("sigma, accumulate_scale", [(0.5, 1.0), (2.0, 1 / 8), (2.0, 1024 / 8)])
+def test_noise_scale_of_gaussian_gradients(sigma, accumulate_scale):
+    """Per-sample gradients G + sigma * N(0, I): phi is d * sigma^2 / |G|^2, whatever the loss was scaled with."""
+    torch.manual_seed(0)
+    dimensions, micro_batches, micro_batch_size = 50, 8, 4
+    true_gradient = torch.full((dimensions,), 0.3)
+    parts = [torch.nn.Parameter(torch.zeros(dimensions // 2)) for _ in range(2)]  # norms add up over parameters
+    noise = GradientNoise(parts, micro_batches, accumulate_scale, every=1)
+    norms = []
+    for step in range(1, 301):
+        noise.begin_step(step)
+        for _ in range(micro_batches):
+            samples = true_gradient + sigma * torch.randn(micro_batch_size, dimensions)  # d(loss)/d(parameters)
+            loss = (samples @ torch.cat(parts)).mean()
+            (loss * accumulate_scale).backward()
+        batch_gradient = torch.cat([part.grad for part in parts]) / (micro_batches * accumulate_scale)
+        norms.append(tuple(noise.end_step(batch_gradient.norm(), torch.ones(1)).tolist()))
+        for part in parts:
+            part.grad = None
+    measured = metrics.noise_scale(norms, micro_batch_size, micro_batches * micro_batch_size)
+    expected = dimensions * sigma**2 / float(true_gradient.square().sum())
+    assert measured.samples == pytest.approx(expected, rel=0.1)
+    assert measured.reason is None
+
+
+def test_a_tied_parameter_counts_once_with_both_its_uses():
+    tied = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    noise = GradientNoise([tied], micro_batches=1, gradient_scale=1.0, every=1)
+    noise.begin_step(1)
+    (tied.sum() + 2 * tied.sum()).backward()
+    assert noise.end_step(tied.grad.norm(), torch.ones(1)).tolist() == pytest.approx([18.0, 18.0])
+
+
+def test_noise_is_sampled_every_so_many_steps_and_hooks_go_away():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    noise = GradientNoise([parameter], micro_batches=1, gradient_scale=1.0, every=3)
+    sampled = []
+    for step in range(1, 7):
+        noise.begin_step(step)
+        parameter.sum().backward()
+        sampled.append(noise.end_step(parameter.grad.norm(), torch.ones(1)) is not None)
+    assert sampled == [False, False, True, False, False, True]
+    assert not parameter._backward_hooks
+
+
+def test_moments_and_efficiency_by_hand():
+    # s_b = |G|^2 + tr/b: with |G|^2 = 3 and tr = 40, 13 at 4 samples and 5 at 20.
+    assert metrics.gradient_moments(13, 5, small=4, large=20) == pytest.approx((3, 40))
+    assert metrics.noise_scale([(13, 5), (13, 5)], 4, 20).samples == pytest.approx(40 / 3)
+    assert metrics.statistical_efficiency(48, batch=32, reference_batch=16) == pytest.approx(64 / 80)
+    assert metrics.statistical_efficiency(0, batch=32, reference_batch=16) == pytest.approx(0.5)
+    assert metrics.statistical_efficiency(5, batch=16, reference_batch=16) == 1
+    assert metrics.goodput(100, 0.8) == pytest.approx(80)
+
+
+@pytest.mark.parametrize("norms, small, large, reason", [
+    ([], 4, 32, "no step"), ([(4.0, 4.0)], 32, 32, "two batch sizes"), ([(8.0, 0.5)], 4, 32, "not positive"),
+    ([(float("inf"), float("inf"))], 4, 32, "no step"), ([(1.0, 2.0)], 4, 32, "not positive"),
+])
+def test_noise_scale_that_cannot_be_stated_is_empty_with_a_reason(norms, small, large, reason):
+    measured = metrics.noise_scale(norms, small, large)
+    assert measured.samples is None and reason in measured.reason
+
+
+def test_ratio_of_sums_not_mean_of_ratios():
+    steps = [(13, 5), (9, 6)]
+    (g1, t1), (g2, t2) = (metrics.gradient_moments(*norms, 4, 20) for norms in steps)
+    assert metrics.noise_scale(steps, 4, 20).samples == pytest.approx((t1 + t2) / (g1 + g2))
+
+
+def test_throughput_clock_leaves_out_warmup_and_evaluation():
+    clock = ThroughputClock(torch.device("cpu"), warmup_steps=2)
+    clock.open()
+    for _ in range(2):
+        time.sleep(0.2)  # warm-up
+        clock.count(10, 100)
+    for _ in range(3):
+        time.sleep(0.02)
+        clock.count(10, 100)
+    clock.close()
+    time.sleep(0.3)  # evaluation
+    clock.open()
+    time.sleep(0.02)
+    clock.count(10, 100)
+    clock.close()
+    assert (clock.samples, clock.tokens) == (40, 400)
+    assert 0.08 <= clock.seconds < 0.2
+
+
+def test_monitor_sees_a_busy_and_an_idle_process(tmp_path):
+    spin = "import time\nend = time.time() + 4\nwhile time.time() < end: pass"
+    busy = subprocess.Popen([sys.executable, "-c", spin])
+    table = Table(tmp_path / "devices.csv", DEVICE_COLUMNS)
+    monitor = Monitor(table, time.time(), [busy.pid, os.getpid()], gpus={})
+    monitor.counts = True
+    time.sleep(2.5)
+    monitor.stop()
+    busy.kill()
+    busy.wait()
+    # One of the machine's cores, or what the other processes on it leave.
+    assert 20 / os.cpu_count() < monitor.mean_utilization("cpu") < 130 / os.cpu_count()
+    assert monitor.mean_utilization("gpu") is None and "no GPU" in monitor.missing["gpu_utilization_pct"]
+    assert monitor.peak_process_memory_gib > 0.05
+    with open(tmp_path / "devices.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 3 and {row["device"] for row in rows} == {"cpu"}
+
+
+def test_monitor_outlives_the_processes_that_it_watches(tmp_path):
+    short = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
+    monitor = Monitor(Table(tmp_path / "devices.csv", DEVICE_COLUMNS), time.time(), [short.pid], gpus={})
+    short.wait()
+    time.sleep(1.2)
+    assert monitor.thread.is_alive()
+    monitor.stop()
+
+
+def test_the_first_bad_end_states_the_reason(tmp_path):
+    path = tmp_path / "run.json"
+    write_json(path, {"status": "running", "reason": None})
+    mark_ended(path, "failed", "rank 1: ValueError: first")
+    mark_ended(path, "out_of_memory", "second")
+    assert '"failed"' in path.read_text() and "first" in path.read_text()
+    write_json(path, {"status": "finished", "reason": None})
+    mark_ended(path, "failed", "too late")
+    assert '"finished"' in path.read_text()
+    mark_ended(tmp_path / "not_begun.json", "failed", "nothing to mark")
