@@ -11,6 +11,7 @@ before it is at 3. With more devices than stages there are several such pipeline
 import torch
 import torch.distributed as dist
 
+from measurement.deepspeed_timeline import watch_instructions
 from measurement.noise_scale import GradientNoise
 from measurement.run import Part, Run
 from workload.arguments import PipelineArguments, parse_arguments
@@ -99,7 +100,8 @@ def main() -> None:
             grad_norm = torch.full((), float("inf"), device=device)  # stays if fp16 overflows and the step is skipped
 
             # --- the strategy: forward and backward of all micro-batches, interleaved over the stages, then a step
-            loss = engine.train_batch(through_pipeline(share))
+            with watch_instructions(engine, run.timeline()):
+                loss = engine.train_batch(through_pipeline(share))
             # ---
 
             run.record_step(loss, grad_norm, learning_rate, noise.end_step(grad_norm, scale))

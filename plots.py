@@ -76,6 +76,7 @@ GROUP = {
     "precision": "{}",
     "max_seq_length": "length {}",
     "cpu_threads": "{} CPU thread(s) a process",
+    "hardware": "{}",
     "workload": "workload {}",
 }
 # What else makes a setting: added to a row's name only where rows would share the name without it.
@@ -178,6 +179,8 @@ def compare(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     """A row per setting with the mean and spread of its runs, its changes and speedup; and each run's row."""
     runs = runs.reindex(columns=SETTINGS + MEASURED)
     runs = runs.astype(dict.fromkeys(WHOLE_NUMBERS, "Int64") | dict.fromkeys(MEASURED, float))
+    # On GPUs the host's threads do little, and their default number falls as the number of processes grows.
+    runs.loc[runs["hardware"].notna() & ~runs["hardware"].astype(str).str.startswith("CPU"), "cpu_threads"] = pd.NA
     # A run that does not record its workload counts as equal, unless there are several it could be equal to.
     for _, alike in runs.groupby([column for column in GROUP if column != "workload"], dropna=False):
         if alike["workload"].nunique() == 1:

@@ -38,29 +38,20 @@ MODEL_CONFIG = {
     "pad_token_id": 0,
 }
 
-# The words that the sentences and questions below take for each topic; its full name stands in "name".
-TOPICS = {
-    "painting": dict(name="the painting {title}", maker="young artist", made="painted", shown="first shown",
-                     kept="kept", parts="figures", stopped="moved to a cellar"),
-    "novel": dict(name="the novel {title}", maker="retired sailor", made="penned", shown="published",
-                  kept="set", parts="pages", stopped="taken out of the shops"),
-    "ship": dict(name="the ship {title}", maker="shipwright", made="built", shown="launched",
-                 kept="moored", parts="cabins", stopped="kept in harbour"),
-    "theatre": dict(name="the {title} Theatre", maker="architect", made="designed", shown="opened",
-                    kept="located", parts="seats", stopped="closed for a season"),
-    "museum": dict(name="the {title} Museum", maker="famous explorer", made="founded", shown="opened",
-                   kept="found", parts="rooms", stopped="closed for repairs"),
-    "library": dict(name="the {title} Library", maker="wealthy merchant", made="founded", shown="completed",
-                    kept="located", parts="shelves", stopped="emptied in a hurry"),
-    "festival": dict(name="the {title} Festival", maker="village baker", made="started", shown="first held",
-                     kept="held", parts="stalls", stopped="cancelled"),
-    "garden": dict(name="the {title} Garden", maker="old gardener", made="planted", shown="opened to visitors",
-                   kept="found", parts="trees", stopped="closed to visitors"),
-    "bridge": dict(name="the {title} Bridge", maker="engineer", made="designed", shown="completed",
-                   kept="located", parts="lamps", stopped="closed to traffic"),
-    "hotel": dict(name="the {title} Hotel", maker="former actor", made="built", shown="opened",
-                  kept="located", parts="beds", stopped="shut for a month"),
-}
+# One row a topic: the words that the sentences and questions below take for it.
+WORDS = ("topic", "name", "maker", "made", "shown", "kept", "parts", "stopped")
+TOPICS = """
+    painting | the painting {title} | patient artist | painted | first shown | kept | figures | hidden
+    ship | the ship {title} | shipwright | built | launched | moored | cabins | delayed
+    circus | the {title} Circus | former acrobat | started | first seen | based | wagons | sent home
+    theatre | the {title} Theatre | young architect | designed | opened | located | seats | closed for a season
+    museum | the {title} Museum | famous explorer | founded | opened | found | rooms | closed for repairs
+    library | the {title} Library | wealthy merchant | founded | completed | located | shelves | evacuated
+    festival | the {title} Festival | village baker | started | first held | held | stalls | cancelled
+    garden | the {title} Garden | royal gardener | planted | opened to visitors | found | trees | closed
+    bridge | the {title} Bridge | clever engineer | designed | completed | located | lamps | closed to traffic
+    hotel | the {title} Hotel | retired sailor | built | opened | located | beds | shut
+""".strip().splitlines()
 # A fact is marked [kind|long answer around its <short answer>]. {it} and {the} name the thing in full in a
 # paragraph's first sentence and in questions; later {the} is "the painting", and {it} is that or "it".
 SENTENCES = """
@@ -75,7 +66,7 @@ SENTENCES = """
     {it} is {kept} [where|in <{town}>], not far from the sea.
     {it} is {kept} [where|in <{town}>] and has [count|<{number}> {parts}].
     {it} has [count|<{number}> {parts}].
-    As many as [count|<{number}> {parts}] have been counted in {the}.
+    No fewer than [count|<{number}> {parts}] belong to {the}.
     {it} is famous for [what|its <{thing}>].
     Visitors and locals alike praise [what|the <{thing}>] of {the}.
     {it} was once {stopped} [why|because of <{trouble}>].
@@ -91,90 +82,84 @@ QUESTIONS = {
     "who": ("Who {made} {it}?", "Who was it that {made} {it}?"),
     "when": ("When was {it} {shown}?", "In what year was {it} {shown}?"),
     "where": ("Where is {it} {kept}?", "In which town is {it} {kept}?"),
-    "count": ("How many {parts} does {it} have?", "How many {parts} are there in {it}?"),
+    "count": ("How many {parts} does {it} have?", "How many {parts} belong to {it}?"),
     "what": ("What is {it} famous for?", "What do people praise about {it}?"),
     "why": ("Why was {it} once {stopped}?", "For what reason was {it} {stopped}?"),
 }
 
-TITLES = (
-    "Silent Silver Golden Crimson Wandering Hidden Winter Lonely Laughing Patient Painted Distant Faithful "
-    "Northern Broken Gentle Restless Blue White Black Midnight Morning Summer Lost Brave Singing Sleeping Proud",
-    "Orchard Heron Lantern Fox Harbour Swan Bell Rose Lion Mirror Falcon River Meadow Star Raven Crown Thistle "
-    "Compass Island Moon Sparrow Willow Anchor Otter Dolphin Candle Forest Comet Badger Owl",
-)
-FIRST_NAMES = (
-    "Ada Alice Anton Clara Daniel David Edith Elena Emma Felix Frank George Grace Hanna Henry Hugo Ida Ivan Jacob "
-    "Julia Karl Laura Leo Louise Lucy Martin Mary Max Nora Oscar Otto Paul Peter Rosa Ruth Samuel Simon Thomas"
-)
-SURNAMES = (
-    "Ash Berg Black Brad Brook Dal Eck Gran Green Hart Hol Kings Lang Lind Mar Nord Red Ros Sand Stan Stein Tal "
-    "Thorn Vel Wald West Whit Win Wood Young",
-    "by ley man more son well",
-)
-TOWNS = (
-    "Amber Bracken Bright Cold Copper Deep Ell Fair Fern Frost Gold Harrow High Kirk Long Mill Moss Oak Pen Pine "
-    "Reed Salt Sheep Stone Sun Swan Thistle White Wind Wren",
-    "bridge combe field ford haven mouth port stead",
-)
-THINGS = (
-    "antique carved colourful delicate foreign golden handmade painted polished silver tiny wooden",
-    "baskets bells birds bowls boxes buttons clocks kites masks spoons toys whistles",
-)
-TROUBLES = (
-    "dreadful great memorable serious severe sudden terrible",
-    "drought fire flood frost landslide quarrel riot snowfall storm strike",
-)
-NUMBERS = "twenty thirty forty fifty sixty seventy eighty ninety", "one two three four five six seven eight nine"
+ADJECTIVES = """
+    Silent Silver Golden Crimson Wandering Hidden Winter Lonely Laughing Patient Painted Distant Faithful Northern
+    Broken Gentle Restless Blue White Black Midnight Morning Summer Lost Brave Singing Sleeping Proud"""
+NOUNS = """
+    Orchard Heron Lantern Fox Harbour Swan Bell Rose Lion Mirror Falcon River Meadow Star Raven Crown Thistle
+    Compass Island Moon Sparrow Willow Anchor Otter Dolphin Candle Forest Comet Badger Owl"""
+FIRST_NAMES = """
+    Ada Alice Anton Clara Daniel David Edith Elena Emma Felix Frank George Grace Hanna Henry Hugo Ida Ivan Jacob
+    Julia Karl Laura Leo Louise Lucy Martin Mary Max Nora Oscar Otto Paul Peter Rosa Ruth Samuel Simon Thomas"""
+SURNAME_STARTS = """
+    Ash Berg Black Brad Brook Dal Eck Gran Green Hart Hol Kings Lang Lind Mar Nord Red Ros Sand Stan Stein Tal
+    Thorn Vel Wald West Whit Win Wood Young"""
+SURNAME_ENDS = "by ley man more son well"
+TOWN_STARTS = """
+    Amber Bracken Bright Cold Copper Deep Ell Fair Fern Frost Gold Harrow High Kirk Long Mill Moss Oak Pen Pine
+    Reed Salt Sheep Stone Sun Swan Thistle White Wind Wren"""
+TOWN_ENDS = "bridge combe field ford haven mouth port stead"
+LOOKS = "antique carved colourful delicate foreign golden handmade painted polished silver tiny wooden"
+THINGS = "baskets bells birds bowls boxes buttons clocks kites masks spoons toys whistles"
+DEGREES = "dreadful great memorable serious severe sudden terrible"
+TROUBLES = "drought fire flood frost landslide quarrel riot snowfall storm strike"
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+ONES = "one two three four five six seven eight nine"
 FACT = re.compile(r"\[(\w+)\|(.*?)\]")
 
 
-def combine(word_lists, glue):
-    return [glue.join(words) for words in product(*(words.split() for words in word_lists))]
+def combine(first_words, second_words, glue=""):
+    return [glue.join(pair) for pair in product(first_words.split(), second_words.split())]
 
 
 def make_pools(generator):
     """The titles, surnames, towns, years, ... of each split: what one split uses, the other never does."""
     choices = {
-        "title": combine(TITLES, " "),
-        "surname": combine(SURNAMES, ""),
-        "town": combine(TOWNS, ""),
-        "thing": combine(THINGS, " "),
-        "trouble": [f"a {trouble}" for trouble in combine(TROUBLES, " ")],
+        "title": combine(ADJECTIVES, NOUNS, " "),
+        "surname": combine(SURNAME_STARTS, SURNAME_ENDS),
+        "town": combine(TOWN_STARTS, TOWN_ENDS),
+        "thing": combine(LOOKS, THINGS, " "),
+        "trouble": [f"a {trouble}" for trouble in combine(DEGREES, TROUBLES, " ")],
         "year": list(range(1700, 1960)),
-        "number": combine(NUMBERS, "-"),
+        "number": combine(TENS, ONES, "-"),
     }
     pools = {"train": {}, "eval": {}}
-    for name, values in choices.items():
+    for slot, values in choices.items():
         generator.shuffle(values)
         cut = len(values) // 5
-        pools["eval"][name], pools["train"][name] = values[:cut], values[cut:]
+        pools["eval"][slot], pools["train"][slot] = values[:cut], values[cut:]
     return pools
+
+
+def choose_sentences(generator):
+    wanted = set(generator.sample(list(QUESTIONS), generator.choices((2, 3, 4), weights=(5, 3, 1))[0]))
+    sentences = []
+    for sentence in generator.sample(SENTENCES, len(SENTENCES)):
+        kinds = {kind for kind, _ in FACT.findall(sentence)}
+        if kinds <= wanted:
+            sentences.append(sentence.strip())
+            wanted -= kinds
+    if generator.random() < 0.2:
+        sentences.insert(generator.randrange(len(sentences) + 1), generator.choice(ASIDES).strip())
+    return sentences
 
 
 def strip_marks(text):
     return re.sub("[<>]", "", FACT.sub(r"\2", text))
 
 
-def choose_sentences(generator):
-    wanted = set(generator.sample(list(QUESTIONS), generator.choices((2, 3, 4, 5), weights=(9, 6, 2, 1))[0]))
-    sentences = []
-    for sentence in generator.sample(SENTENCES, len(SENTENCES)):
-        kinds = {kind for kind, _ in FACT.findall(sentence)}
-        if kinds <= wanted:
-            sentences.append(sentence)
-            wanted -= kinds
-    if generator.random() < 0.25:
-        sentences.insert(generator.randrange(len(sentences) + 1), generator.choice(ASIDES))
-    return sentences
-
-
-def write_paragraph(topic, words, generator):
+def write_paragraph(words, generator):
     """A paragraph's text, and for each kind of fact in it the short and the long answer with their places."""
     sentences = []
     for template in choose_sentences(generator):
-        the = f"the {topic}" if sentences else words["name"]
+        the = f"the {words['topic']}" if sentences else words["name"]
         it = generator.choice((the, "it")) if sentences else the
-        sentence = template.strip().format(it=it, the=the, **words)
+        sentence = template.format(it=it, the=the, **words)
         sentences.append(sentence[0].upper() + sentence[1:])
     marked = " ".join(sentences)
     answers = {}
@@ -189,37 +174,40 @@ def write_paragraph(topic, words, generator):
     return strip_marks(marked), answers
 
 
-def write_questions(split, name, words, answers, generator):
+def write_questions(split, paragraph_id, words, answers, generator):
     told = [kind for kind in QUESTIONS if kind in answers]
     untold = [kind for kind in QUESTIONS if kind not in answers]
-    asked = generator.sample(told, 2) + generator.sample(untold, 1)
+    kinds = generator.sample(told, 2) + generator.sample(untold, 1)
+    generator.shuffle(kinds)
+    name = words["name"].removeprefix(f"the {words['topic']} ")
     entries = []
-    for kind in generator.sample(asked, len(asked)):
+    for kind in kinds:
         golds = answers.get(kind, [])
-        if golds and split == "train":  # one answer, as officially; annotators do not always agree on it
+        if golds and split == "train":  # one answer, as officially; annotators do not always choose the same
             golds = generator.choices(golds, weights=(4, 1))
-        question = generator.choice(QUESTIONS[kind]).format(it=name, **words)
-        entries.append({"question": question, "is_impossible": not golds, "answers": golds})
+        entries.append({
+            "id": f"{paragraph_id}-{kind}",
+            "question": generator.choice(QUESTIONS[kind]).format(it=name, **words),
+            "is_impossible": kind in untold,
+            "answers": golds,
+        })
     return entries
 
 
 def write_split(split, pool, generator):
     articles = []
-    number = 0
-    for topic, topic_words in TOPICS.items():
+    for row in TOPICS:
+        topic_words = dict(zip(WORDS, row.strip().split(" | "), strict=True))
         paragraphs = []
-        for _ in range(PARAGRAPHS_PER_TOPIC[split]):
+        for number in range(PARAGRAPHS_PER_TOPIC[split]):
             words = topic_words | {slot: generator.choice(values) for slot, values in pool.items()}
             words["name"] = words["name"].format(title=pool["title"].pop())
             words["person"] = f"{generator.choice(FIRST_NAMES.split())} {words['surname']}"
-            context, answers = write_paragraph(topic, words, generator)
-            name = words["name"].removeprefix(f"the {topic} ")
-            entries = write_questions(split, name, words, answers, generator)
-            for entry in entries:
-                entry["id"] = f"{split}-{number:04d}"
-                number += 1
-            paragraphs.append({"context": context, "qas": entries})
-        articles.append({"title": topic.capitalize(), "paragraphs": paragraphs})
+            context, answers = write_paragraph(words, generator)
+            paragraph_id = f"{split}-{words['topic']}-{number:02d}"
+            questions = write_questions(split, paragraph_id, words, answers, generator)
+            paragraphs.append({"context": context, "qas": questions})
+        articles.append({"title": topic_words["topic"].capitalize(), "paragraphs": paragraphs})
     return {"version": "v2.0", "data": articles}
 
 

@@ -13,8 +13,8 @@ SUMMARY_COLUMNS = [
     "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed", "optimizer_steps", "samples",
     "runtime_s", "throughput_samples_per_s", "throughput_tokens_per_s", "validation_loss", "exact_match", "f1",
     "accuracy", "gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib", "noise_scale_samples",
-    "statistical_efficiency", "goodput_samples_per_s", "noise_scale_negative_pct", "reference_batch_size", "workload",
-    "hardware",
+    "statistical_efficiency", "goodput_samples_per_s", "noise_scale_negative_pct", "reference_batch_size", "bubble_pct",
+    "bubble_schedule_pct", "imbalance_pct", "workload", "hardware",
 ]
 
 

@@ -24,10 +24,11 @@ import torch
 import torch.distributed as dist
 
 from measurement import metrics
-from measurement.clock import StepClock, ThroughputClock
+from measurement.clock import StepClock, ThroughputClock, synchronize
 from measurement.interruption import mark_ended, watch_signals
 from measurement.monitor import GIB, Monitor, gpu_uuid
 from measurement.results import DEVICE_COLUMNS, STEP_COLUMNS, SUMMARY_COLUMNS, Table, evaluation_columns, write_json
+from measurement.timeline import StepTimeline, bubble_pct, bubble_schedule_pct, draw, imbalance_pct, write_trace
 from workload.batches import Batches, OrderHash, Share
 from workload.errors import InputError
 from workload.job import Job
@@ -65,7 +66,9 @@ class Run:
         self.device, self.is_main = job.processes.device, job.processes.is_main
         self.deepspeed_config = deepspeed_config
         self.folder = job.folder
-        self.throughput = ThroughputClock(self.device, min(WARMUP_STEPS, job.steps // 4))
+        warmup = min(WARMUP_STEPS, job.steps // 4)
+        self.throughput = ThroughputClock(self.device, warmup)
+        self.timeline_step, self.step_timeline = max(warmup, 1), None  # the warm-up's last step is off the clock
         self.order = OrderHash()
         self.step = self.samples = self.real_tokens = self.padded_tokens = 0
         self.pending: deque = deque()  # rows of steps.csv whose values may still be on their way from the GPU
@@ -86,7 +89,7 @@ class Run:
             self._describe(ranks)
             self.steps_table = Table(self.folder / "steps.csv", STEP_COLUMNS)
             self.evaluations_table = Table(self.folder / "evaluations.csv", evaluation_columns(self.job.task.metrics))
-            self.hardware = " + ".join(sorted({rank["gpu"] or _cpu_name() for rank in ranks}))
+            self.hardware = " + ".join(sorted({rank["gpu"] or f"CPU {_cpu_name()}" for rank in ranks}))
             here = [rank for rank in ranks if rank["host"] == socket.gethostname()]
             self.monitor = Monitor(Table(self.folder / "devices.csv", DEVICE_COLUMNS), self.job.started_at,
                                    [rank["pid"] for rank in here],
@@ -181,6 +184,14 @@ class Run:
         if self.is_main:
             self.monitor.counts = self.throughput.is_open
 
+    def timeline(self) -> StepTimeline | None:
+        """Where to put what the coming step does: one step of a run is watched, for pipelines."""
+        if self.step != self.timeline_step:
+            return None
+        synchronize(self.device)
+        self.step_timeline = StepTimeline(self.part.replica, self.part.stage, self.device)
+        return self.step_timeline
+
     def evaluation_is_due(self) -> bool:
         """Whether to evaluate after this step: every `--eval_steps`, and at the end."""
         return self.step == self.job.steps or self.step % self.job.eval_steps == 0
@@ -232,22 +243,30 @@ class Run:
 
     def finish(self) -> None:
         """Write the summary and call the run finished; on every rank, after the last evaluation."""
-        totals, peaks = [None] * self.processes.count, [None] * self.processes.count
-        dist.all_gather_object(totals, self.order.total)
-        dist.all_gather_object(peaks, torch.cuda.max_memory_allocated(self.device) / GIB
-                               if self.device.type == "cuda" else None)
+        ranks = [None] * self.processes.count
+        dist.all_gather_object(ranks, {
+            "order": self.order.total, "spans": self.step_timeline.spans() if self.step_timeline else [],
+            "peak_gib": torch.cuda.max_memory_allocated(self.device) / GIB if self.device.type == "cuda" else None})
         if not self.is_main:
             return
         self.monitor.stop()
-        summary, empty = self._summary(peaks)
+        summary, empty = self._summary([rank["peak_gib"] for rank in ranks])
+        if self.step_timeline:
+            spans = [span for rank in ranks for span in rank["spans"]]
+            summary |= {"bubble_pct": bubble_pct(spans), "imbalance_pct": imbalance_pct(spans),
+                        "bubble_schedule_pct": bubble_schedule_pct(self.job.stages, self.job.split.micro_batches)}
+            write_trace(spans, self.folder / "timeline.json")
+            draw(spans, f"{self.folder.name}: step {self.timeline_step}", self.folder / "timeline.png")
+        else:
+            empty |= dict.fromkeys(("bubble_pct", "bubble_schedule_pct", "imbalance_pct"), "not a pipeline")
         table = Table(self.folder / "summary.csv", SUMMARY_COLUMNS)
         table.add(**summary)
         for open_table in (table, self.steps_table, self.evaluations_table):
             open_table.close()
         if self.evaluation.predictions is not None:
             write_json(self.folder / "predictions.json", self.evaluation.predictions)
-        self.description |= {"status": "finished", "order_hash": self.order.combine(totals), "empty": empty,
-                             "ended": _time(time.time())}
+        self.description |= {"status": "finished", "ended": _time(time.time()), "empty": empty,
+                             "order_hash": self.order.combine([rank["order"] for rank in ranks])}
         write_json(self.folder / "run.json", self.description)
         print(f"{self.folder.name}: {self.samples} samples in {summary['runtime_s']:.0f} s, "
               f"{summary['throughput_samples_per_s'] or float('nan'):.1f} samples/s, "

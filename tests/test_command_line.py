@@ -28,8 +28,7 @@ def refusal(flags: list[str], devices: int = 2, kind=PipelineArguments) -> str:
         if kind is PipelineArguments:
             stages, micro_batches = plan_stages(arguments.stages, arguments.micro_batches,
                                                 arguments.global_batch_size, devices)
-            config = read_deepspeed_config(arguments.deepspeed_config)
-            complete_config(config, arguments, split=None, precision="fp32") if "fp16" in str(config) else None
+            read_deepspeed_config(arguments.deepspeed_config)
         prepare("pipeline", arguments, devices, stages, micro_batches)
         raise AssertionError("was not refused")
     return str(caught.value)
@@ -135,7 +134,8 @@ def test_a_deepspeed_config_that_contradicts_the_flags_is_refused(content, words
     path = tmp_path / "config.json"
     path.write_text(content)
     with pytest.raises(InputError) as caught:
-        complete_config(read_deepspeed_config(str(path)), parse_arguments(PipelineArguments, []), Split(1, 8, 8), "fp32")
+        config = read_deepspeed_config(str(path))
+        complete_config(config, parse_arguments(PipelineArguments, []), Split(1, 8, 8), "fp32")
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 

@@ -94,6 +94,7 @@ def test_precision_means_the_same_arithmetic(precision, train):
 def test_saved_model_is_the_trained_one(row, train, monkeypatch):
     """Loaded by `from_pretrained`, it scores every evaluation window as the run itself did after its last step."""
     from transformers import BertForQuestionAnswering
+
     from workload.arguments import Arguments, parse_arguments
     from workload.tasks.squad_v2 import SquadV2
 

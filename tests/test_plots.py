@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 import plots
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Runs the script as a command does, then fails if it brought in what a table does not need.
 COMMAND = """

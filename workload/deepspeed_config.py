@@ -23,6 +23,9 @@ def read_deepspeed_config(path: str) -> dict[str, Any]:
         raise InputError(f"--deepspeed_config {path}: not JSON ({error})") from error
     if not isinstance(config, dict):
         raise InputError(f"--deepspeed_config {path}: should be a JSON object")
+    for block in ("optimizer", "fp16", "bf16", "torch_autocast", "zero_optimization"):
+        if not isinstance(config.get(block, {}), dict):
+            raise InputError(f"--deepspeed_config {path}: {block} should be an object")
     return config
 
 
@@ -41,12 +44,14 @@ def complete_config(config: dict[str, Any], arguments: Arguments, split: Split, 
     optimizer = config.get("optimizer", {})
     _refuse_other("optimizer.type", optimizer.get("type", "auto"), "learning_rate's AdamW", "AdamW")
     for key, flag in (("lr", "learning_rate"), ("eps", "adam_epsilon"), ("weight_decay", "weight_decay")):
-        _refuse_other(f"optimizer.params.{key}", optimizer.get("params", {}).get(key, "auto"), flag, getattr(arguments, flag))
+        found = optimizer.get("params", {}).get(key, "auto")
+        _refuse_other(f"optimizer.params.{key}", found, flag, getattr(arguments, flag))
     if "scheduler" in config:
         raise InputError("DeepSpeed config: scheduler is set, but the schedule comes from --lr_scheduler; take it out")
     for key in ("fp16", "bf16", "torch_autocast"):
         if config.get(key, {}).get("enabled", False) is True:
-            raise InputError(f"DeepSpeed config: {key}.enabled is true, but precision comes from --precision; take it out")
+            raise InputError(f"DeepSpeed config: {key}.enabled is true, but precision comes from --precision; take it "
+                             "out")
     if config.get("zero_optimization", {}).get("stage", 0) != 0:
         raise InputError("DeepSpeed config: zero_optimization.stage is not 0, but a pipeline's stages hold their "
                          "parameters and optimizer states whole; take it out")
@@ -62,4 +67,5 @@ def complete_config(config: dict[str, Any], arguments: Arguments, split: Split, 
 
 def _refuse_other(key: str, found: Any, flag: str, value: Any) -> None:
     if found != "auto" and found != value:
-        raise InputError(f"DeepSpeed config: {key} is {found}, but --{flag} says {value}; take it out or let them agree")
+        raise InputError(f"DeepSpeed config: {key} is {found}, but --{flag} says {value}; take it out or let them "
+                         "agree")

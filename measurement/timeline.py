@@ -1,0 +1,138 @@
+"""One step of a pipeline as a timeline: what each stage did when, and how long it had nothing to do."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+COMPUTE = ("forward", "backward")
+COLOURS = {"forward": "#0072B2", "backward": "#E69F00", "optimizer": "#009E73", "reduce": "#CC79A7",
+           "send": "#999999", "receive": "#999999", "load": "#56B4E9"}  # Okabe and Ito
+
+
+@dataclass(frozen=True)
+class Span:
+    """Something that a stage did: the `number`-th of its `kind` in this step, in seconds."""
+
+    replica: int
+    stage: int
+    kind: str
+    number: int
+    start: float
+    end: float
+
+
+class StepTimeline:
+    """Times what one rank does in one step. On a GPU by events, read when the step is over.
+
+    All ranks should make theirs at the same moment, with nothing under way.
+    """
+
+    def __init__(self, replica: int, stage: int, device: torch.device) -> None:
+        self.replica, self.stage, self.on_gpu = replica, stage, device.type == "cuda"
+        self.began = time.time()
+        self.first = self._moment()
+        self.marks: list[tuple] = []
+        self.counts: Counter[str] = Counter()
+
+    def timed(self, kind: str, function: Callable) -> Callable:
+        """`function`, its calls put on the timeline."""
+        def call(*args, **kwargs):
+            start = self._moment()
+            result = function(*args, **kwargs)
+            self.marks.append((kind, self.counts[kind], start, self._moment()))
+            self.counts[kind] += 1
+            return result
+        return call
+
+    def spans(self) -> list[Span]:
+        """What was timed; waits for the device."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+        return [Span(self.replica, self.stage, kind, number, self._seconds(start), self._seconds(end))
+                for kind, number, start, end in self.marks]
+
+    def _moment(self):
+        if not self.on_gpu:
+            return time.time()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _seconds(self, moment) -> float:
+        return self.began + self.first.elapsed_time(moment) / 1000 if self.on_gpu else moment
+
+
+def bubble_pct(spans: list[Span]) -> float:
+    """Share of the stages' wall time in which they neither went forward nor backward, in percent.
+
+    1 - sum over stages of compute seconds / (stages x wall seconds).
+    """
+    wall = max(span.end for span in spans) - min(span.start for span in spans)
+    stages = len({(span.replica, span.stage) for span in spans})
+    return 100 * (1 - sum(span.end - span.start for span in spans if span.kind in COMPUTE) / (stages * wall))
+
+
+def bubble_schedule_pct(stages: int, micro_batches: int) -> float:
+    """What the schedule alone leaves idle, in percent, where all stages take as long: GPipe and 1F1B (p-1)/(m+p-1).
+
+    Huang et al. 2019 (GPipe); Narayanan et al. 2021 for 1F1B.
+    """
+    return 100 * (stages - 1) / (micro_batches + stages - 1)
+
+
+def imbalance_pct(spans: list[Span]) -> float:
+    """By how much the slowest stage's compute seconds lie above the stages' mean, in percent."""
+    seconds: Counter = Counter()
+    for span in spans:
+        if span.kind in COMPUTE:
+            seconds[span.replica, span.stage] += span.end - span.start
+    return 100 * (max(seconds.values()) * len(seconds) / sum(seconds.values()) - 1)
+
+
+def write_trace(spans: list[Span], path: Path) -> None:
+    """A Chrome trace, which Perfetto opens: a process per replica, a thread per stage, in microseconds."""
+    begin = min(span.start for span in spans)
+    events: list[dict] = []
+    for replica, stage in sorted({(span.replica, span.stage) for span in spans}):
+        events.append({"name": "process_name", "ph": "M", "pid": replica, "args": {"name": f"replica {replica}"}})
+        events.append({"name": "thread_name", "ph": "M", "pid": replica, "tid": stage,
+                       "args": {"name": f"stage {stage}"}})
+    events += [{"name": f"{span.kind} {span.number}", "cat": span.kind, "ph": "X", "pid": span.replica,
+                "tid": span.stage, "ts": round((span.start - begin) * 1e6, 1),
+                "dur": round((span.end - span.start) * 1e6, 1)} for span in spans]
+    path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+
+
+def draw(spans: list[Span], title: str, path: Path) -> None:
+    """A row per stage; the number of the micro-batch in each forward and backward; idle time is white."""
+    begin = min(span.start for span in spans)
+    rows = sorted({(span.replica, span.stage) for span in spans})
+    figure = Figure(figsize=(12, 1.6 + 0.55 * len(rows)), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    end_ms = max(span.end - begin for span in spans) * 1000
+    for span in spans:
+        place, start, width = rows.index((span.replica, span.stage)), span.start - begin, span.end - span.start
+        is_wait = span.kind in ("send", "receive")
+        axes.barh(place, 1000 * width, left=1000 * start, height=0.22 if is_wait else 0.8, color=COLOURS[span.kind],
+                  edgecolor="white", linewidth=0.3, alpha=0.6 if is_wait else 1)
+        if span.kind in COMPUTE and 1000 * width > 0.012 * end_ms:
+            axes.text(1000 * (start + width / 2), place, str(span.number), ha="center", va="center", fontsize=7,
+                      color="white" if span.kind == "forward" else "black")
+    several = len({replica for replica, _ in rows}) > 1
+    axes.set_yticks(range(len(rows)), [f"replica {r}, stage {s}" if several else f"stage {s}" for r, s in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, end_ms)
+    axes.set_xlabel("time (ms)")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    kinds = dict.fromkeys(kind.replace("receive", "send") for kind in COLOURS if any(s.kind == kind for s in spans))
+    handles = [axes.barh(0, 0, color=COLOURS[kind], label="send, receive (and waiting)" if kind == "send" else kind)
+               for kind in kinds]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+    figure.savefig(path)
