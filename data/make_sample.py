@@ -20,6 +20,7 @@ from tokenizers import BertWordPieceTokenizer
 
 PARAGRAPHS_PER_TOPIC = {"train": 67, "eval": 14}
 VOCABULARY_SIZE = 1000
+TOKENIZER_CONFIG = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
 SPECIAL_TOKENS = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
 MODEL_CONFIG = {
     "architectures": ["BertForQuestionAnswering"],
@@ -31,7 +32,7 @@ MODEL_CONFIG = {
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.1,
-    "initializer_range": 0.08,  # with BERT's own 0.02 so small a model learns nothing in hundreds of steps
+    "initializer_range": 0.08,  # with BERT's own 0.02 so narrow a model learns nothing in hundreds of steps
     "layer_norm_eps": 1e-12,
     "max_position_embeddings": 512,
     "type_vocab_size": 2,
@@ -44,7 +45,7 @@ TOPICS = """
     painting | the painting {title} | patient artist | painted | first shown | kept | figures | hidden
     ship | the ship {title} | shipwright | built | launched | moored | cabins | delayed
     circus | the {title} Circus | former acrobat | started | first seen | based | wagons | sent home
-    theatre | the {title} Theatre | young architect | designed | opened | located | seats | closed for a season
+    theatre | the {title} Theatre | young architect | designed | opened | located | seats | closed for weeks
     museum | the {title} Museum | famous explorer | founded | opened | found | rooms | closed for repairs
     library | the {title} Library | wealthy merchant | founded | completed | located | shelves | evacuated
     festival | the {title} Festival | village baker | started | first held | held | stalls | cancelled
@@ -88,21 +89,23 @@ QUESTIONS = {
 }
 
 ADJECTIVES = """
-    Silent Silver Golden Crimson Wandering Hidden Winter Lonely Laughing Patient Painted Distant Faithful Northern
-    Broken Gentle Restless Blue White Black Midnight Morning Summer Lost Brave Singing Sleeping Proud"""
+    Silent Silver Golden Crimson Wandering Hidden Winter Lonely Laughing Patient Painted Distant Faithful
+    Northern Broken Gentle Restless Blue White Black Midnight Morning Summer Lost Brave Singing Sleeping
+    Proud"""
 NOUNS = """
-    Orchard Heron Lantern Fox Harbour Swan Bell Rose Lion Mirror Falcon River Meadow Star Raven Crown Thistle
-    Compass Island Moon Sparrow Willow Anchor Otter Dolphin Candle Forest Comet Badger Owl"""
+    Orchard Heron Lantern Fox Harbour Swan Bell Rose Lion Mirror Falcon River Meadow Star Raven Crown
+    Thistle Compass Island Moon Sparrow Willow Anchor Otter Dolphin Candle Forest Comet Badger Owl"""
 FIRST_NAMES = """
-    Ada Alice Anton Clara Daniel David Edith Elena Emma Felix Frank George Grace Hanna Henry Hugo Ida Ivan Jacob
-    Julia Karl Laura Leo Louise Lucy Martin Mary Max Nora Oscar Otto Paul Peter Rosa Ruth Samuel Simon Thomas"""
+    Ada Alice Anton Clara Daniel David Edith Elena Emma Felix Frank George Grace Hanna Henry Hugo Ida Ivan
+    Jacob Julia Karl Laura Leo Louise Lucy Martin Mary Max Nora Oscar Otto Paul Peter Rosa Ruth Samuel
+    Thomas"""
 SURNAME_STARTS = """
-    Ash Berg Black Brad Brook Dal Eck Gran Green Hart Hol Kings Lang Lind Mar Nord Red Ros Sand Stan Stein Tal
-    Thorn Vel Wald West Whit Win Wood Young"""
+    Ash Berg Black Brad Brook Dal Eck Gran Green Hart Hol Kings Lang Lind Mar Nord Red Ros Sand Stan Stein
+    Tal Thorn Vel Wald West Whit Win Wood Young"""
 SURNAME_ENDS = "by ley man more son well"
 TOWN_STARTS = """
-    Amber Bracken Bright Cold Copper Deep Ell Fair Fern Frost Gold Harrow High Kirk Long Mill Moss Oak Pen Pine
-    Reed Salt Sheep Stone Sun Swan Thistle White Wind Wren"""
+    Amber Bracken Bright Cold Copper Deep Ell Fair Fern Frost Gold Harrow High Kirk Long Mill Moor Oak Pen
+    Pine Reed Salt Sheep Stone Sun Swan Thistle White Wind Wren"""
 TOWN_ENDS = "bridge combe field ford haven mouth port stead"
 LOOKS = "antique carved colourful delicate foreign golden handmade painted polished silver tiny wooden"
 THINGS = "baskets bells birds bowls boxes buttons clocks kites masks spoons toys whistles"
@@ -137,7 +140,8 @@ def make_pools(generator):
 
 
 def choose_sentences(generator):
-    wanted = set(generator.sample(list(QUESTIONS), generator.choices((2, 3, 4), weights=(5, 3, 1))[0]))
+    number_of_facts = generator.choices((2, 3, 4), weights=(5, 3, 1))[0]
+    wanted = set(generator.sample(list(QUESTIONS), number_of_facts))
     sentences = []
     for sentence in generator.sample(SENTENCES, len(SENTENCES)):
         kinds = {kind for kind, _ in FACT.findall(sentence)}
@@ -201,7 +205,8 @@ def write_split(split, pool, generator):
         paragraphs = []
         for number in range(PARAGRAPHS_PER_TOPIC[split]):
             words = topic_words | {slot: generator.choice(values) for slot, values in pool.items()}
-            words["name"] = words["name"].format(title=pool["title"].pop())
+            words["title"] = pool["title"].pop()  # no two things share a name
+            words["name"] = words["name"].format(**words)
             words["person"] = f"{generator.choice(FIRST_NAMES.split())} {words['surname']}"
             context, answers = write_paragraph(words, generator)
             paragraph_id = f"{split}-{words['topic']}-{number:02d}"
@@ -214,11 +219,11 @@ def write_split(split, pool, generator):
 def train_vocabulary(texts):
     # The trainer numbers the letters it finds in a random order, which then decides between equally frequent
     # pieces: naming all of them as special tokens first makes its result the same in each run.
-    letters = ascii_lowercase + digits + ",.?-"
-    fixed = [*SPECIAL_TOKENS.values(), *letters, *(f"##{letter}" for letter in letters)]
-    trained = BertWordPieceTokenizer(lowercase=True)
-    trained.train_from_iterator(texts, VOCABULARY_SIZE, min_frequency=2, special_tokens=fixed, show_progress=False)
-    return trained.get_vocab()
+    letters = ascii_lowercase + digits
+    fixed = [*SPECIAL_TOKENS.values(), *",.?-", *letters, *(f"##{letter}" for letter in letters)]
+    tokenizer = BertWordPieceTokenizer(lowercase=True)
+    tokenizer.train_from_iterator(texts, VOCABULARY_SIZE, special_tokens=fixed, show_progress=False)
+    return tokenizer.get_vocab()
 
 
 def write_json(path, content):
@@ -226,8 +231,20 @@ def write_json(path, content):
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def write_model_folder(folder, train):
+    """What the Hub holds for a model, without the weights: they start at random."""
+    paragraphs = [paragraph for article in train["data"] for paragraph in article["paragraphs"]]
+    texts = [paragraph["context"] for paragraph in paragraphs]
+    texts += [entry["question"] for paragraph in paragraphs for entry in paragraph["qas"]]
+    vocabulary = train_vocabulary(texts)
+    write_json(folder / "config.json", MODEL_CONFIG | {"vocab_size": len(vocabulary)})
+    write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG | SPECIAL_TOKENS)
+    (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n")
+    BertWordPieceTokenizer(vocab=vocabulary, lowercase=True).save(str(folder / "tokenizer.json"))
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description="Writes the embedded sample.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
@@ -237,18 +254,7 @@ def main():
     splits = {split: write_split(split, pools[split], generator) for split in ("train", "eval")}
     for split, content in splits.items():
         write_json(arguments.output_dir / "squad_v2" / f"{split}.json", content)
-
-    paragraphs = [paragraph for article in splits["train"]["data"] for paragraph in article["paragraphs"]]
-    texts = [paragraph["context"] for paragraph in paragraphs]
-    texts += [entry["question"] for paragraph in paragraphs for entry in paragraph["qas"]]
-    vocabulary = train_vocabulary(texts)
-    model_dir = arguments.output_dir / "tiny_bert"
-    write_json(model_dir / "config.json", MODEL_CONFIG | {"vocab_size": len(vocabulary)})
-    write_json(model_dir / "tokenizer_config.json", SPECIAL_TOKENS | {
-        "tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512,
-    })
-    (model_dir / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n")
-    BertWordPieceTokenizer(vocab=vocabulary, lowercase=True).save(str(model_dir / "tokenizer.json"))
+    write_model_folder(arguments.output_dir / "tiny_bert", splits["train"])
 
 
 if __name__ == "__main__":

@@ -41,8 +41,9 @@ def letters(tmp_path_factory):
     """A local model folder whose every letter is a token, so that known answers do not hang on a vocabulary."""
     folder = tmp_path_factory.mktemp("letters")
     shown = string.ascii_lowercase + string.digits + "אבגדהוזחטיכלמםנןעשת" + "ابحرمكلت" + "京都"
-    jamo = sorted(set(unicodedata.normalize("NFD", "한국나라")))
-    pieces = [*shown, *jamo]
+    korean = unicodedata.normalize("NFD", "한국나라간다")
+    # The last piece reaches from within one syllable into the next, as pieces of multilingual vocabularies do.
+    pieces = [*shown, *sorted(set(korean)), korean[-4:-1]]
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.punctuation, *pieces, *(f"##{p}" for p in pieces)]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     shutil.copy(TINY_FOLDER / "tokenizer_config.json", folder)
@@ -359,9 +360,9 @@ def test_offsets_stay_right_behind_any_mix_of_characters(tmp_path, letters):
 
 @pytest.mark.parametrize("question", [
     "what is it " * 30, "w" * 90, "\ud55c\uad6d\ub098\ub77c " * 12, "\ud55c\uad6d\ub098\ub77c" * 12, "?" * 200,
-    "\u200b" * 60, "", "   ",
+    "\uac04\ub2e4" * 12, "\u200b" * 60, "", "   ",
 ])
-@pytest.mark.parametrize("stride", [0, 8, 19])
+@pytest.mark.parametrize("stride", [0, 8, 18, 19])
 def test_a_question_that_leaves_no_room_is_cut(tmp_path, letters, question, stride):
     context = "the red fox ran far over the hills and came to a town"
     path = write_squad(tmp_path / "squad.json", (context, [ask("q1", context, "red", question=question)]))

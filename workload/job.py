@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import datasets
+import huggingface_hub
 import torch
 import torch.distributed as dist
 import transformers
@@ -69,7 +70,8 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1,
     Raises:
         InputError: anything that a user can mend.
     """
-    transformers.logging.set_verbosity_error()
+    for library in (transformers, huggingface_hub):
+        library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     split = split_batch(arguments, devices // stages, micro_batches)
     precision = choose_precision(arguments.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from workload.errors import InputError
+from workload.hub import go_offline_without_network
 
 TINY = "tiny"
 TINY_FOLDER = Path(__file__).parents[1] / "data" / "tiny_bert"
@@ -23,6 +24,8 @@ def folder_or_name(model: str) -> str:
         return str(TINY_FOLDER)
     if not os.path.isdir(model) and (model.startswith((".", "/", "~")) or model.count("/") > 1):
         raise InputError(f"--model {model}: no such folder")
+    if not os.path.isdir(model):
+        go_offline_without_network()
     return model
 
 

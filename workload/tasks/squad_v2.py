@@ -13,6 +13,7 @@ from transformers import BertForQuestionAnswering
 
 from workload.arguments import Arguments
 from workload.errors import InputError
+from workload.hub import go_offline_without_network
 from workload.models import SPECIAL_TOKENS, load_config, load_model, load_tokenizer
 from workload.tasks.squad_files import file_digest, read_squad
 from workload.tasks.squad_score import predict_answers, score_answers
@@ -75,13 +76,13 @@ class SquadV2:
                              f"at most {most} fits")
 
     def _from_hub(self, split: str) -> Dataset:
+        go_offline_without_network()
         try:
             return datasets.load_dataset(HUB_DATASET, split=split)
         except Exception as error:  # noqa: BLE001  the Hub's clients raise dozens of unrelated kinds
-            name = {"train": "--train_file", "validation": "--eval_file"}[split]
             reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise InputError(f"{HUB_DATASET} cannot be had from the Hugging Face Hub ({reason}); give local files with "
-                             f"{name}, or --sample") from error
+            raise InputError(f"{HUB_DATASET} cannot be had from the Hugging Face Hub (no network?); give local files "
+                             f"with --train_file and --eval_file, or --sample ({reason})") from error
 
     # ------------------------------------------------------------------ data
 

@@ -1,0 +1,21 @@
+"""The Hugging Face Hub, where it can be reached; else what is cached of it."""
+
+import functools
+import os
+import socket
+from urllib.parse import urlsplit
+
+import datasets
+import huggingface_hub
+
+
+@functools.cache
+def go_offline_without_network() -> None:
+    """Where the Hub's name does not resolve use the cache, instead of trying again for half a minute at every file."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return  # the proxy resolves the name
+    try:
+        socket.getaddrinfo(urlsplit(huggingface_hub.constants.ENDPOINT).hostname, 443)
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes that we start
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
