@@ -7,12 +7,11 @@ from collections import defaultdict
 
 import psutil
 import pynvml
-import torch
 
+from measurement.environment import GIB
 from measurement.results import Table
 
 SECONDS_BETWEEN_SAMPLES = 0.5
-GIB = 2**30
 
 
 class Monitor:
@@ -92,11 +91,6 @@ class Monitor:
         self.stopping.set()
         self.thread.join()
         self.table.close()
-
-
-def gpu_uuid(device: torch.device) -> str:
-    """As NVML spells it."""
-    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
 def _read(query, of):

@@ -7,34 +7,30 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
 import shlex
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from importlib import metadata
-from pathlib import Path
 
 import psutil
 import torch
 import torch.distributed as dist
 
-from measurement import metrics
 from measurement.clock import StepClock, ThroughputClock, synchronize
+from measurement.environment import GIB, cpu_name, device_of_rank, git_state, versions
 from measurement.interruption import mark_ended, watch_signals
-from measurement.monitor import GIB, Monitor, gpu_uuid
+from measurement.monitor import Monitor
 from measurement.results import DEVICE_COLUMNS, STEP_COLUMNS, SUMMARY_COLUMNS, Table, evaluation_columns, write_json
-from measurement.timeline import StepTimeline, bubble_pct, bubble_schedule_pct, draw, imbalance_pct, write_trace
+from measurement.summary import summarize
+from measurement.timeline import StepTimeline, draw, write_trace
 from workload.batches import Batches, OrderHash, Share
 from workload.errors import InputError
 from workload.job import Job
 
 WARMUP_STEPS = 5  # off the throughput clock, or a quarter of a very short run
-VERSIONS_OF = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "numpy")
 # Flags that say what is trained and how it is judged; with the data and the model they make two runs comparable.
 WORKLOAD_FLAGS = ("task", "model", "max_train_examples", "max_eval_examples", "max_seq_length", "doc_stride",
                   "answerable_only", "global_batch_size", "epochs", "max_steps", "learning_rate", "lr_scheduler",
@@ -79,17 +75,14 @@ class Run:
 
     def __enter__(self) -> "Run":
         ranks = [None] * self.processes.count
-        gpu = torch.cuda.get_device_properties(self.device) if self.device.type == "cuda" else None
-        dist.all_gather_object(ranks, {
-            "rank": self.processes.rank, "host": socket.gethostname(), "pid": os.getpid(), "device": str(self.device),
-            "gpu": gpu and gpu.name, "gpu_memory_gib": gpu and round(gpu.total_memory / GIB, 2),
-            "gpu_uuid": gpu and gpu_uuid(self.device), **dataclasses.asdict(self.part)})
+        dist.all_gather_object(ranks, {"rank": self.processes.rank, **device_of_rank(self.device),
+                                       **dataclasses.asdict(self.part)})
         if self.is_main:
             self._create_folder()
             self._describe(ranks)
             self.steps_table = Table(self.folder / "steps.csv", STEP_COLUMNS)
             self.evaluations_table = Table(self.folder / "evaluations.csv", evaluation_columns(self.job.task.metrics))
-            self.hardware = " + ".join(sorted({rank["gpu"] or f"CPU {_cpu_name()}" for rank in ranks}))
+            self.hardware = " + ".join(sorted({rank["gpu"] or f"CPU {cpu_name()}" for rank in ranks}))
             here = [rank for rank in ranks if rank["host"] == socket.gethostname()]
             self.monitor = Monitor(Table(self.folder / "devices.csv", DEVICE_COLUMNS), self.job.started_at,
                                    [rank["pid"] for rank in here],
@@ -128,8 +121,8 @@ class Run:
                              "examples": len(self.job.task.examples[split]),
                              "features": len(self.job.task.features[split])}
                      for split, path in self.job.task.files.items()},
-            "git": _git(), "versions": _versions(), "host": socket.gethostname(),
-            "cpu": {"name": _cpu_name(), "cores": os.cpu_count(),
+            "git": git_state(), "versions": versions(), "host": socket.gethostname(),
+            "cpu": {"name": cpu_name(), "cores": os.cpu_count(),
                     "memory_gib": round(psutil.virtual_memory().total / GIB, 2)},
             "parameters": sum(rank["parameters"] for rank in ranks if rank["replica"] == 0),
             "ranks": ranks, "order_hash": None, "empty": {},
@@ -202,7 +195,7 @@ class Run:
         evaluation = evaluate()
         if self.is_main:
             self.evaluation = evaluation
-            self.evaluations_table.add(step=self.step, elapsed_s=self._elapsed(time.time()), samples=self.samples,
+            self.evaluations_table.add(step=self.step, elapsed_s=self.elapsed(time.time()), samples=self.samples,
                                        validation_loss=evaluation.validation_loss, **evaluation.metrics)
             self.bar.set_postfix_str(f"validation loss {evaluation.validation_loss:.4f}")
         if self.step < self.job.steps:
@@ -231,12 +224,13 @@ class Run:
                 self.noise_norms.append(tuple(norms))
             small, large = norms or (None, None)
             at = mark.seconds()
-            self.steps_table.add(**row, elapsed_s=self._elapsed(at), step_s=round(at - self.last_mark, 6),
+            self.steps_table.add(**row, elapsed_s=self.elapsed(at), step_s=round(at - self.last_mark, 6),
                                  train_loss=loss, grad_norm=grad_norm, micro_batch_squared_norm=small,
                                  batch_squared_norm=large)
             self.last_mark = at
 
-    def _elapsed(self, moment: float) -> float:
+    def elapsed(self, moment: float) -> float:
+        """Seconds since the user's command began."""
         return round(moment - self.job.started_at, 3)
 
     # ------------------------------------------------------------------ summary
@@ -250,15 +244,11 @@ class Run:
         if not self.is_main:
             return
         self.monitor.stop()
-        summary, empty = self._summary([rank["peak_gib"] for rank in ranks])
-        if self.step_timeline:
-            spans = [span for rank in ranks for span in rank["spans"]]
-            summary |= {"bubble_pct": bubble_pct(spans), "imbalance_pct": imbalance_pct(spans),
-                        "bubble_schedule_pct": bubble_schedule_pct(self.job.stages, self.job.split.micro_batches)}
+        spans = [span for rank in ranks for span in rank["spans"]]
+        summary, empty = summarize(self, spans, [rank["peak_gib"] for rank in ranks])
+        if spans:
             write_trace(spans, self.folder / "timeline.json")
             draw(spans, f"{self.folder.name}: step {self.timeline_step}", self.folder / "timeline.png")
-        else:
-            empty |= dict.fromkeys(("bubble_pct", "bubble_schedule_pct", "imbalance_pct"), "not a pipeline")
         table = Table(self.folder / "summary.csv", SUMMARY_COLUMNS)
         table.add(**summary)
         for open_table in (table, self.steps_table, self.evaluations_table):
@@ -274,74 +264,6 @@ class Run:
               + ", ".join(f"{name} {value:.2f}" for name, value in self.evaluation.metrics.items())
               + f" -> {self.folder}", flush=True)
 
-    def _summary(self, peaks: list[float | None]) -> tuple[dict, dict[str, str]]:
-        job, arguments, clock = self.job, self.arguments, self.throughput
-        empty = dict(self.monitor.missing)
-        flags = job.resolved_flags()
-        row = {name: flags[name] for name in ("task", "global_batch_size", "micro_batch_size", "precision",
-                                              "max_seq_length", "seed", "reference_batch_size", "cpu_threads")}
-        row |= {"run_name": self.folder.name, "strategy": job.strategy, "workload": self.description["workload"],
-                "hardware": self.hardware,
-                "model": os.path.basename(os.path.normpath(job.task.model_name)), "devices": job.devices,
-                "replicas": job.split.replicas, "pipeline_stages": job.stages,
-                "micro_batches": job.split.micro_batches, "optimizer_steps": self.step, "samples": self.samples,
-                "runtime_s": self._elapsed(time.time()), "validation_loss": self.evaluation.validation_loss,
-                **self.evaluation.metrics}
-        for name in ("exact_match", "f1", "accuracy"):
-            if name not in row:
-                empty[name] = f"not a metric of {job.task.name}"
-
-        throughput = clock.samples / clock.seconds if clock.samples else None
-        if throughput is None:
-            empty["throughput_samples_per_s"] = empty["throughput_tokens_per_s"] = "no step after the warm-up"
-        row |= {"throughput_samples_per_s": throughput,
-                "throughput_tokens_per_s": clock.tokens / clock.seconds if clock.samples else None,
-                "gpu_utilization_pct": self.monitor.mean_utilization("gpu"),
-                "cpu_utilization_pct": self.monitor.mean_utilization("cpu"),
-                "peak_memory_gib": (max(peaks) if self.device.type == "cuda"
-                                    else self.monitor.peak_process_memory_gib or None)}
-        for name in ("gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib"):
-            if row[name] is None:
-                empty.setdefault(name, "the measured steps were over before a first sample")
-
-        noise = metrics.noise_scale(self.noise_norms, job.split.micro_batch_size, arguments.global_batch_size)
-        efficiency = None if noise.samples is None else metrics.statistical_efficiency(
-            noise.samples, arguments.global_batch_size, arguments.reference_batch_size)
-        row |= {"noise_scale_samples": noise.samples, "noise_scale_negative_pct": noise.negative_pct,
-                "statistical_efficiency": efficiency,
-                "goodput_samples_per_s": metrics.goodput(throughput, efficiency) if throughput and efficiency else None}
-        for name in ("noise_scale_samples", "noise_scale_negative_pct", "statistical_efficiency",
-                     "goodput_samples_per_s"):
-            if row[name] is None:
-                empty[name] = noise.reason or empty["throughput_samples_per_s"]
-        return row, empty
-
 
 def _time(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-def _git() -> dict | None:
-    """Commit and whether there were changes on top, or None where this is no checkout."""
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True,
-                              check=True, timeout=10).stdout.strip()
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _versions() -> dict[str, str | None]:
-    cuda = torch.version.cuda
-    nccl = ".".join(map(str, torch.cuda.nccl.version())) if cuda and torch.cuda.is_available() else None
-    return {"python": platform.python_version(), "cuda": cuda, "nccl": nccl,
-            **{name: metadata.version(name) for name in VERSIONS_OF}}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -1,0 +1,49 @@
+"""What a run ran on: machine, versions, state of the code."""
+
+import os
+import platform
+import socket
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+VERSIONS_OF = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "numpy")
+GIB = 2**30
+
+
+def device_of_rank(device: torch.device) -> dict:
+    """This rank's machine, process and device, as run.json lists them."""
+    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return {"host": socket.gethostname(), "pid": os.getpid(), "device": str(device), "gpu": gpu and gpu.name,
+            "gpu_memory_gib": gpu and round(gpu.total_memory / GIB, 2),
+            "gpu_uuid": gpu and f"GPU-{gpu.uuid}"}  # as NVML spells it
+
+
+def git_state() -> dict | None:
+    """Commit and whether there were changes on top, or None where this is no checkout."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True,
+                              check=True, timeout=10).stdout.strip()
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python, CUDA, NCCL and the libraries that compute."""
+    cuda = torch.version.cuda
+    nccl = ".".join(map(str, torch.cuda.nccl.version())) if cuda and torch.cuda.is_available() else None
+    return {"python": platform.python_version(), "cuda": cuda, "nccl": nccl,
+            **{name: metadata.version(name) for name in VERSIONS_OF}}
+
+
+def cpu_name() -> str:
+    """The processor's model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
