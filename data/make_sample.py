@@ -30,8 +30,8 @@ MODEL_CONFIG = {
     "num_attention_heads": 4,
     "intermediate_size": 256,
     "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
+    "hidden_dropout_prob": 0.0,  # 0.1 learns far less in 300 steps, and takes half as long again on a CPU
+    "attention_probs_dropout_prob": 0.0,
     "initializer_range": 0.08,  # with BERT's own 0.02 so narrow a model learns nothing in hundreds of steps
     "layer_norm_eps": 1e-12,
     "max_position_embeddings": 512,
