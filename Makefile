@@ -17,10 +17,13 @@ $(VENV)/installed: requirements.txt
 		{ echo "error: no C++ compiler, which DeepSpeed needs; on Debian and Ubuntu: apt-get install g++"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "building DeepSpeed's CPU operation (about a minute, once)"
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" DS_ACCELERATOR=cpu $(VENV)/bin/python -c "from deepspeed.accelerator import \
+		get_accelerator as a; a().create_op_builder('ShareMemCommBuilder').load(verbose=False)" > /dev/null
 	@touch $@
 
 demo: install
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash experiments/demo.sh
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash experiments/demo.sh
 
 test: install
 	$(VENV)/bin/python -m pytest

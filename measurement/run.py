@@ -117,7 +117,7 @@ class Run:
             "status": "running", "reason": None, "run_name": self.folder.name, "strategy": self.job.strategy,
             "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]), "flags": flags,
             "deepspeed_config": self.deepspeed_config, "workload": self._workload(flags),
-            "data": {split: {"file": path, "sha256": self.job.task.data_digest.get(split),
+            "data": {split: {"file": path and _inside_project(path), "sha256": self.job.task.data_digest.get(split),
                              "examples": len(self.job.task.examples[split]),
                              "features": len(self.job.task.features[split])}
                      for split, path in self.job.task.files.items()},
@@ -263,6 +263,12 @@ class Run:
               f"validation loss {self.evaluation.validation_loss:.4f}, "
               + ", ".join(f"{name} {value:.2f}" for name, value in self.evaluation.metrics.items())
               + f" -> {self.folder}", flush=True)
+
+
+def _inside_project(path: str) -> str:
+    """A file of ours under its name in the project, any other as it was given."""
+    project, file = Path(__file__).resolve().parents[1], Path(path).resolve()
+    return str(file.relative_to(project)) if file.is_relative_to(project) else path
 
 
 def _time(seconds: float) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
 COMPUTE = ("forward", "backward")
 COLOURS = {"forward": "#0072B2", "backward": "#E69F00", "optimizer": "#009E73", "reduce": "#CC79A7",
@@ -111,6 +110,8 @@ def write_trace(spans: list[Span], path: Path) -> None:
 
 def draw(spans: list[Span], title: str, path: Path) -> None:
     """A row per stage; the number of the micro-batch in each forward and backward; idle time is white."""
+    from matplotlib.figure import Figure  # takes most of a second, and only rank 0 draws
+
     begin = min(span.start for span in spans)
     rows = sorted({(span.replica, span.stage) for span in spans})
     figure = Figure(figsize=(12, 1.6 + 0.55 * len(rows)), dpi=150, layout="constrained")

@@ -5,7 +5,6 @@ crosses a stage boundary must get a gradient, so the mask crosses as integers an
 """
 
 import torch
-from transformers import BertForQuestionAnswering
 
 Activation = tuple[torch.Tensor, torch.Tensor]  # hidden: (batch, length, hidden), mask: (batch, length) int64
 
@@ -46,8 +45,8 @@ class HeadLayer(torch.nn.Module):
         return self.module(activation[0])
 
 
-def ordered_layers(model: BertForQuestionAnswering) -> dict[str, torch.nn.Module]:
-    """The model's layers in order, each under the name that its module has in the Hugging Face model."""
+def ordered_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The layers of a `BertForQuestionAnswering` in order, each under the name that its module has in the Hugging Face model."""
     layers = {"bert.embeddings": EmbeddingLayer(model.bert.embeddings)}
     for index, layer in enumerate(model.bert.encoder.layer):
         layers[f"bert.encoder.layer.{index}"] = EncoderLayer(layer)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
@@ -60,8 +60,8 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(kind: type[PreTrainedModel], model: str, config: PretrainedConfig, seed: int) -> PreTrainedModel:
-    """`kind` with the weights of `model`; new weights (a head's, or all of `tiny`'s) are drawn from `seed`.
+def load_model(kind: type, model: str, config: PretrainedConfig, seed: int) -> torch.nn.Module:
+    """A `PreTrainedModel` of `kind` with the weights of `model`; new weights (a head's, or all of `tiny`'s) are drawn from `seed`.
 
     Every rank calls this with the same seed and so holds the same weights.
     """

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
@@ -59,15 +58,20 @@ def build_schedule(optimizer: torch.optim.Optimizer, arguments: Arguments, steps
     return get_scheduler(arguments.lr_scheduler, optimizer, warmup_steps(arguments, steps), steps)
 
 
-def build_scaler(precision: str, device: torch.device, group: dist.ProcessGroup | None = None) -> ShardedGradScaler:
+def build_scaler(precision: str, device: torch.device,
+                 group: dist.ProcessGroup | None = None) -> torch.amp.GradScaler:
     """fp16's loss scaling (off for the others), where the ranks of `group` skip a step all or none."""
-    scaler = ShardedGradScaler(device.type, enabled=precision == "fp16", process_group=group or dist.group.WORLD)
+    if precision != "fp16":
+        return torch.amp.GradScaler(device.type, enabled=False)
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # brings in all of FSDP: over a second
+
+    scaler = ShardedGradScaler(device.type, process_group=group or dist.group.WORLD)
     # A scaler makes its state when it first scales; ranks that compute no loss never would.
     scaler.scale(torch.zeros(1, device=device))
     return scaler
 
 
-def loss_scale(scaler: ShardedGradScaler, device: torch.device) -> torch.Tensor:
+def loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> torch.Tensor:
     """What the scaler multiplies a loss with, 1 where it is off; a tensor, so that the host need not wait. (1,)"""
     return scaler.scale(torch.ones(1, device=device))
 

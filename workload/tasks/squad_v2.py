@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from datasets.fingerprint import Hasher
-from transformers import BertForQuestionAnswering
 
 from workload.arguments import Arguments
 from workload.errors import InputError
@@ -178,8 +177,10 @@ class SquadV2:
 
     # ------------------------------------------------------------------ model, loss, score
 
-    def build_model(self) -> BertForQuestionAnswering:
+    def build_model(self) -> torch.nn.Module:
         """The Hugging Face model, the same on every rank."""
+        from transformers import BertForQuestionAnswering  # takes seconds, which checking the flags can do without
+
         return load_model(BertForQuestionAnswering, self.model_name, self.config, self.arguments.seed)
 
     def logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
