@@ -47,3 +47,9 @@ def cpu_name() -> str:
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
+
+
+def path_in_project(path: str) -> str:
+    """A file of ours under its name in the project, any other as it was given."""
+    project, file = Path(__file__).resolve().parents[1], Path(path).resolve()
+    return str(file.relative_to(project)) if file.is_relative_to(project) else path

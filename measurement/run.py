@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from measurement.clock import StepClock, ThroughputClock, synchronize
-from measurement.environment import GIB, cpu_name, device_of_rank, git_state, versions
+from measurement.environment import GIB, cpu_name, device_of_rank, git_state, path_in_project, versions
 from measurement.interruption import mark_ended, watch_signals
 from measurement.monitor import Monitor
 from measurement.results import DEVICE_COLUMNS, STEP_COLUMNS, SUMMARY_COLUMNS, Table, evaluation_columns, write_json
@@ -117,7 +117,7 @@ class Run:
             "status": "running", "reason": None, "run_name": self.folder.name, "strategy": self.job.strategy,
             "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]), "flags": flags,
             "deepspeed_config": self.deepspeed_config, "workload": self._workload(flags),
-            "data": {split: {"file": path and _inside_project(path), "sha256": self.job.task.data_digest.get(split),
+            "data": {split: {"file": path and path_in_project(path), "sha256": self.job.task.data_digest.get(split),
                              "examples": len(self.job.task.examples[split]),
                              "features": len(self.job.task.features[split])}
                      for split, path in self.job.task.files.items()},
@@ -263,12 +263,6 @@ class Run:
               f"validation loss {self.evaluation.validation_loss:.4f}, "
               + ", ".join(f"{name} {value:.2f}" for name, value in self.evaluation.metrics.items())
               + f" -> {self.folder}", flush=True)
-
-
-def _inside_project(path: str) -> str:
-    """A file of ours under its name in the project, any other as it was given."""
-    project, file = Path(__file__).resolve().parents[1], Path(path).resolve()
-    return str(file.relative_to(project)) if file.is_relative_to(project) else path
 
 
 def _time(seconds: float) -> str:

@@ -46,7 +46,7 @@ class HeadLayer(torch.nn.Module):
 
 
 def ordered_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The layers of a `BertForQuestionAnswering` in order, each under the name that its module has in the Hugging Face model."""
+    """The layers of a `BertForQuestionAnswering` in order, each under its module's name there."""
     layers = {"bert.embeddings": EmbeddingLayer(model.bert.embeddings)}
     for index, layer in enumerate(model.bert.encoder.layer):
         layers[f"bert.encoder.layer.{index}"] = EncoderLayer(layer)
