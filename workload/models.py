@@ -63,7 +63,8 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 def load_model(kind: type, model: str, config: PretrainedConfig, seed: int) -> torch.nn.Module:
     """A `PreTrainedModel` of `kind` with the weights of `model`.
 
-    New weights (a head's, or all of `tiny`'s) are drawn from `seed`. Every rank calls this with the same seed and so holds the same weights.
+    New weights (a head's, or all of `tiny`'s) are drawn from `seed`: every rank calls this with the same one and so
+    holds the same weights.
     """
     torch.manual_seed(seed)
     if model == TINY:
