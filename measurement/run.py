@@ -107,7 +107,7 @@ class Run:
         try:
             if self.folder.exists() and self.arguments.overwrite:
                 shutil.rmtree(self.folder)
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--output_dir {self.arguments.output_dir}: {error.filename}: {error.strerror}") from error
 
@@ -145,7 +145,7 @@ class Run:
             share = batches.share(batch, self.device)
             if self.part.stage == 0:
                 for micro_batch in share.micro_batches:
-                    self.order.add(self.step, batches.features[micro_batch.indices]["feature_id"])
+                    self.order.add(self.step, micro_batch.sample_ids)
             self.step_tokens = int(batches.lengths[batch].sum())
             self.real_tokens += self.step_tokens
             self.padded_tokens += len(batch) * share.length

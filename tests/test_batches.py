@@ -31,7 +31,7 @@ def consumed(split: Split, steps: int = 12, seed: int = 3) -> tuple[list[set[int
             for micro_batch in part.share(batch, torch.device("cpu")).micro_batches:
                 assert sets[step].isdisjoint(micro_batch.indices)
                 sets[step] |= set(micro_batch.indices)
-                order.add(step, part.features[micro_batch.indices]["feature_id"])
+                order.add(step, micro_batch.sample_ids)
         totals.append(order.total)
     return sets, OrderHash.combine(totals)
 

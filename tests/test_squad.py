@@ -772,3 +772,20 @@ def test_a_limit_above_the_number_of_questions_keeps_all(tmp_path):
     path = write_squad(tmp_path / "squad.json", (ADA, TWO_QUESTIONS))
     task = load_squad(path, "--max_train_examples", 99, "--max_eval_examples", 1, "--answerable_only")
     assert [len(task.examples[split]) for split in ("train", "validation")] == [1, 1]
+
+
+def test_the_hubs_data_set_gives_what_the_files_give(tmp_path, monkeypatch):
+    """From a folder laid out as the Hub's: the code that loads it is the one that would load it from there."""
+    flags = ["--model", "tiny", "--max_seq_length", "128", "--max_train_examples", "40", "--max_eval_examples", "40"]
+    from_files = SquadV2(parse_arguments(Arguments, ["--sample", *flags]))
+    from_files.load()
+    for split, rows in from_files.examples.items():
+        rows = rows.add_column("title", ["A title"] * len(rows))
+        rows.to_parquet(tmp_path / "rajpurkar" / "squad_v2" / f"{split}-00000-of-00001.parquet")
+    monkeypatch.setattr("workload.tasks.squad_v2.HUB_DATASET", str(tmp_path / "rajpurkar" / "squad_v2"))
+    for more in ([], ["--answerable_only"]):
+        from_hub = SquadV2(parse_arguments(Arguments, [*flags, *more]))
+        from_hub.load()
+        for split, rows in from_hub.features.items():
+            expected = [row for row in from_files.features[split] if not more or row["end"] > 0]
+            assert [{**row, "example_index": 0} for row in rows] == [{**row, "example_index": 0} for row in expected]

@@ -32,6 +32,7 @@ class MicroBatch:
     inputs: dict[str, torch.Tensor]  # input_ids, token_type_ids, attention_mask: (micro_batch, length)
     labels: dict[str, torch.Tensor]  # what the task's loss needs besides the logits
     indices: list[int]  # rows of the data set
+    sample_ids: list[str]
 
 
 @dataclass
@@ -92,7 +93,7 @@ class Batches:
     """The global batches of a data set, and this replica's micro-batches of each.
 
     Args:
-        features: rows with `input_ids` and whatever `collate` needs.
+        features: rows with `feature_id` and whatever `collate` needs.
         lengths: tokens of each row. (rows,)
         collate: (rows, length) -> (inputs, labels), padded to `length`.
         split: how a global batch is spread.
@@ -140,10 +141,12 @@ class Batches:
             return Share(length, [])
         slices = batch.view(self.split.replicas, self.split.micro_batches, self.split.micro_batch_size)[self.replica]
         made = []
-        for rows in slices.tolist():
-            inputs, labels = self.collate(self.features[rows], length)
+        for indices in slices.tolist():
+            rows = self.features[indices]
+            inputs, labels = self.collate(rows, length)
             made.append(MicroBatch({name: tensor.to(device) for name, tensor in inputs.items()},
-                                   {name: tensor.to(device) for name, tensor in labels.items()}, rows))
+                                   {name: tensor.to(device) for name, tensor in labels.items()},
+                                   indices, rows["feature_id"]))
         return Share(length, made)
 
 

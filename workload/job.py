@@ -17,7 +17,7 @@ from workload.batches import Batches, Split, split_batch
 from workload.errors import InputError
 from workload.optimizer import choose_precision, warmup_steps
 from workload.processes import Processes, join, launch, started_at
-from workload.tasks import open_task
+from workload.tasks import TASKS, open_task
 
 A = TypeVar("A", bound=Arguments)
 
@@ -51,7 +51,7 @@ class Job:
 
     def batches(self, part: Literal["train", "validation"], replica: int, needed: bool = True) -> Batches:
         """The global batches of the training or the evaluation data, and `replica`'s share of them."""
-        features = self.task.features[part]
+        features = self.task.features[part].remove_columns(self.task.scoring_columns)
         return Batches(features, torch.tensor(features["length"]), self.task.collate, self.split, replica,
                        self.task.max_length, needed)
 
@@ -108,13 +108,13 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1,
 
 def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, split: Split, precision: str) -> Path:
     """The run's folder; only rank 0 looks whether it is there, the others come when it is made."""
-    model = os.path.basename(os.path.normpath(arguments.model or "default"))
+    model = os.path.basename(os.path.normpath(arguments.model or TASKS[arguments.task].default_model))
     name = arguments.run_name or "-".join([
         arguments.task, model, strategy, f"{devices}dev", *([f"{stages}stages", f"{split.micro_batches}micro"]
                                                             if stages > 1 else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
-    if os.environ.get("RANK", "0") == "0" and folder.exists():
+    if os.environ.get("RANK", "0") == "0" and folder.exists() and any(folder.iterdir()):
         if not arguments.overwrite:
             raise InputError(f"{folder} exists; give another --run_name, or --overwrite")
         if not (folder / "run.json").is_file():

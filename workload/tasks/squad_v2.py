@@ -18,7 +18,6 @@ from workload.tasks.squad_files import file_digest, read_squad
 from workload.tasks.squad_score import predict_answers, score_answers
 
 HUB_DATASET = "rajpurkar/squad_v2"
-HUB_MODEL = "bert-base-uncased"
 SAMPLE = Path(__file__).parents[2] / "data" / "squad_v2"
 COLUMNS = datasets.Features({
     "id": datasets.Value("string"), "question": datasets.Value("string"), "context": datasets.Value("string"),
@@ -38,12 +37,14 @@ class SquadV2:
     """
 
     name = "squad_v2"
+    default_model = "bert-base-uncased"  # on the Hub
     metrics = ("exact_match", "f1")
     label_names = ("start", "end", "attention_mask")
+    scoring_columns = ["example_index", "offsets"]  # of the features; training has no use for them
 
     def __init__(self, arguments: Arguments) -> None:
         self.arguments = arguments
-        self.model_name = arguments.model or HUB_MODEL
+        self.model_name = arguments.model or self.default_model
         self.files = {"train": arguments.train_file, "validation": arguments.eval_file}
         if arguments.sample:
             self.files = {"train": str(SAMPLE / "train.json"), "validation": str(SAMPLE / "eval.json")}
