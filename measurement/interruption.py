@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from measurement.results import write_json
+from measurement.results import utc_time, write_json
 
 
 def mark_ended(run_json: Path, status: str, reason: str) -> None:
@@ -15,8 +15,8 @@ def mark_ended(run_json: Path, status: str, reason: str) -> None:
     try:
         description = json.loads(run_json.read_text(encoding="utf-8"))
         if description["status"] == "running":
-            ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            write_json(run_json, description | {"status": status, "reason": reason.split("\n")[0], "ended": ended})
+            write_json(run_json, description | {"status": status, "reason": reason.split("\n")[0],
+                                                "ended": utc_time(time.time())})
     except FileNotFoundError:
         pass  # the run had not begun
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import time
 from pathlib import Path
 
 STEP_COLUMNS = ["step", "elapsed_s", "step_s", "samples", "real_tokens", "padded_tokens", "train_loss",
@@ -38,6 +39,11 @@ class Table:
 
     def close(self) -> None:
         self.file.close()
+
+
+def utc_time(seconds: float) -> str:
+    """A moment, in seconds since the epoch, as ISO 8601 writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def write_json(path: Path, content: dict) -> None:

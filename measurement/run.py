@@ -4,10 +4,6 @@ Every rank holds a `Run`; rank 0 writes. What a run recorded before it failed st
 """
 
 import dataclasses
-import hashlib
-import json
-import os
-import shlex
 import shutil
 import socket
 import sys
@@ -15,15 +11,23 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-import psutil
 import torch
 import torch.distributed as dist
 
 from measurement.clock import StepClock, ThroughputClock, synchronize
-from measurement.environment import GIB, cpu_name, device_of_rank, git_state, path_in_project, versions
+from measurement.description import describe
+from measurement.environment import GIB, cpu_name, device_of_rank
 from measurement.interruption import mark_ended, watch_signals
 from measurement.monitor import Monitor
-from measurement.results import DEVICE_COLUMNS, STEP_COLUMNS, SUMMARY_COLUMNS, Table, evaluation_columns, write_json
+from measurement.results import (
+    DEVICE_COLUMNS,
+    STEP_COLUMNS,
+    SUMMARY_COLUMNS,
+    Table,
+    evaluation_columns,
+    utc_time,
+    write_json,
+)
 from measurement.summary import summarize
 from measurement.timeline import StepTimeline, draw, write_trace
 from workload.batches import Batches, OrderHash, Share
@@ -31,11 +35,6 @@ from workload.errors import InputError
 from workload.job import Job
 
 WARMUP_STEPS = 5  # off the throughput clock, or a quarter of a very short run
-# Flags that say what is trained and how it is judged; with the data and the model they make two runs comparable.
-WORKLOAD_FLAGS = ("task", "model", "max_train_examples", "max_eval_examples", "max_seq_length", "doc_stride",
-                  "answerable_only", "global_batch_size", "epochs", "max_steps", "learning_rate", "lr_scheduler",
-                  "warmup_steps", "weight_decay", "max_grad_norm", "adam_epsilon", "dropout", "precision",
-                  "reference_batch_size", "eval_steps", "noise_scale_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +78,11 @@ class Run:
                                        **dataclasses.asdict(self.part)})
         if self.is_main:
             self._create_folder()
-            self._describe(ranks)
+            self.description = describe(self.job, ranks, self.deepspeed_config)
+            self.hardware = " + ".join(sorted({rank["gpu"] or f"CPU {cpu_name()}" for rank in ranks}))
+            write_json(self.folder / "run.json", self.description)
             self.steps_table = Table(self.folder / "steps.csv", STEP_COLUMNS)
             self.evaluations_table = Table(self.folder / "evaluations.csv", evaluation_columns(self.job.task.metrics))
-            self.hardware = " + ".join(sorted({rank["gpu"] or f"CPU {cpu_name()}" for rank in ranks}))
             here = [rank for rank in ranks if rank["host"] == socket.gethostname()]
             self.monitor = Monitor(Table(self.folder / "devices.csv", DEVICE_COLUMNS), self.job.started_at,
                                    [rank["pid"] for rank in here],
@@ -110,29 +110,6 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--output_dir {self.arguments.output_dir}: {error.filename}: {error.strerror}") from error
-
-    def _describe(self, ranks: list[dict]) -> None:
-        flags = self.job.resolved_flags()
-        self.description = {
-            "status": "running", "reason": None, "run_name": self.folder.name, "strategy": self.job.strategy,
-            "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]), "flags": flags,
-            "deepspeed_config": self.deepspeed_config, "workload": self._workload(flags),
-            "data": {split: {"file": path and path_in_project(path), "sha256": self.job.task.data_digest.get(split),
-                             "examples": len(self.job.task.examples[split]),
-                             "features": len(self.job.task.features[split])}
-                     for split, path in self.job.task.files.items()},
-            "git": git_state(), "versions": versions(), "host": socket.gethostname(),
-            "cpu": {"name": cpu_name(), "cores": os.cpu_count(),
-                    "memory_gib": round(psutil.virtual_memory().total / GIB, 2)},
-            "parameters": sum(rank["parameters"] for rank in ranks if rank["replica"] == 0),
-            "ranks": ranks, "order_hash": None, "empty": {},
-            "started": _time(self.job.started_at), "ended": None,
-        }
-        write_json(self.folder / "run.json", self.description)
-
-    def _workload(self, flags: dict) -> str:
-        content = {name: flags[name] for name in WORKLOAD_FLAGS} | {"data": self.job.task.data_digest}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
     # ------------------------------------------------------------------ training
 
@@ -255,7 +232,7 @@ class Run:
             open_table.close()
         if self.evaluation.predictions is not None:
             write_json(self.folder / "predictions.json", self.evaluation.predictions)
-        self.description |= {"status": "finished", "ended": _time(time.time()), "empty": empty,
+        self.description |= {"status": "finished", "ended": utc_time(time.time()), "empty": empty,
                              "order_hash": self.order.combine([rank["order"] for rank in ranks])}
         write_json(self.folder / "run.json", self.description)
         print(f"{self.folder.name}: {self.samples} samples in {summary['runtime_s']:.0f} s, "
@@ -263,7 +240,3 @@ class Run:
               f"validation loss {self.evaluation.validation_loss:.4f}, "
               + ", ".join(f"{name} {value:.2f}" for name, value in self.evaluation.metrics.items())
               + f" -> {self.folder}", flush=True)
-
-
-def _time(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

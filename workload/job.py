@@ -114,7 +114,8 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, spli
                                                             if stages > 1 else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
-    if os.environ.get("RANK", "0") == "0" and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    is_free = not folder.exists() or folder.is_dir() and not any(folder.iterdir())
+    if os.environ.get("RANK", "0") == "0" and not is_free:
         if not arguments.overwrite:
             raise InputError(f"{folder} exists; give another --run_name, or --overwrite")
         if not (folder / "run.json").is_file():

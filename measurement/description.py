@@ -1,0 +1,49 @@
+"""run.json: everything that is needed to run a run again, and to know what it may be compared with."""
+
+import hashlib
+import json
+import os
+import shlex
+import socket
+import sys
+
+import psutil
+
+from measurement.environment import GIB, cpu_name, git_state, path_in_project, versions
+from measurement.results import utc_time
+from workload.job import Job
+
+# Flags that say what is trained and how it is judged; with the data and the model they make two runs comparable.
+WORKLOAD_FLAGS = ("task", "model", "max_train_examples", "max_eval_examples", "max_seq_length", "doc_stride",
+                  "answerable_only", "global_batch_size", "epochs", "max_steps", "learning_rate", "lr_scheduler",
+                  "warmup_steps", "weight_decay", "max_grad_norm", "adam_epsilon", "dropout", "precision",
+                  "reference_batch_size", "eval_steps", "noise_scale_steps")
+
+
+def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict:
+    """What run.json says of a run that begins.
+
+    Args:
+        ranks: of each rank its device, and the part of the model that it holds.
+        deepspeed_config: as given to DeepSpeed, if it takes part.
+    """
+    task, flags = job.task, job.resolved_flags()
+    return {
+        "status": "running", "reason": None, "run_name": job.folder.name, "strategy": job.strategy,
+        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]), "flags": flags,
+        "deepspeed_config": deepspeed_config, "workload": workload_hash(flags, task.data_digest),
+        "data": {split: {"file": path and path_in_project(path), "sha256": task.data_digest.get(split),
+                         "examples": len(task.examples[split]), "features": len(task.features[split])}
+                 for split, path in task.files.items()},
+        "git": git_state(), "versions": versions(), "host": socket.gethostname(),
+        "cpu": {"name": cpu_name(), "cores": os.cpu_count(),
+                "memory_gib": round(psutil.virtual_memory().total / GIB, 2)},
+        "parameters": sum(rank["parameters"] for rank in ranks if rank["replica"] == 0),
+        "ranks": ranks, "order_hash": None, "empty": {}, "started": utc_time(job.started_at), "ended": None,
+    }
+
+
+def workload_hash(flags: dict, data_digest: dict[str, str]) -> str:
+    """Eight digits that two runs share if they train and judge the same thing, whatever the strategy and the seed."""
+    content = {name: flags[name] for name in WORKLOAD_FLAGS} | {"data": data_digest}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
