@@ -1,6 +1,5 @@
 """plots.py on made-up run folders whose every number is known."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,11 @@ import pytest
 from matplotlib.image import imread
 
 import plots
+from comparison.report import charts, tables
+from comparison.rows import compare
+from comparison.runs import find_runs
+from comparison.tables import cell
+from tests.made_up_runs import rows_of, write_run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,33 +24,6 @@ import runpy, sys
 runpy.run_path("plots.py", run_name="__main__")
 assert not {"torch", "transformers"} & set(sys.modules), "plots.py must not need torch"
 """
-JOB = {"task": "squad_v2", "model": "tiny", "global_batch_size": 32, "precision": "fp32"}
-JOB |= {"max_seq_length": 128, "cpu_threads": 1, "workload": "00e1"}
-
-
-def write_run(folder, strategy="ddp", devices=1, throughput=50.0, status="finished", curves=False, **values):
-    """A run folder; a value of None leaves its column out."""
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"status": status}), encoding="utf-8")
-    piped = "pipeline" in strategy
-    shape = {"pipeline_stages": devices if piped else 1, "replicas": 1 if piped else devices}
-    shape |= {"micro_batches": 4 if piped else 1, "micro_batch_size": 8 if piped else 32 // devices}
-    measured = {"runtime_s": 9600 / throughput, "throughput_samples_per_s": throughput, "seed": 0}
-    row = {"strategy": strategy, "devices": devices, **JOB, **shape, **measured, **values}
-    row = {column: value for column, value in row.items() if value is not None}
-    pd.DataFrame([row]).to_csv(folder / "summary.csv", index=False)
-    if curves:
-        samples = 32 * np.arange(1, 31)
-        lines = pd.DataFrame({"samples": samples, "elapsed_s": samples / throughput})
-        lines.assign(train_loss=5 - samples / 400).to_csv(folder / "steps.csv", index=False)
-        lines[9::10].assign(validation_loss=[4, 3, 2.5]).to_csv(folder / "evaluations.csv", index=False)
-    return folder
-
-
-def rows_of(root):
-    rows, _ = plots.compare(plots.find_runs(root)[0])
-    return rows.set_index("setting")
-
 
 def exit_of(capsys, monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["plots.py", *map(str, arguments)])
@@ -100,34 +77,42 @@ def row(study, setting, batch=32):
     return found
 
 
-def test_mean_and_spread_over_seeds(study):
+def test_mean_and_interval_over_seeds(study):
     two = row(study, "DDP x 2")
-    assert two["runs"] == 2
+    assert (two["runs"], two["throughput_samples_per_s_n"]) == (2, 2)
     assert two["throughput_samples_per_s"] == pytest.approx(100)
-    assert two["throughput_samples_per_s_sd"] == pytest.approx(8**0.5, rel=1e-5)  # n - 1: (2² + 2²) / 1
-    assert "100.0 ± 2.8" in study.stdout
-    assert np.isnan(row(study, "1 device")["throughput_samples_per_s_sd"])
+    assert two["throughput_samples_per_s_ci95"] == pytest.approx(12.706205 * 2)  # t(0.975, 1) s / sqrt(n)
+    assert "100 ± 30" in study.stdout
+    assert np.isnan(row(study, "1 device")["throughput_samples_per_s_ci95"])
 
 
 def test_changes_against_ddp_on_as_many_devices(study):
     pipe = row(study, "pipeline 2 stages")
     assert pipe["baseline"] == "DDP x 2"
-    assert pipe["throughput_samples_per_s_change_pct"] == pytest.approx(-25)
-    assert pipe["validation_loss_change_pct"] == pytest.approx(10)
-    assert "75.00 (-25.0%)" in study.stdout
-    for setting in (
-        "1 device",
-        "DDP x 2",
-        "pipeline 4 stages",
-    ):  # the baselines themselves, and a row without
+    assert pipe["throughput_samples_per_s_change_pct"] == pytest.approx(100 * (75 / 98 - 1))  # seed 0 against seed 0
+    assert pipe["validation_loss_change_pct"] == pytest.approx(100 * (2.2 / 1.9 - 1))
+    assert np.isnan(pipe["throughput_samples_per_s_change_ci95"])
+    assert "75.0 (-23.5%)" in study.stdout
+    for setting in ("1 device", "DDP x 2", "pipeline 4 stages"):  # the baselines themselves, and a row without
         assert np.isnan(row(study, setting)["throughput_samples_per_s_change_pct"])
     assert "| DDP x 2 (baseline) |" in study.stdout
 
 
 def test_speedup_over_one_device_of_the_same_job(study):
     speedups = {name: row(study, name)["speedup"] for name in ("1 device", "DDP x 2", "pipeline 4 stages")}
-    assert speedups == {"1 device": 1, "DDP x 2": 2, "pipeline 4 stages": 1.2}
+    assert speedups == {"1 device": 1, "DDP x 2": 1.96, "pipeline 4 stages": 1.2}
     assert np.isnan(row(study, "DDP x 2", batch=64)["speedup"])
+
+
+def test_the_mark_of_a_change_whose_interval_excludes_zero(tmp_path):
+    for seed, (base, pipe) in enumerate([(100, 79), (200, 181), (300, 280)]):
+        write_run(tmp_path / f"a{seed}", devices=2, throughput=base, seed=seed)
+        write_run(tmp_path / f"b{seed}", "pipeline", 2, throughput=pipe, seed=seed, f1=70 + seed)
+    pipe = rows_of(tmp_path).loc["pipeline 2 stages"]
+    assert cell(pipe, "throughput_samples_per_s") == "200 ± 200 (-10.0 ± 1.2%*)"
+    assert cell(pipe, "f1") == "71 ± 2"
+    assert cell(pipe, "runs") == "3"
+    assert cell(pipe, "accuracy") == "—"
 
 
 def test_what_was_not_measured_is_empty(study):
@@ -136,7 +121,7 @@ def test_what_was_not_measured_is_empty(study):
         line for line in study.stdout.splitlines() if line.startswith("| pipeline 4 stages") and "60" in line
     ]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells == ["pipeline 4 stages", "160.0", "60.00", "—", "—", "—", "—", "1"]
+    assert cells == ["pipeline 4 stages", "160", "60.0", "—", "—", "—", "—", "1"]
 
 
 def test_tables_hold_only_comparable_rows_in_reading_order(study):
@@ -144,8 +129,9 @@ def test_tables_hold_only_comparable_rows_in_reading_order(study):
     assert text in study.stdout
     groups = {part.split("\n")[0]: part for part in text.split("\n## ")[1:]}
     job = "fp32, length 128, 1 CPU thread a process"
-    assert list(groups) == [f"squad_v2, tiny, global batch {batch}, {job}" for batch in (32, 64)]
-    small, large = groups.values()
+    headings = [f"squad_v2, tiny, global batch {batch}, {job}" for batch in (32, 64)]
+    assert list(groups) == [*headings, "How to read the tables"]
+    small, large, _ = groups.values()
     first_table = small.split("\n\n")[1].splitlines()
     names = [line.split("|")[1].strip() for line in first_table[2:]]
     assert names == ["1 device", "DDP x 2 (baseline)", "pipeline 2 stages", "pipeline 4 stages"]
@@ -245,7 +231,7 @@ def test_a_run_too_short_to_have_a_throughput_keeps_its_row(tmp_path):
     rows = rows_of(tmp_path)
     assert rows.loc["pipeline 2 stages", "runtime_s_change_pct"] == pytest.approx(20)
     assert rows["throughput_samples_per_s_change_pct"].isna().all()
-    assert plots.cell(rows.loc["DDP x 2"], "throughput_samples_per_s") == "—"
+    assert cell(rows.loc["DDP x 2"], "throughput_samples_per_s") == "—"
 
 
 def test_names_of_settings(tmp_path):
@@ -263,9 +249,9 @@ def test_names_of_settings(tmp_path):
 
 def test_reference_runs_only_when_their_folder_is_given(tmp_path):
     run = write_run(tmp_path / "results" / "reference" / "run")
-    assert len(plots.find_runs(tmp_path / "results")[0]) == 0
-    assert len(plots.find_runs(tmp_path / "results" / "reference")[0]) == 1
-    assert len(plots.find_runs(run)[0]) == 1
+    assert len(find_runs(tmp_path / "results", plots.STUDY)) == 0
+    assert len(find_runs(tmp_path / "results" / "reference", plots.STUDY)) == 1
+    assert len(find_runs(run, plots.STUDY)) == 1
 
 
 def test_nothing_to_compare_ends_in_one_line(tmp_path, capsys, monkeypatch):
@@ -290,16 +276,16 @@ def test_an_output_that_is_a_file_ends_in_one_line(tmp_path, capsys, monkeypatch
     assert (code, len(lines)) == (2, 1)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"),
-        (0.82071, "0.821"),
-        (1.64349, "1.643"),
-        (99.766, "99.77"),
-        (100.9, "100.9"),
-        (10912.6, "10913"),
-    ],
-)
-def test_digits(value, text):
-    assert plots.number(value) == text
+def test_a_table_prints_what_is_there(tmp_path):
+    write_run(tmp_path / "a", devices=2, mfu_pct=40)
+    write_run(tmp_path / "b", "pipeline", 2, mfu_pct=30, bubble_pct=20)
+    rows, members = compare(find_runs(tmp_path, plots.STUDY), plots.STUDY)
+    parts = tables(rows, plots.STUDY)
+    titles = [part for part in parts if part.startswith("#")]
+    assert titles == ["### Use of the hardware", "### Where a pipeline's step goes"]  # none of empty tables
+    assert "GPU utilization" in parts[0]  # the first stays whole
+    assert parts[2].splitlines()[0].split() == ["|", "setting", "|", "MFU", "%", "|"]
+    assert parts[4].splitlines()[0].split() == ["|", "setting", "|", "bubble", "measured", "%", "|"]
+    assert "DDP" not in parts[4]  # has none
+    assert {"mfu_pct", "bubble_pct"} <= set(charts(rows, members, "made up", plots.STUDY))
+    assert "gpu_utilization_pct" not in charts(rows, members, "made up", plots.STUDY)

@@ -1,0 +1,50 @@
+"""How many digits of a number to show: as many as its spread supports."""
+
+import math
+
+MOST_DECIMALS = 9
+
+
+def leading_digit(value: float, digits: int) -> tuple[str, int]:
+    """The first digit and the power of ten of a value that is rounded to so many significant digits."""
+    mantissa, exponent = f"{abs(value):.{digits - 1}e}".split("e")
+    return mantissa[0], int(exponent)
+
+
+def decimals(value: float, half_width: float) -> int:
+    """Decimals to show of a value, given the half-width of its interval; negative left of the point.
+
+    Up to the first significant digit of the half-width, one more where that is 1, and at most four significant
+    digits of the value; three where the half-width is NaN, the spread unknown.
+    """
+    digits = 3 if math.isnan(half_width) else 4
+    limits = [MOST_DECIMALS]
+    if value:
+        limits.append(digits - 1 - leading_digit(value, digits)[1])
+    if half_width > 0:
+        first, exponent = leading_digit(half_width, 2)
+        limits.append((first == "1") - exponent)
+    return min(limits) if len(limits) > 1 else 0
+
+
+def number(value: float, shown: int, sign: str = "") -> str:
+    return f"{round(value, shown):{sign}z.{max(shown, 0)}f}"
+
+
+def half_width_text(half_width: float, shown: int) -> str:
+    """`0` only where it is zero: what would round to zero is shown as one unit of the last digit."""
+    return number(max(half_width, 10.0**-shown), shown) if half_width else "0"
+
+
+def mean_text(value: float, half_width: float = math.nan) -> str:
+    """`178.5 ± 1.4`, or `179` without an interval."""
+    shown = decimals(value, half_width)
+    return number(value, shown) + ("" if math.isnan(half_width) else f" ± {half_width_text(half_width, shown)}")
+
+
+def change_text(change: float, half_width: float, differs: bool) -> str:
+    """`(-18.0 ± 1.2%*)`, or `(-18.0%)` without an interval; the mark says that the interval excludes zero."""
+    shown = decimals(change, half_width)
+    if math.isnan(half_width):
+        return f"({number(change, min(shown, 1), '+')}%)"
+    return f"({number(change, shown, '+')} ± {half_width_text(half_width, shown)}%{'*' if differs else ''})"

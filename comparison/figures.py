@@ -1,0 +1,124 @@
+"""Figures: bars of a metric, lines of a curve, and the curve of quality against its target."""
+
+import textwrap
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # without pyplot it draws with Agg and never needs a display
+from matplotlib.lines import Line2D
+
+from comparison.digits import mean_text
+from comparison.rows import MEAN
+from comparison.runs import Run
+from comparison.study import Curve, Metric, Study
+from comparison.targets import Aim, aim_of
+
+# Line, marker and hatch tell rows of one strategy apart: for 1, 2, 4, 8, ... devices, or the next one free.
+STYLES = [("-", "o", ""), ("--", "s", "//"), (":", "^", "xx"), ("-.", "D", "..")]
+STYLES += [((0, (6, 1, 1, 1, 1, 1)), "v", "\\\\"), ((0, (1, 3)), "P", "++")]
+
+Members = dict[int, list[Run]]  # the runs behind each row
+
+
+def new_chart(title: str, heading: str, label: str, width: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, 4.4), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    heading = "\n".join(textwrap.fill(line, 76) for line in heading.splitlines())
+    axes.annotate(heading, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=8, color="0.35")
+    pad = 12 + 10 * len(heading.splitlines())
+    axes.set_title(title[0].upper() + title[1:], loc="left", weight="bold", pad=pad)
+    axes.set_ylabel(label)
+    axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def legend(figure: Figure, lines: dict[str, Line2D]) -> None:
+    place = {"loc": "outside right upper", "frameon": False, "fontsize": 9, "handlelength": 3.5}
+    names = [textwrap.fill(name, 28, break_on_hyphens=False) for name in lines]
+    figure.legend(lines.values(), names, **place)
+
+
+def looks(rows: pd.DataFrame, study: Study) -> list[tuple]:
+    """Colour, line, marker and hatch of each row; rows of a strategy differ while there are styles left."""
+    chosen = []
+    for strategy, devices in zip(rows["strategy"], rows["devices"], strict=True):
+        first = int(devices).bit_length() - 1
+        order = [(strategy, (first + step) % len(STYLES)) for step in range(len(STYLES))]
+        chosen.append(next((look for look in order if look not in chosen), order[0]))
+    return [(study.strategies.get(strategy, ("", "#999999"))[1], *STYLES[style]) for strategy, style in chosen]
+
+
+def bar_chart(rows: pd.DataFrame, metric: Metric, heading: str, study: Study) -> Figure:
+    """A bar per row with its interval over seeds."""
+    half_widths = rows[metric.column + MEAN[1]]
+    if half_widths.notna().any():
+        heading += "\nmean and 95 % confidence interval over seeds"
+    label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
+    figure, axes = new_chart(metric.label, heading, label, max(6, 1.15 * len(rows) + 1))
+    bars = zip(rows[metric.column], half_widths, looks(rows, study), strict=True)
+    for place, (value, half_width, (colour, _, _, hatch)) in enumerate(bars):
+        error = half_width if half_width > 0 else None
+        axes.bar(place, value, 0.65, yerr=error, capsize=4, color=colour, edgecolor="white", hatch=hatch)
+        text, top = "—", 0.0
+        if pd.notna(value):
+            text, top = mean_text(value, half_width).replace(" ± ", "\n± "), max(value, 0) + (error or 0)
+        axes.annotate(text, (place, top), (0, 3), textcoords="offset points", horizontalalignment="center", fontsize=9)
+    names = [textwrap.fill(name, 16, break_on_hyphens=False) for name in rows["setting"]]
+    axes.set_xticks(range(len(rows)), names, fontsize=9)
+    axes.set_xlim(-0.6, max(len(rows), 4) - 0.4)  # a lone bar stays a bar
+    axes.margins(y=0.15)
+    return figure
+
+
+def line_chart(rows: pd.DataFrame, members: Members, curve: Curve, axis: str, heading: str,
+               study: Study) -> Figure | None:
+    """A line per run, those of one setting alike; None where no run has any."""
+    figure, axes = new_chart(f"{curve.label} over {study.axes[axis].split()[0]}", heading, curve.label, 9)
+    drawn = {}
+    for place, (index, (colour, line, marker, _)) in enumerate(zip(rows.index, looks(rows, study), strict=True)):
+        found = [run.curves[curve.column][[axis, curve.column]].dropna() for run in members[index]
+                 if curve.column in run.curves]
+        width, size = (1.8, 5.5) if len(found) == 1 else (0.9, 3.5)
+        for table in filter(len, found):
+            points = table[curve.column]
+            if curve.file == "steps.csv":  # a step's value is noisy: a faint line behind its rolling mean
+                axes.plot(table[axis], points, color=colour, linewidth=0.5, alpha=0.2 / len(found), zorder=1)
+                points = points.rolling(10, min_periods=1).mean()
+            # Markers are hollow and staggered, so that lines that coincide can be told apart.
+            gap = max(1, len(table) // 8)
+            marks = {"marker": marker, "markerfacecolor": "none", "markevery": (place * gap // len(rows), gap)}
+            look = {"color": colour, "linestyle": line, "linewidth": width, "markersize": size}
+            drawn.setdefault(rows.loc[index, "setting"], *axes.plot(table[axis], points, **look, **marks))
+    axes.set_xlabel(study.axes[axis])
+    legend(figure, drawn)
+    return figure if drawn else None
+
+
+def quality_chart(rows: pd.DataFrame, members: Members, aim: Aim, heading: str, study: Study) -> Figure:
+    """Quality over time (s) of the runs with one target; a filled marker where each of them reached it."""
+    curve = next(curve for curve in study.curves if curve.column == aim.curve)
+    heading += "\na line per run; filled marker: the first evaluation that reached the target"
+    figure, axes = new_chart(f"time to {aim.text}", heading, curve.label, 9)
+    drawn = {"target": axes.axhline(aim.value, color="0.35", linewidth=1, zorder=1)}
+    for index, (colour, line, marker, _) in zip(rows.index, looks(rows, study), strict=True):
+        runs = [run for run in members[index] if aim_of(run.summary, study) == aim]
+        look = {"color": colour, "linestyle": line, "linewidth": 1.8 if len(runs) == 1 else 0.9}
+        done = 0
+        for run in runs:
+            table = run.curves.get(aim.curve, pd.DataFrame(columns=["elapsed_s", aim.curve]))
+            table = table[["elapsed_s", aim.curve]].dropna()
+            axes.plot(table["elapsed_s"], table[aim.curve], marker=".", markersize=4, **look)
+            if pd.notna(seconds := run.summary.get("time_to_target_s")):
+                done += 1
+                height = np.interp(seconds, table["elapsed_s"], table[aim.curve]) if len(table) else aim.value
+                axes.plot(seconds, height, marker, color=colour, markersize=8, markeredgecolor="black", zorder=3)
+        if runs:
+            share = {0: ": never reached", len(runs): ""}.get(done, f": reached by {done} of {len(runs)} runs")
+            sample = Line2D([], [], **look, marker=marker if done else None, markersize=8, markeredgecolor="black")
+            drawn[rows.loc[index, "setting"] + share] = sample
+    axes.set_xlabel(study.axes["elapsed_s"])
+    legend(figure, drawn)
+    return figure

@@ -1,0 +1,79 @@
+"""Published figures beside our own: read and shown, never compared, averaged or drawn."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from comparison.digits import mean_text
+from comparison.rows import MEAN
+from comparison.runs import as_numbers, read_table
+from comparison.settings import describe
+from comparison.study import Metric, Study
+from comparison.tables import EMPTY, markdown
+
+COLUMNS = ["study", "setting", "devices", "column", "value", "unit", "source", "measures"]
+
+
+def read_published(folder: Path) -> dict[str, pd.DataFrame]:
+    """The published figures by file name, values as their authors wrote them; a broken file is named and skipped."""
+    found = {}
+    paths = sorted(folder.glob("*.csv"))
+    if not paths:
+        print(f"left out published figures: there are none in {folder}", file=sys.stderr)
+    for path in paths:
+        try:
+            table = read_table(path)
+            if list(table.columns) != COLUMNS:
+                raise ValueError(f"{path.name} has the columns {', '.join(table)}; needed are {', '.join(COLUMNS)}")
+            for column in ("setting", "column", "value"):
+                if table[column].isna().any():
+                    raise ValueError(f"{path.name} has no {column} in line {table[column].isna().argmax() + 2}")
+            as_numbers(table["value"], path.name)
+            table["devices"] = as_numbers(table["devices"], path.name, whole=True).astype("Int64")
+            found[path.stem] = table
+        except (OSError, ValueError) as error:
+            print(f"left out {path}: {' '.join(str(error).split())}", file=sys.stderr)
+    return found
+
+
+def as_published(lines: pd.DataFrame, metric: Metric) -> str:
+    """The value that a setting's authors give, with their unit where it is another than ours."""
+    lines = lines[lines["column"] == metric.column]
+    units = ["" if unit == metric.unit or pd.isna(unit) else f" {unit}" for unit in lines["unit"]]
+    return " / ".join(value + unit for value, unit in zip(lines["value"], units, strict=True)) or EMPTY
+
+
+def published_part(name: str, table: pd.DataFrame, rows: pd.DataFrame, study: Study) -> list[str]:
+    """Heading and table of one study in the columns that it shares with ours, our rows of its task above its own.
+
+    Args:
+        rows: of all our groups.
+    """
+    metrics = [*study.metrics, *study.published_metrics]
+    metrics = [metric for metric in metrics if metric.column in set(table["column"])]
+    columns = [metric.column for metric in metrics]
+    if not metrics:
+        reason = "Its authors published no figures." if table.empty else "None of its figures is in a column of ours."
+        return [f"## Published: {name}", reason]
+
+    ours = rows[rows["task"] == study.published_tasks.get(name)].dropna(how="all", subset=columns)
+    differing = [column for column in study.group if ours[column].nunique(dropna=False) > 1]
+    names = [", ".join(filter(None, [row["setting"], describe(row, differing, study)])) for _, row in ours.iterrows()]
+    shared = table[table["column"].isin(columns)]
+    theirs = dict(list(shared.groupby(["setting", "devices"], sort=False, dropna=False)))
+    for setting, devices in theirs:
+        names.append(f"published: {setting}" + (f", {devices} GPU{'s' * (devices > 1)}" if pd.notna(devices) else ""))
+    cells = [["setting", *names]]
+    for metric in metrics:
+        mean, half_width = ours[metric.column], ours[metric.column + MEAN[1]]
+        own = [mean_text(*pair) if pd.notna(pair[0]) else EMPTY for pair in zip(mean, half_width, strict=True)]
+        cells.append([metric.title, *own, *(as_published(lines, metric) for lines in theirs.values())])
+    return [f"## Published: {name}", markdown(cells)]
+
+
+def published_parts(folder: Path, rows: pd.DataFrame, study: Study) -> list[str]:
+    """A part of the report per published study, after the sentence that says what they are."""
+    found = read_published(folder)
+    parts = [part for name, table in found.items() for part in published_part(name, table, rows, study)]
+    return [study.published_caption, *parts] if parts else []

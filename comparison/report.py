@@ -1,0 +1,78 @@
+"""comparison.md, comparison.csv and the figures of every group of comparable rows."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from comparison.figures import Members, bar_chart, line_chart, quality_chart
+from comparison.rows import ENDS, MEAN
+from comparison.settings import describe
+from comparison.study import Study
+from comparison.tables import metrics_table, without_empty
+from comparison.targets import TIMES, aim_of
+
+
+def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
+    """Everything about every row, at full precision."""
+    metrics = [metric.column + end for metric in (*study.metrics, *study.published_metrics) for end in ENDS]
+    columns = ["setting", "baseline", "runs", *study.settings, *(column for column in metrics if column in rows)]
+    columns = list(dict.fromkeys(columns))
+    counts = {column: "Int64" for column in columns if column.endswith("_n")}
+    rows[columns].astype(counts).to_csv(path, index=False)
+
+
+def tables(group: pd.DataFrame, study: Study) -> list[str]:
+    """The first table as it was chosen, of the others what is not empty."""
+    parts = []
+    for place, (title, metrics) in enumerate(study.tables.items()):
+        if place:
+            filled, metrics = without_empty(group, metrics)
+            parts += [f"### {title}", metrics_table(filled, metrics)] if metrics else []
+        else:
+            parts.append(metrics_table(group, metrics))
+    return parts
+
+
+def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) -> dict[str, Figure]:
+    """The figures of a group by name."""
+    drawn = {}
+    for metric in study.metrics:
+        is_mean = metric.column + MEAN[1] in group and metric.column not in TIMES  # bars would mix targets
+        if is_mean and group[metric.column].notna().any():
+            drawn[metric.column] = bar_chart(group, metric, heading, study)
+    for curve in study.curves:
+        for axis, label in study.axes.items():
+            chart = line_chart(group, members, curve, axis, heading, study)
+            drawn |= {f"{curve.column}_over_{label.split()[0]}": chart} if chart else {}
+    aims = {aim_of(run.summary, study) for index in group.index for run in members[index]} - {None}
+    for aim in sorted(aims):
+        drawn[f"time_to_{aim.curve}_{aim.value:g}"] = quality_chart(group, members, aim, heading, study)
+    return drawn
+
+
+def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: Study,
+                     published: list[str]) -> tuple[str, int]:
+    """Write tables and figures of every group; returns the tables as text, and how many figures.
+
+    Args:
+        published: what follows the tables of our own runs.
+    """
+    figures = output / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    write_csv(rows, output / "comparison.csv", study)
+    differing = [column for column in study.group if rows[column].nunique(dropna=False) > 1]
+    parts, count = ["# Comparison of training runs"], 0
+    for _, group in rows.groupby("group"):
+        row = group.iloc[0]  # any: they are the same in what a heading says
+        known = {column for column in study.group if pd.notna(row[column])} - {"workload"}
+        heading = describe(row, [column for column in study.group if column in known.union(differing)], study)
+        slug = re.sub(r"\W+", "_", describe(row, differing, study) + "_" if differing else "").lower()
+        parts += [f"## {heading}", *tables(group, study)]
+        for name, chart in charts(group, members, heading, study).items():
+            chart.savefig(figures / f"{slug}{name}.png")
+            count += 1
+    text = "\n\n".join([*parts, "## How to read the tables", study.caption, *published]) + "\n"
+    (output / "comparison.md").write_text(text, encoding="utf-8")
+    return text, count

@@ -1,0 +1,81 @@
+"""Reads run folders: results/<run>/ with run.json, summary.csv and the curves."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from comparison.study import Study
+
+NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", "seed", "runtime_s"]
+
+
+class Run(NamedTuple):
+    summary: dict
+    curves: dict[str, pd.DataFrame]  # column -> its values beside the axes; a run may lack any
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file as text. ValueError says in words what is wrong with it."""
+    try:
+        table = pd.read_csv(path, dtype=str)  # text first: a workload such as 1e10 is a name, not a number
+    except FileNotFoundError:
+        raise ValueError(f"{path.name} is missing") from None
+    except ValueError as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from None
+    if list(table.index) != list(range(len(table))):  # what pandas makes of a row longer than the header
+        raise ValueError(f"{path.name} has more values than column names")
+    return table
+
+
+def as_numbers(values: pd.Series, file: str, whole: bool = False) -> pd.Series:
+    """Text as numbers, empty as NaN. ValueError names the file, the column and the first value that is neither."""
+    numbers = pd.to_numeric(values, errors="coerce")
+    usable = np.isfinite(numbers)
+    if whole:
+        usable &= numbers.between(0, 1e9) & (numbers % 1 == 0)
+    if len(wrong := values[values.notna() & ~usable]):
+        raise ValueError(f"{file}: {values.name} is {wrong.iloc[0]!r}, not a usable number")
+    return numbers
+
+
+def read_run(folder: Path, study: Study) -> Run:
+    """A finished run; ValueError says why a folder holds none."""
+    try:
+        status = json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"]
+    except (OSError, KeyError, TypeError, ValueError):
+        raise ValueError("run.json is missing or is not JSON with a status") from None
+    if status != "finished":
+        raise ValueError(f"not finished, its status is {status!r}")
+    summary = read_table(folder / "summary.csv")
+    for column in summary.columns.intersection([*study.measured, *study.targets, *study.whole_numbers]):
+        summary[column] = as_numbers(summary[column], "summary.csv", column in study.whole_numbers)
+    if len(summary) != 1:
+        raise ValueError(f"summary.csv has {len(summary)} rows, not one")
+    if missing := [column for column in NEEDED if column not in summary or summary[column].isna().any()]:
+        raise ValueError(f"summary.csv has no {', '.join(missing)}")
+    curves = {}
+    for name, column, _ in study.curves:
+        if (folder / name).is_file():  # a run without curves still has its row in the tables
+            table = read_table(folder / name).reindex(columns=[column, *study.axes])
+            curves[column] = pd.DataFrame({axis: as_numbers(table[axis], name) for axis in table})
+    return Run(summary.iloc[0].to_dict(), curves)
+
+
+def find_runs(root: Path, study: Study) -> list[Run]:
+    """All usable runs at and below root; the others are named on standard error, each with the reason."""
+    runs = []
+    for path, folders, files in os.walk(root):
+        top = Path(path) == root and root.resolve().name == "results"
+        skipped = {"figures", "reference", "published"} if top else {"figures"}
+        folders[:] = sorted(name for name in folders if name not in skipped and not name.startswith("."))
+        if {"run.json", "summary.csv"} & set(files):
+            try:
+                runs.append(read_run(Path(path), study))
+            except (OSError, ValueError) as error:
+                print(f"left out {path}: {' '.join(str(error).split())}", file=sys.stderr)
+    return runs

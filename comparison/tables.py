@@ -1,0 +1,45 @@
+"""Tables in Markdown: a line per row of the comparison, a column per metric."""
+
+import pandas as pd
+
+from comparison.digits import change_text, mean_text
+from comparison.rows import CHANGE, DIFFERS, MEAN
+from comparison.study import Metric
+
+EMPTY = "—"
+
+
+def cell(row: pd.Series, column: str) -> str:
+    """The mean with its interval and the change with its own; what is no mean over seeds as it is."""
+    if pd.isna(row[column]):
+        return EMPTY
+    if column + MEAN[1] not in row:
+        return str(row[column])
+    text = mean_text(row[column], row[column + MEAN[1]])
+    change, half_width = (row.get(column + end, float("nan")) for end in CHANGE[:2])
+    return text if pd.isna(change) else f"{text} {change_text(change, half_width, row[column + DIFFERS])}"
+
+
+def markdown(columns: list[list[str]]) -> str:
+    """A table from its columns, each a title and its cells; the first is aligned to the left."""
+    (title, *names), *others = columns
+    width = max(map(len, columns[0]))
+    aligned = [[text.ljust(width) for text in (title, "-" * width, *names)]]
+    for title, *cells in others:
+        width = max(map(len, [title, *cells]))
+        aligned.append([text.rjust(width) for text in (title, "-" * (width - 1) + ":", *cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*aligned, strict=True))
+
+
+def without_empty(rows: pd.DataFrame, metrics: list[Metric]) -> tuple[pd.DataFrame, list[Metric]]:
+    """Only the metrics that some row has, and only the rows that have some of them."""
+    metrics = [metric for metric in metrics if rows[metric.column].notna().any()]
+    return rows.dropna(how="all", subset=[metric.column for metric in metrics]), metrics
+
+
+def metrics_table(rows: pd.DataFrame, metrics: list[Metric]) -> str:
+    names = rows["setting"] + rows["is_baseline"].map({True: " (baseline)", False: ""})
+    columns = [["setting", *names]]
+    for metric in metrics:
+        columns.append([metric.title, *(cell(row, metric.column) for _, row in rows.iterrows())])
+    return markdown(columns)

@@ -1,0 +1,53 @@
+"""Time to quality: what each run was timed to, and which times may be averaged and compared.
+
+A run that never reached its target has no time, so the mean over the others flatters its setting. Such a mean is
+shown beside how many runs reached the target, and never compared.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from comparison.study import Study
+
+TIMES = ["time_to_target_s", "samples_to_target"]
+SEVERAL = "several"  # runs of one setting that aimed at different targets have no mean time
+
+
+class Aim(NamedTuple):
+    """A target with its value."""
+
+    curve: str
+    value: float
+    text: str
+
+
+def aim_of(run: pd.Series | dict, study: Study) -> Aim | None:
+    """What a run was timed to, if to anything."""
+    for column, target in study.targets.items():
+        if pd.notna(value := run.get(column)):
+            return Aim(target.curve, value, target.pattern.format(value))
+    return None
+
+
+def add_targets(rows: pd.DataFrame, runs: pd.DataFrame, study: Study) -> None:
+    """Give each row its `target` and how many of its runs `reached` it; take away times that have no mean.
+
+    Args:
+        rows: a row per setting.
+        runs: a row per run, with `row` as the index of its setting.
+    """
+    aims = [aim_of(run, study) for _, run in runs.iterrows()]
+    aims = pd.Series([aim.text if aim else None for aim in aims], runs.index, dtype=object).groupby(runs["row"])
+    is_mixed = aims.nunique() > 1
+    runs.loc[runs["row"].map(is_mixed), TIMES] = np.nan
+    done = runs["time_to_target_s"].notna().groupby(runs["row"]).sum()
+    rows["target"] = aims.first().mask(is_mixed, SEVERAL)
+    rows["reached"] = (done.astype(str) + " of " + aims.count().astype(str)).where(aims.nunique() == 1)
+    rows["all_reached"] = (done == aims.count()) & ~is_mixed
+
+
+def may_compare_times(row: pd.Series, baseline: pd.Series) -> bool:
+    """Only among equal targets, and where every run of both rows reached it."""
+    return row["target"] == baseline["target"] and row["all_reached"] and baseline["all_reached"]

@@ -1,0 +1,44 @@
+"""Run folders whose every number is known, for the tests of plots.py and of comparison/."""
+
+import json
+
+import numpy as np
+import pandas as pd
+
+import plots
+from comparison.rows import compare
+from comparison.runs import find_runs
+
+JOB = {"task": "squad_v2", "model": "tiny", "global_batch_size": 32, "precision": "fp32"}
+JOB |= {"max_seq_length": 128, "cpu_threads": 1, "workload": "00e1"}
+
+
+def write_run(folder, strategy="ddp", devices=1, throughput=50.0, status="finished", curves=False, **values):
+    """A run folder; a value of None leaves its column out."""
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"status": status}), encoding="utf-8")
+    piped = "pipeline" in strategy
+    shape = {"pipeline_stages": devices if piped else 1, "replicas": 1 if piped else devices}
+    shape |= {"micro_batches": 4 if piped else 1, "micro_batch_size": 8 if piped else 32 // devices}
+    measured = {"runtime_s": 9600 / throughput, "throughput_samples_per_s": throughput, "seed": 0}
+    row = {"strategy": strategy, "devices": devices, **JOB, **shape, **measured, **values}
+    row = {column: value for column, value in row.items() if value is not None}
+    pd.DataFrame([row]).to_csv(folder / "summary.csv", index=False)
+    if curves:
+        samples = 32 * np.arange(1, 31)
+        lines = pd.DataFrame({"samples": samples, "elapsed_s": samples / throughput})
+        lines.assign(train_loss=5 - samples / 400).to_csv(folder / "steps.csv", index=False)
+        lines[9::10].assign(validation_loss=[4, 3, 2.5]).to_csv(folder / "evaluations.csv", index=False)
+    return folder
+
+
+def write_seeds(root, name, throughputs, strategy="ddp", devices=1, **values):
+    """A run per throughput, with seeds 0, 1, ..., or those that are given as a dictionary."""
+    by_seed = throughputs if isinstance(throughputs, dict) else dict(enumerate(throughputs))
+    for seed, throughput in by_seed.items():
+        write_run(root / f"{name}{seed}", strategy, devices, throughput, seed=seed, **values)
+
+
+def rows_of(root):
+    rows, _ = compare(find_runs(root, plots.STUDY), plots.STUDY)
+    return rows.set_index("setting")
