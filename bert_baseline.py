@@ -34,7 +34,10 @@ def main() -> None:
     # --- the strategy: a whole copy of the model on every device, and a slice of the batch for each
     replica = processes.rank
     model = task.build_model().to(device, dtype=torch.bfloat16 if job.precision == "bf16_native" else None)
-    parallel = DistributedDataParallel(model) if processes.count > 1 else model
+    parallel = model
+    if processes.count > 1:
+        parallel = DistributedDataParallel(model)
+        parallel.broadcast_buffers = False  # they hold positions, which never change
     # ---
 
     parameters = list(model.parameters())

@@ -54,6 +54,8 @@ def main() -> None:
 
     with quiet_libraries():
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    # With one replica there is nobody to average gradients with; DeepSpeed would copy them all to find that out.
+    engine.pipeline_enable_backward_allreduce = job.split.replicas > 1
     stage, replica = engine.stage_id, engine.grid.get_data_parallel_rank()
     stage_group = engine.grid.get_pipe_parallel_group()
     scaler = build_scaler(job.precision, device, stage_group)

@@ -1,6 +1,7 @@
 """Two clocks: one for throughput, over synchronised wall time; one for single steps, which makes no device wait."""
 
 import time
+from dataclasses import astuple, dataclass
 
 import torch
 import torch.distributed as dist
@@ -13,29 +14,44 @@ def synchronize(device: torch.device) -> None:
     dist.barrier()
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one step, or several, worked through: over all devices, but for `data_s`."""
+
+    steps: int = 0
+    samples: int = 0
+    tokens: int = 0  # real ones
+    padded_tokens: int = 0  # with padding
+    model_flops: float = 0.0  # for the real tokens
+    hardware_flops: float = 0.0  # with padding
+    data_s: float = 0.0  # seconds in which this rank made its batches
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
+
+
 class ThroughputClock:
-    """Counts samples and tokens over the wall time of training: not the warm-up, not evaluation.
+    """Counts work over the wall time of training: not the first steps, not evaluation.
 
     Devices are synchronised where the window opens and closes, not in between.
     """
 
-    def __init__(self, device: torch.device, warmup_steps: int) -> None:
-        self.device, self.steps_to_skip = device, warmup_steps
+    def __init__(self, device: torch.device, steps_to_skip: int) -> None:
+        self.device, self.steps_to_skip = device, steps_to_skip
         self.opened_at: float | None = None
         self.seconds = 0.0
-        self.samples = self.tokens = 0
+        self.work = Work()
 
     def open(self) -> None:
-        """Training begins or goes on; does nothing before the warm-up is over."""
+        """Training begins or goes on; does nothing while there are steps to skip."""
         if self.steps_to_skip == 0:
             synchronize(self.device)
             self.opened_at = time.perf_counter()
 
-    def count(self, samples: int, tokens: int) -> None:
+    def count(self, work: Work) -> None:
         """A step has been issued."""
         if self.opened_at is not None:
-            self.samples += samples
-            self.tokens += tokens
+            self.work += work
         elif self.steps_to_skip:
             self.steps_to_skip -= 1
             self.open()

@@ -16,8 +16,9 @@ GIB = 2**30
 def device_of_rank(device: torch.device) -> dict:
     """This rank's machine, process and device, as run.json lists them."""
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
-    return {"host": socket.gethostname(), "pid": os.getpid(), "device": str(device), "gpu": gpu and gpu.name,
-            "gpu_memory_gib": gpu and round(gpu.total_memory / GIB, 2),
+    node = int(os.environ.get("GROUP_RANK") or os.environ.get("CROSS_RANK") or 0)  # of torchrun, of DeepSpeed
+    return {"node": node, "host": socket.gethostname(), "pid": os.getpid(), "device": str(device),
+            "gpu": gpu and gpu.name, "gpu_memory_gib": gpu and round(gpu.total_memory / GIB, 2),
             "gpu_uuid": gpu and f"GPU-{gpu.uuid}"}  # as NVML spells it
 
 

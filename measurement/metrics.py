@@ -62,3 +62,16 @@ def statistical_efficiency(noise_scale_samples: float, batch: int, reference_bat
 def goodput(throughput: float, efficiency: float) -> float:
     """Samples a second, counted as far as they bring training forward (Pollux, OSDI 2021, equation 3)."""
     return throughput * efficiency
+
+
+def published_statistical_efficiency(jitter: float, micro_batch_size: int) -> float:
+    """What DannyMeb/BERT-Parallelism-Efficiency calls statistical efficiency: loss change per sample of a forward pass.
+
+    It measures how much the logged loss jumps from step to step, not progress: see docs/published_results.md. Kept
+    so that published figures can be put beside ours.
+
+    Args:
+        jitter: mean over steps of |loss[t - 1] - loss[t]|.
+        micro_batch_size: samples in one device's forward pass; 16 in the published runs.
+    """
+    return jitter / micro_batch_size

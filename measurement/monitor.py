@@ -1,4 +1,7 @@
-"""What the devices do meanwhile: a thread that samples GPUs through NVML, and the run's processes through psutil."""
+"""What the devices do meanwhile: a thread that samples the run's GPUs through NVML, and its processes through psutil.
+
+One monitor per machine, in its first process.
+"""
 
 import os
 import threading
@@ -9,7 +12,8 @@ import psutil
 import pynvml
 
 from measurement.environment import GIB
-from measurement.results import Table
+from measurement.nvml import Gpu
+from measurement.results import ENERGY, Table
 
 SECONDS_BETWEEN_SAMPLES = 0.5
 
@@ -23,79 +27,115 @@ class Monitor:
     Args:
         table: devices.csv.
         started: seconds since the epoch, where `elapsed_s` begins.
-        pids: the run's processes on this machine.
-        gpus: UUIDs of the run's GPUs on this machine, by the name that the table shows.
+        ranks: the run's ranks on this machine, as `device_of_rank` describes them.
     """
 
-    def __init__(self, table: Table, started: float, pids: list[int], gpus: dict[str, str]) -> None:
+    def __init__(self, table: Table, started: float, ranks: list[dict]) -> None:
         self.table, self.started = table, started
-        self.processes = [psutil.Process(pid) for pid in pids]
+        self.processes = {rank["rank"]: psutil.Process(rank["pid"]) for rank in ranks}
         self.counts = False  # whether samples count towards the summary: while throughput is measured
-        self.utilization: dict[str, list[float]] = defaultdict(list)
-        self.peak_process_memory_gib = 0.0
+        self.samples: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))  # device -> column -> values
+        self.peak_memory_gib: dict[int, float] = {}
         self.missing: dict[str, str] = {}  # column -> why there is nothing to read
-        self.gpus = self._open_gpus(gpus)
+        self.gpus = self._open_gpus(ranks)
+        self.energy_at_start = self._energy_j()
+        self.energy_at_opening: dict[int, float | None] = {}
+        self.window_energy_j: dict[int, float] = defaultdict(float)
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._sample_until_stopped, name="monitor", daemon=True)
         self.thread.start()
 
-    def _open_gpus(self, gpus: dict[str, str]) -> dict:
-        if not gpus:
-            self.missing["gpu_utilization_pct"] = "the run used no GPU"
-            return {}
+    def _open_gpus(self, ranks: list[dict]) -> dict[int, Gpu]:
+        reason = "the run used no GPU"
+        gpus = {}
         try:
-            pynvml.nvmlInit()
-            return {name: pynvml.nvmlDeviceGetHandleByUUID(uuid) for name, uuid in gpus.items()}
+            gpus = {rank["rank"]: Gpu(rank["gpu_uuid"]) for rank in ranks if rank["gpu"]}
         except pynvml.NVMLError as error:
-            self.missing["gpu_utilization_pct"] = f"NVML cannot be read: {error}"
-            return {}
+            reason = f"NVML cannot be read: {error}"
+        if not gpus:
+            self.missing = dict.fromkeys(("gpu_utilization_pct", *ENERGY), reason)
+        self.device = {rank["rank"]: rank["device"] for rank in ranks}
+        return gpus
+
+    # ------------------------------------------------------------------ the window in which throughput is measured
+
+    def open_window(self) -> None:
+        """From now on samples and energy count towards the summary."""
+        self.counts = True
+        self.energy_at_opening = self._energy_j()
+
+    def close_window(self) -> None:
+        """Training pauses."""
+        if self.counts:
+            self.counts = False
+            for rank, energy in self._energy_j().items():
+                if energy is not None and self.energy_at_opening[rank] is not None:
+                    self.window_energy_j[rank] += energy - self.energy_at_opening[rank]
+
+    def _energy_j(self) -> dict[int, float | None]:
+        return {rank: gpu.energy_j() for rank, gpu in self.gpus.items()}
+
+    # ------------------------------------------------------------------ the thread
 
     def _sample_until_stopped(self) -> None:
         previous = None
         while True:
             now, counts = time.time(), self.counts
-            for name, handle in self.gpus.items():
-                self._sample_gpu(name, handle, now, counts)
-            cpu_seconds = sum(sum(times[:2]) for times in self._of_processes(psutil.Process.cpu_times))
-            memory = [memory.rss / GIB for memory in self._of_processes(psutil.Process.memory_info)]
+            for rank, gpu in self.gpus.items():
+                self._add(self.device[rank], now, counts, gpu.sample())
+            memory = {rank: info.rss / GIB for rank, info in self._of_processes(psutil.Process.memory_info).items()}
+            for rank, gib in memory.items():
+                self.peak_memory_gib[rank] = max(gib, self.peak_memory_gib.get(rank, 0.0))
+            cpu_seconds = sum(sum(times[:2]) for times in self._of_processes(psutil.Process.cpu_times).values())
             if previous and memory:  # a utilization is a difference between two samples
                 cpu_pct = 100 * (cpu_seconds - previous[1]) / ((now - previous[0]) * (os.cpu_count() or 1))
-                self.table.add(elapsed_s=round(now - self.started, 3), device="cpu",
-                               utilization_pct=round(max(cpu_pct, 0.0), 2), memory_gib=round(sum(memory), 4))
-                if counts:
-                    self.utilization["cpu"].append(cpu_pct)
-                    self.peak_process_memory_gib = max(self.peak_process_memory_gib, *memory)
+                self._add("cpu", now, counts, {"utilization_pct": round(max(cpu_pct, 0.0), 2),
+                                               "memory_gib": round(sum(memory.values()), 4)})
             previous = (now, cpu_seconds)
             if self.stopping.wait(SECONDS_BETWEEN_SAMPLES):
                 return
 
-    def _sample_gpu(self, name: str, handle, now: float, counts: bool) -> None:
-        utilization = _read(pynvml.nvmlDeviceGetUtilizationRates, handle)
-        memory, power = _read(pynvml.nvmlDeviceGetMemoryInfo, handle), _read(pynvml.nvmlDeviceGetPowerUsage, handle)
-        if counts and utilization is not None:
-            self.utilization["gpu"].append(utilization.gpu)
-        self.table.add(elapsed_s=round(now - self.started, 3), device=name,
-                       utilization_pct=None if utilization is None else utilization.gpu,
-                       memory_gib=None if memory is None else round(memory.used / GIB, 4),
-                       power_w=None if power is None else power / 1000)
+    def _add(self, device: str, now: float, counts: bool, values: dict) -> None:
+        self.table.add(elapsed_s=round(now - self.started, 3), device=device, **values)
+        if counts:
+            for column, value in values.items():
+                if value is not None:
+                    self.samples[device][column].append(value)
 
-    def _of_processes(self, query) -> list:
-        return [value for value in (_read(query, process) for process in self.processes) if value is not None]
+    def _of_processes(self, query) -> dict:
+        """A query's answer for each process that still lives."""
+        answers = {}
+        for rank, process in self.processes.items():
+            try:
+                answers[rank] = query(process)
+            except psutil.Error:
+                continue
+        return answers
 
-    def mean_utilization(self, device: str) -> float | None:
-        """Mean over the samples that count, over all devices of a kind ("gpu", "cpu"), in percent."""
-        samples = self.utilization[device]
-        return sum(samples) / len(samples) if samples else None
+    # ------------------------------------------------------------------ what came of it
 
-    def stop(self) -> None:
+    def stop(self) -> dict[int, dict[str, float | None]]:
+        """End the thread; of each rank what its device did, in the columns of ranks.csv."""
+        self.close_window()
         self.stopping.set()
         self.thread.join()
         self.table.close()
+        readings: dict[int, dict[str, float | None]] = {}
+        for rank in self.processes:
+            readings[rank] = {"peak_memory_gib": self.peak_memory_gib.get(rank),
+                              "cpu_utilization_pct": mean(self.samples["cpu"]["utilization_pct"])}
+        for rank, energy in self._energy_j().items():
+            samples = self.samples[self.device[rank]]
+            began = self.energy_at_start[rank]
+            readings[rank] |= {
+                "gpu_utilization_pct": mean(samples["utilization_pct"]), "power_w": mean(samples["power_w"]),
+                "temperature_c": max(samples["temperature_c"], default=None),
+                "throttled_pct": mean([100 * (reason != "no") for reason in samples["throttled"]]),
+                "energy_j": None if energy is None or began is None else energy - began,
+                "window_energy_j": self.window_energy_j.get(rank)}
+        return readings
 
 
-def _read(query, of):
-    """A reading, or None where a GPU does not give it, or a process is no more."""
-    try:
-        return query(of)
-    except (pynvml.NVMLError, psutil.Error):
-        return None
+def mean(values: list[float]) -> float | None:
+    """None where there is nothing to take the mean of."""
+    return sum(values) / len(values) if values else None

@@ -6,16 +6,28 @@ import os
 import time
 from pathlib import Path
 
-STEP_COLUMNS = ["step", "elapsed_s", "step_s", "samples", "real_tokens", "padded_tokens", "train_loss",
+STEP_COLUMNS = ["step", "elapsed_s", "step_s", "data_s", "samples", "real_tokens", "padded_tokens", "train_loss",
                 "learning_rate", "grad_norm", "micro_batch_squared_norm", "batch_squared_norm"]
-DEVICE_COLUMNS = ["elapsed_s", "device", "utilization_pct", "memory_gib", "power_w"]
+DEVICE_COLUMNS = ["elapsed_s", "device", "utilization_pct", "memory_gib", "power_w", "temperature_c", "sm_clock_mhz",
+                  "throttled"]
+ENERGY = ["energy_j", "energy_j_per_1000_samples", "power_w", "temperature_c", "throttled_pct"]
+# Seconds of one measured step of a pipeline's stage, by what DeepSpeed's instructions do.
+STAGE_TIMES = [f"{kind}_s_per_step" for kind in ("forward", "backward", "send", "receive", "reduce", "optimizer")]
+PROFILED = ["collective_s_per_step", "collective_mib_per_step", "point_to_point_s_per_step",
+            "point_to_point_mib_per_step", "exposed_communication_s_per_step", "host_cpu_s_per_step",
+            "device_s_per_step"]
+RANK_COLUMNS = ["rank", "node", "device", "replica", "stage", "parameters", "peak_memory_gib", "gpu_utilization_pct",
+                "power_w", "energy_j", "temperature_c", "throttled_pct", "data_s_per_step", *STAGE_TIMES,
+                "idle_s_per_step", *PROFILED]
 SUMMARY_COLUMNS = [
     "run_name", "strategy", "task", "model", "devices", "cpu_threads", "replicas", "pipeline_stages", "micro_batches",
     "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed", "optimizer_steps", "samples",
     "runtime_s", "throughput_samples_per_s", "throughput_tokens_per_s", "validation_loss", "exact_match", "f1",
     "accuracy", "gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib", "noise_scale_samples",
     "statistical_efficiency", "goodput_samples_per_s", "noise_scale_negative_pct", "reference_batch_size", "bubble_pct",
-    "bubble_schedule_pct", "imbalance_pct", "workload", "hardware",
+    "bubble_schedule_pct", "imbalance_pct", "workload", "hardware", "mfu_pct", "hfu_pct", "model_flops_per_sample",
+    "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step", "target_f1", "target_loss",
+    "time_to_target_s", "samples_to_target", "published_stats_efficiency", "published_goodput",
 ]
 
 

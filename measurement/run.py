@@ -1,40 +1,29 @@
-"""A run and its folder: status, steps, evaluations, and the summary that `plots.py` compares.
+"""One run under the ruler: every rank holds a `Run`, which starts and stops what measures it.
 
-Every rank holds a `Run`; rank 0 writes. What a run recorded before it failed stays, with a status that says so.
+Use as a context manager around everything that trains. A run that fails keeps what it recorded, with a status that
+says so.
 """
 
 import dataclasses
-import shutil
-import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
 
-from measurement.clock import StepClock, ThroughputClock, synchronize
-from measurement.description import describe
-from measurement.environment import GIB, cpu_name, device_of_rank
+from measurement.clock import StepClock, ThroughputClock, Work, synchronize
+from measurement.environment import GIB, device_of_rank
+from measurement.flops import TransformerShape
 from measurement.interruption import mark_ended, watch_signals
 from measurement.monitor import Monitor
-from measurement.results import (
-    DEVICE_COLUMNS,
-    STEP_COLUMNS,
-    SUMMARY_COLUMNS,
-    Table,
-    evaluation_columns,
-    utc_time,
-    write_json,
-)
-from measurement.summary import summarize
-from measurement.timeline import StepTimeline, draw, write_trace
+from measurement.profiling import StepProfiler
+from measurement.record import Record
+from measurement.results import DEVICE_COLUMNS, RANK_COLUMNS, SUMMARY_COLUMNS, Table
+from measurement.summary import describe_ranks, rows_without_extras, summarize
+from measurement.timeline import StepTimeline, draw, typical_step, write_trace
 from workload.batches import Batches, OrderHash, Share
-from workload.errors import InputError
 from workload.job import Job
-
-WARMUP_STEPS = 5  # off the throughput clock, or a quarter of a very short run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +37,7 @@ class Part:
 
 
 class Run:
-    """The record of one run; use as a context manager around everything that trains.
+    """The measuring of one run.
 
     Args:
         job: what is trained, and on what.
@@ -59,35 +48,34 @@ class Run:
     def __init__(self, job: Job, part: Part, deepspeed_config: dict | None = None) -> None:
         self.job, self.arguments, self.processes, self.part = job, job.arguments, job.processes, part
         self.device, self.is_main = job.processes.device, job.processes.is_main
-        self.deepspeed_config = deepspeed_config
-        self.folder = job.folder
-        warmup = min(WARMUP_STEPS, job.steps // 4)
-        self.throughput = ThroughputClock(self.device, warmup)
-        self.timeline_step, self.step_timeline = max(warmup, 1), None  # the warm-up's last step is off the clock
+        self.deepspeed_config, self.folder = deepspeed_config, job.folder
+        self.measures_all = self.arguments.measure == "all"
+        self.shape = TransformerShape(job.task.config.num_hidden_layers, job.task.config.hidden_size,
+                                      job.task.config.intermediate_size, job.task.outputs_per_token)
+        profiled = self.arguments.profile_steps
+        first = job.untimed_steps + 2  # the step before it warms the profiler up
+        last = first + profiled - 1
+        self.profiler = StepProfiler(first, last, self.processes, self.folder / "profile") if profiled else None
+        self.throughput = ThroughputClock(self.device, steps_to_skip=last if profiled else job.untimed_steps)
         self.order = OrderHash()
         self.step = self.samples = self.real_tokens = self.padded_tokens = 0
-        self.pending: deque = deque()  # rows of steps.csv whose values may still be on their way from the GPU
-        self.noise_norms: list[tuple[float, float]] = []
-        self.evaluation = None
+        self.timelines: dict[int, StepTimeline] = {}  # of pipelines, in the warm-up
+        self.monitor = self.record = None
 
     # ------------------------------------------------------------------ begin and end
 
     def __enter__(self) -> "Run":
-        ranks = [None] * self.processes.count
-        dist.all_gather_object(ranks, {"rank": self.processes.rank, **device_of_rank(self.device),
-                                       **dataclasses.asdict(self.part)})
+        self.ranks = [None] * self.processes.count
+        dist.all_gather_object(self.ranks, {"rank": self.processes.rank, **device_of_rank(self.device),
+                                            **dataclasses.asdict(self.part)})
         if self.is_main:
-            self._create_folder()
-            self.description = describe(self.job, ranks, self.deepspeed_config)
-            self.hardware = " + ".join(sorted({rank["gpu"] or f"CPU {cpu_name()}" for rank in ranks}))
-            write_json(self.folder / "run.json", self.description)
-            self.steps_table = Table(self.folder / "steps.csv", STEP_COLUMNS)
-            self.evaluations_table = Table(self.folder / "evaluations.csv", evaluation_columns(self.job.task.metrics))
-            here = [rank for rank in ranks if rank["host"] == socket.gethostname()]
-            self.monitor = Monitor(Table(self.folder / "devices.csv", DEVICE_COLUMNS), self.job.started_at,
-                                   [rank["pid"] for rank in here],
-                                   {rank["device"]: rank["gpu_uuid"] for rank in here if rank["gpu"]})
+            self.record = Record(self.job, self.ranks, self.deepspeed_config)
         dist.barrier()
+        if self.processes.local_rank == 0 and self.measures_all:
+            node = self.ranks[self.processes.rank]["node"]
+            self.folder.mkdir(parents=True, exist_ok=True)  # another machine may not share rank 0's
+            table = Table(self.folder / ("devices.csv" if node == 0 else f"devices-node{node}.csv"), DEVICE_COLUMNS)
+            self.monitor = Monitor(table, self.job.started_at, [rank for rank in self.ranks if rank["node"] == node])
         watch_signals(self.folder / "run.json")
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -103,14 +91,6 @@ class Run:
             print(f"error: out of memory on {self.device}; lower --micro_batch_size (now "
                   f"{self.job.split.micro_batch_size})", file=sys.stderr, flush=True)
 
-    def _create_folder(self) -> None:
-        try:
-            if self.folder.exists() and self.arguments.overwrite:
-                shutil.rmtree(self.folder)
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--output_dir {self.arguments.output_dir}: {error.filename}: {error.strerror}") from error
-
     # ------------------------------------------------------------------ training
 
     def training_steps(self, batches: Batches) -> Iterator[tuple[int, Share]]:
@@ -119,16 +99,24 @@ class Run:
         self._go_on()
         for batch in batches.training(self.arguments.seed, self.job.steps):
             self.step += 1
+            if self.profiler:
+                self.profiler.begin_step(self.step)
+            began = time.perf_counter()
             share = batches.share(batch, self.device)
+            data_s = time.perf_counter() - began
             if self.part.stage == 0:
                 for micro_batch in share.micro_batches:
                     self.order.add(self.step, micro_batch.sample_ids)
-            self.step_tokens = int(batches.lengths[batch].sum())
-            self.real_tokens += self.step_tokens
-            self.padded_tokens += len(batch) * share.length
+            self.work = self._work_of(batches.lengths[batch], share.length, data_s)
             yield self.step, share
         self._pause()
         self.bar.close()
+
+    def _work_of(self, lengths: torch.Tensor, padded_length: int, data_s: float) -> Work:
+        padded = torch.full_like(lengths, padded_length)
+        return Work(steps=1, samples=len(lengths), tokens=int(lengths.sum()), padded_tokens=int(padded.sum()),
+                    model_flops=float(self.shape.training_flops(lengths).sum()),
+                    hardware_flops=float(self.shape.training_flops(padded).sum()), data_s=data_s)
 
     def record_step(self, loss: torch.Tensor, grad_norm: torch.Tensor, learning_rate: float,
                     noise: torch.Tensor | None) -> None:
@@ -139,28 +127,32 @@ class Run:
             grad_norm: of the whole model, before clipping. ()
             noise: what `GradientNoise.end_step` gave. (2,) or None
         """
-        self.samples += self.arguments.global_batch_size
-        if self.is_main:
-            parts = [loss.reshape(1), grad_norm.reshape(1), *([] if noise is None else [noise])]
-            values = torch.cat(parts).detach().float()
-            if self.device.type == "cuda":
-                values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
-            row = {"step": self.step, "samples": self.samples, "real_tokens": self.real_tokens,
-                   "padded_tokens": self.padded_tokens, "learning_rate": learning_rate}
-            self.pending.append((row, values, self.steps.mark(), self.throughput.is_open))
-            self._write_steps(wait=False)
-            self.bar.update()
-        self.throughput.count(self.arguments.global_batch_size, self.step_tokens)
-        if self.is_main:
-            self.monitor.counts = self.throughput.is_open
+        self.samples += self.work.samples
+        self.real_tokens += self.work.tokens
+        self.padded_tokens += self.work.padded_tokens
+        if self.record and self.measures_all:
+            values = [loss.reshape(1), grad_norm.reshape(1), *([] if noise is None else [noise])]
+            row = {"step": self.step, "data_s": round(self.work.data_s, 6), "samples": self.samples,
+                   "real_tokens": self.real_tokens, "padded_tokens": self.padded_tokens,
+                   "learning_rate": learning_rate}
+            self.record.add_step(row, torch.cat(values).detach().float(), self.clock.mark(), self.throughput.is_open)
+        self.bar.update()
+        if self.profiler and self.profiler.end_step(self.step):
+            self._pause()
+            self.profiler.save()
+            self._go_on()
+        was_open = self.throughput.is_open
+        self.throughput.count(self.work)
+        if self.monitor and self.throughput.is_open and not was_open:
+            self.monitor.open_window()
 
     def timeline(self) -> StepTimeline | None:
-        """Where to put what the coming step does: one step of a run is watched, for pipelines."""
-        if self.step != self.timeline_step:
+        """Where to put what the coming step does, if it is one to watch: those that are not timed, but the first."""
+        if not self.measures_all or not min(2, self.job.steps) <= self.step <= max(self.job.untimed_steps, 2):
             return None
         synchronize(self.device)
-        self.step_timeline = StepTimeline(self.part.replica, self.part.stage, self.device)
-        return self.step_timeline
+        self.timelines[self.step] = StepTimeline(self.part.replica, self.part.stage, self.device)
+        return self.timelines[self.step]
 
     def evaluation_is_due(self) -> bool:
         """Whether to evaluate after this step: every `--eval_steps`, and at the end."""
@@ -170,73 +162,63 @@ class Run:
         """Call `evaluate()` off the throughput clock, and record what it gives."""
         self._pause()
         evaluation = evaluate()
-        if self.is_main:
-            self.evaluation = evaluation
-            self.evaluations_table.add(step=self.step, elapsed_s=self.elapsed(time.time()), samples=self.samples,
-                                       validation_loss=evaluation.validation_loss, **evaluation.metrics)
+        if self.record:
+            self.record.add_evaluation(evaluation, self.step, self.samples)
             self.bar.set_postfix_str(f"validation loss {evaluation.validation_loss:.4f}")
         if self.step < self.job.steps:
             self._go_on()
 
     def _go_on(self) -> None:
+        if self.profiler:
+            self.profiler.resume()
         self.throughput.open()
-        self.steps = StepClock(self.device)
-        self.last_mark = self.steps.began
-        if self.is_main:
-            self.monitor.counts = self.throughput.is_open
+        self.clock = StepClock(self.device)
+        if self.record:
+            self.record.begin_stretch(self.clock.began)
+        if self.monitor and self.throughput.is_open:
+            self.monitor.open_window()
 
     def _pause(self) -> None:
+        if self.profiler:
+            self.profiler.pause()
         self.throughput.close()
-        if self.is_main:
-            self.monitor.counts = False
-            self._write_steps(wait=True)
-
-    def _write_steps(self, wait: bool) -> None:
-        if wait and self.device.type == "cuda":
+        if self.monitor:
+            self.monitor.close_window()
+        if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        while self.pending and self.pending[0][2].has_passed():
-            row, values, mark, measured = self.pending.popleft()
-            loss, grad_norm, *norms = values.tolist()
-            if norms and measured:
-                self.noise_norms.append(tuple(norms))
-            small, large = norms or (None, None)
-            at = mark.seconds()
-            self.steps_table.add(**row, elapsed_s=self.elapsed(at), step_s=round(at - self.last_mark, 6),
-                                 train_loss=loss, grad_norm=grad_norm, micro_batch_squared_norm=small,
-                                 batch_squared_norm=large)
-            self.last_mark = at
-
-    def elapsed(self, moment: float) -> float:
-        """Seconds since the user's command began."""
-        return round(moment - self.job.started_at, 3)
+        if self.record:
+            self.record.write_steps()
 
     # ------------------------------------------------------------------ summary
 
     def finish(self) -> None:
         """Write the summary and call the run finished; on every rank, after the last evaluation."""
-        ranks = [None] * self.processes.count
-        dist.all_gather_object(ranks, {
-            "order": self.order.total, "spans": self.step_timeline.spans() if self.step_timeline else [],
-            "peak_gib": torch.cuda.max_memory_allocated(self.device) / GIB if self.device.type == "cuda" else None})
+        mine = {"rank": self.processes.rank, "order": self.order.total,
+                "spans": {step: timeline.spans() for step, timeline in self.timelines.items()},
+                "devices": self.monitor.stop() if self.monitor else {}, "missing": getattr(self.monitor, "missing", {}),
+                "data_s_per_step": self.throughput.work.data_s / max(self.throughput.work.steps, 1),
+                "costs": self.profiler.costs if self.profiler else {},
+                "peak_gib": torch.cuda.max_memory_allocated(self.device) / GIB if self.device.type == "cuda" else None}
+        reports = [None] * self.processes.count
+        dist.all_gather_object(reports, mine)
         if not self.is_main:
             return
-        self.monitor.stop()
-        spans = [span for rank in ranks for span in rank["spans"]]
-        summary, empty = summarize(self, spans, [rank["peak_gib"] for rank in ranks])
+        step, spans = typical_step([report["spans"] for report in reports])
+        rows = describe_ranks(self.ranks, reports, spans)
+        summary, empty = summarize(self, rows, spans, reports[0]["missing"])
         if spans:
             write_trace(spans, self.folder / "timeline.json")
-            draw(spans, f"{self.folder.name}: step {self.timeline_step}", self.folder / "timeline.png")
-        table = Table(self.folder / "summary.csv", SUMMARY_COLUMNS)
-        table.add(**summary)
-        for open_table in (table, self.steps_table, self.evaluations_table):
-            open_table.close()
-        if self.evaluation.predictions is not None:
-            write_json(self.folder / "predictions.json", self.evaluation.predictions)
-        self.description |= {"status": "finished", "ended": utc_time(time.time()), "empty": empty,
-                             "order_hash": self.order.combine([rank["order"] for rank in ranks])}
-        write_json(self.folder / "run.json", self.description)
+            draw(spans, f"{self.folder.name}: step {step}", self.folder / "timeline.png")
+        for name, columns, content in (("ranks.csv", RANK_COLUMNS, rows_without_extras(rows)),
+                                       ("summary.csv", SUMMARY_COLUMNS, [summary])):
+            table = Table(self.folder / name, columns)
+            for row in content:
+                table.add(**row)
+            table.close()
+        self.record.finish(self.order.combine([report["order"] for report in reports]), empty)
+        evaluation = self.record.evaluation
         print(f"{self.folder.name}: {self.samples} samples in {summary['runtime_s']:.0f} s, "
               f"{summary['throughput_samples_per_s'] or float('nan'):.1f} samples/s, "
-              f"validation loss {self.evaluation.validation_loss:.4f}, "
-              + ", ".join(f"{name} {value:.2f}" for name, value in self.evaluation.metrics.items())
+              f"validation loss {evaluation.validation_loss:.4f}, "
+              + ", ".join(f"{name} {value:.2f}" for name, value in evaluation.metrics.items())
               + f" -> {self.folder}", flush=True)

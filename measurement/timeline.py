@@ -67,14 +67,40 @@ class StepTimeline:
         return self.began + self.first.elapsed_time(moment) / 1000 if self.on_gpu else moment
 
 
+def typical_step(reports: list[dict[int, list[Span]]]) -> tuple[int | None, list[Span]]:
+    """Of the steps that were watched the one of median duration, and what all ranks did in it.
+
+    Args:
+        reports: of each rank its spans by step.
+    """
+    steps = {step: [span for report in reports for span in report[step]] for step in reports[0]}
+    if not any(steps.values()):
+        return None, []
+    step = sorted(steps, key=lambda step: wall_s(steps[step]))[(len(steps) - 1) // 2]
+    return step, steps[step]
+
+
+def wall_s(spans: list[Span]) -> float:
+    """Seconds from the first beginning to the last end."""
+    return max(span.end for span in spans) - min(span.start for span in spans)
+
+
+def seconds_by_kind(spans: list[Span]) -> Counter[str]:
+    """Seconds that the spans of one stage spent in each kind of thing."""
+    seconds: Counter[str] = Counter()
+    for span in spans:
+        seconds[span.kind] += span.end - span.start
+    return seconds
+
+
 def bubble_pct(spans: list[Span]) -> float:
     """Share of the stages' wall time in which they neither went forward nor backward, in percent.
 
     1 - sum over stages of compute seconds / (stages x wall seconds).
     """
-    wall = max(span.end for span in spans) - min(span.start for span in spans)
     stages = len({(span.replica, span.stage) for span in spans})
-    return 100 * (1 - sum(span.end - span.start for span in spans if span.kind in COMPUTE) / (stages * wall))
+    computing = sum(seconds_by_kind(spans)[kind] for kind in COMPUTE)
+    return 100 * (1 - computing / (stages * wall_s(spans)))
 
 
 def bubble_schedule_pct(stages: int, micro_batches: int) -> float:

@@ -1,9 +1,5 @@
 """The ruler, against known answers."""
 
-import csv
-import os
-import subprocess
-import sys
 import time
 
 import pytest
@@ -11,11 +7,10 @@ import torch
 import torch.distributed as dist
 
 from measurement import metrics
-from measurement.clock import ThroughputClock
+from measurement.clock import ThroughputClock, Work
 from measurement.interruption import mark_ended
-from measurement.monitor import Monitor
 from measurement.noise_scale import GradientNoise
-from measurement.results import DEVICE_COLUMNS, Table, write_json
+from measurement.results import write_json
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,6 +74,7 @@ def test_moments_and_efficiency_by_hand():
     assert metrics.statistical_efficiency(0, batch=32, reference_batch=16) == pytest.approx(0.5)
     assert metrics.statistical_efficiency(5, batch=16, reference_batch=16) == 1
     assert metrics.goodput(100, 0.8) == pytest.approx(80)
+    assert metrics.published_statistical_efficiency(0.4, micro_batch_size=16) == pytest.approx(0.025)
 
 
 @pytest.mark.parametrize("norms, small, large, reason", [
@@ -96,51 +92,24 @@ def test_ratio_of_sums_not_mean_of_ratios():
     assert metrics.noise_scale(steps, 4, 20).samples == pytest.approx((t1 + t2) / (g1 + g2))
 
 
-def test_throughput_clock_leaves_out_warmup_and_evaluation():
-    clock = ThroughputClock(torch.device("cpu"), warmup_steps=2)
+def test_throughput_clock_leaves_out_the_first_steps_and_evaluation():
+    clock = ThroughputClock(torch.device("cpu"), steps_to_skip=2)
+    step = Work(steps=1, samples=10, tokens=100, padded_tokens=150, model_flops=1e6, hardware_flops=2e6, data_s=0.5)
     clock.open()
     for _ in range(2):
-        time.sleep(0.2)  # warm-up
-        clock.count(10, 100)
+        time.sleep(0.2)  # skipped
+        clock.count(step)
     for _ in range(3):
         time.sleep(0.02)
-        clock.count(10, 100)
+        clock.count(step)
     clock.close()
     time.sleep(0.3)  # evaluation
     clock.open()
     time.sleep(0.02)
-    clock.count(10, 100)
+    clock.count(step)
     clock.close()
-    assert (clock.samples, clock.tokens) == (40, 400)
+    assert clock.work == Work(4, 40, 400, 600, 4e6, 8e6, 2.0)
     assert 0.08 <= clock.seconds < 0.2
-
-
-def test_monitor_sees_a_busy_and_an_idle_process(tmp_path):
-    spin = "import time\nend = time.time() + 4\nwhile time.time() < end: pass"
-    busy = subprocess.Popen([sys.executable, "-c", spin])
-    table = Table(tmp_path / "devices.csv", DEVICE_COLUMNS)
-    monitor = Monitor(table, time.time(), [busy.pid, os.getpid()], gpus={})
-    monitor.counts = True
-    time.sleep(2.5)
-    monitor.stop()
-    busy.kill()
-    busy.wait()
-    # One of the machine's cores, or what the other processes on it leave.
-    assert 20 / os.cpu_count() < monitor.mean_utilization("cpu") < 130 / os.cpu_count()
-    assert monitor.mean_utilization("gpu") is None and "no GPU" in monitor.missing["gpu_utilization_pct"]
-    assert monitor.peak_process_memory_gib > 0.05
-    with open(tmp_path / "devices.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) >= 3 and {row["device"] for row in rows} == {"cpu"}
-
-
-def test_monitor_outlives_the_processes_that_it_watches(tmp_path):
-    short = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
-    monitor = Monitor(Table(tmp_path / "devices.csv", DEVICE_COLUMNS), time.time(), [short.pid], gpus={})
-    short.wait()
-    time.sleep(1.2)
-    assert monitor.thread.is_alive()
-    monitor.stop()
 
 
 def test_the_first_bad_end_states_the_reason(tmp_path):

@@ -60,6 +60,14 @@ class Arguments:
     eval_steps: int | None = flag("evaluate every N steps besides at the end. Default: once an epoch")
     reference_batch_size: int = flag("the batch against which statistical efficiency is stated", 16)
     noise_scale_steps: int = flag("sample the gradient noise scale every N steps; 0: never", 4)
+    profile_steps: int = flag("after the warm-up, profile N steps off the clock: communication, host and device "
+                              "seconds; the traces are kept", 0)
+    target_f1: float | None = flag("record when an evaluation's F1 first reaches this, in percent")
+    target_loss: float | None = flag("record when an evaluation's loss first falls to this")
+    peak_tflops: float | None = flag("peak rate of one device in this precision, for mfu_pct. "
+                                     "Default: from a table of GPUs")
+    measure: Literal["all", "throughput"] = flag("`throughput`: nothing but the clock and the evaluations, to see "
+                                                 "what measuring costs", "all")
 
     output_dir: str = flag("where run folders go", "results")
     run_name: str | None = flag("name of the run's folder. Default: made from the settings")
@@ -129,17 +137,25 @@ def _check(arguments: Arguments) -> None:
     if arguments.lr_scheduler == "constant" and arguments.warmup_steps:
         raise InputError("--warmup_steps would be ignored by --lr_scheduler constant; use linear, or leave it out")
 
+    refuse_together("target_f1", "target_loss", "give one of them")
+    if arguments.measure == "throughput":
+        for name in ("noise_scale_steps", "profile_steps"):
+            if getattr(arguments, name) and name in given:
+                raise InputError(f"--{name} would be ignored by --measure throughput; leave one of them out")
+        arguments.noise_scale_steps = 0
+
     at_least = {"max_train_examples": 1, "max_eval_examples": 1, "max_seq_length": 8, "doc_stride": 0,
                 "global_batch_size": 1, "micro_batch_size": 1, "epochs": 1, "max_steps": 1, "warmup_steps": 0,
                 "weight_decay": 0, "num_gpus": 1, "cpu_threads": 1, "seed": 0, "eval_steps": 1,
-                "reference_batch_size": 1, "noise_scale_steps": 0, "dropout": 0, "stages": 1, "micro_batches": 1}
+                "reference_batch_size": 1, "noise_scale_steps": 0, "profile_steps": 0, "dropout": 0, "stages": 1,
+                "micro_batches": 1}
     for name, smallest in at_least.items():
         value = getattr(arguments, name, None)
         if value is not None and not value >= smallest:
             raise InputError(f"--{name} {value}: must be at least {smallest}")
-    for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
+    for name in ("learning_rate", "max_grad_norm", "adam_epsilon", "target_f1", "target_loss", "peak_tflops"):
         value = getattr(arguments, name)
-        if not 0 < value < float("inf"):
+        if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name} {value}: must be a number above 0")
     if arguments.dropout is not None and not arguments.dropout < 1:
         raise InputError(f"--dropout {arguments.dropout}: must be below 1")

@@ -20,6 +20,7 @@ from workload.processes import Processes, join, launch, started_at
 from workload.tasks import TASKS, open_task
 
 A = TypeVar("A", bound=Arguments)
+UNTIMED_STEPS = 5  # at the start, or a quarter of a very short run
 
 
 @dataclass
@@ -38,6 +39,11 @@ class Job:
     eval_steps: int
     folder: Path
     started_at: float  # seconds since the epoch
+
+    @property
+    def untimed_steps(self) -> int:
+        """Steps at the start that are off the clock: caches fill, libraries choose their kernels."""
+        return min(UNTIMED_STEPS, self.steps // 4)
 
     def resolved_flags(self) -> dict[str, Any]:
         """Every flag with the value that was used, defaults filled in."""
@@ -81,8 +87,10 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1,
     if stages > task.config.num_hidden_layers:
         raise InputError(f"--stages {stages}: {task.model_name} has {task.config.num_hidden_layers} layers, and every "
                          f"stage needs one; at most {task.config.num_hidden_layers} fits")
+    if arguments.target_f1 is not None and "f1" not in task.metrics:
+        raise InputError(f"--target_f1: {task.name} has no F1; --target_loss fits")
     if arguments.max_steps:
-        warmup_steps(arguments, arguments.max_steps)  # refuses what does not fit
+        _check_steps(arguments, arguments.max_steps)
     launch(devices)
 
     processes = join(devices, arguments.cpu_threads)
@@ -101,9 +109,18 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1,
                          "windows")
     steps_an_epoch = windows // arguments.global_batch_size
     steps = arguments.max_steps or arguments.epochs * steps_an_epoch
-    warmup_steps(arguments, steps)
+    _check_steps(arguments, steps)
     return Job(strategy, arguments, task, processes, devices, stages, split, precision, steps,
                arguments.eval_steps or steps_an_epoch, folder, started_at())
+
+
+def _check_steps(arguments: Arguments, steps: int) -> None:
+    """Refuse a number of steps that leaves none for what was asked for."""
+    warmup_steps(arguments, steps)
+    most = steps - min(UNTIMED_STEPS, steps // 4) - 2  # one step warms the profiler up, one is left to be timed
+    if arguments.profile_steps > max(most, 0):
+        raise InputError(f"--profile_steps {arguments.profile_steps}: the run has {steps} steps, of which at most "
+                         f"{max(most, 0)} can be profiled")
 
 
 def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, split: Split, precision: str) -> Path:

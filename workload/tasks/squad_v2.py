@@ -39,6 +39,7 @@ class SquadV2:
     name = "squad_v2"
     default_model = "bert-base-uncased"  # on the Hub
     metrics = ("exact_match", "f1")
+    outputs_per_token = 2  # start and end
     label_names = ("start", "end", "attention_mask")
     scoring_columns = ["example_index", "offsets"]  # of the features; training has no use for them
 

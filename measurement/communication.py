@@ -1,0 +1,115 @@
+"""Communication in a profiler's trace: seconds, bytes, and what of it is not hidden behind compute.
+
+One method for every strategy: it looks at what the back end did, not at who asked for it. On a GPU that is NCCL's
+kernels; on a CPU gloo's operations. Seconds include waiting for the partner: a kernel that waits is a kernel that runs.
+"""
+
+import gzip
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+MIB = 2**20
+POINT_TO_POINT = ("send", "recv")
+# As c10d and the profiler spell the types of tensors.
+BYTES_OF_TYPE = {"float": 4, "double": 8, "half": 2, "bfloat16": 2, "int": 4, "long": 8, "long int": 8, "char": 1,
+                 "byte": 1, "bool": 1, "unsigned char": 1, "short": 2}
+Interval = tuple[float, float]
+
+
+def read_trace(path: Path) -> list[dict]:
+    """The completed events of a Chrome trace (.json.gz), times in microseconds."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X"]
+
+
+def communication(events: Iterable[dict], steps: int, processes: int) -> dict[str, float]:
+    """What one rank's trace says of its communication and compute, per step, in the columns of ranks.csv.
+
+    Bytes are those of the whole tensor that a collective works on, as nccl-tests counts a size: what an all-reduce
+    takes, what an all-gather gives. Of point-to-point messages those that are sent count.
+
+    Args:
+        steps: that the trace covers.
+        processes: in the run; gloo's all-gather shows its input only.
+    """
+    events = list(events)
+    kernels = [event for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+    collectives, messages, sizes = _of_nccl(kernels) if kernels else _of_gloo(events, processes)
+    compute = union(_interval(event) for event in (kernels or _cpu_operations(events))
+                    if "nccl" not in event["name"].lower())
+    under_way = union([*collectives, *messages])
+    microseconds = {"collective": length(union(collectives)), "point_to_point": length(union(messages)),
+                    "exposed_communication": length(union([*under_way, *compute])) - length(compute),
+                    "device": length(compute)}
+    return {f"{name}_s_per_step": value / 1e6 / steps for name, value in microseconds.items()} | {
+        f"{name}_mib_per_step": size / MIB / steps for name, size in sizes.items()}
+
+
+def union(intervals: Iterable[Interval]) -> list[Interval]:
+    """The same moments as disjoint intervals, in order."""
+    merged: list[Interval] = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def length(disjoint: list[Interval]) -> float:
+    """Of disjoint intervals together."""
+    return sum(end - start for start, end in disjoint)
+
+
+def _interval(event: dict) -> Interval:
+    return event["ts"], event["ts"] + event["dur"]
+
+
+def _cpu_operations(events: list[dict]) -> list[dict]:
+    """Tensor operations, which are what a CPU computes with; those on gloo's own threads are communication."""
+    threads_of_gloo = {event["tid"] for event in events if _is_gloo_collective(event)}
+    return [event for event in events if event["name"].startswith("aten::") and event["tid"] not in threads_of_gloo]
+
+
+def _is_gloo_collective(event: dict) -> bool:
+    return event["name"].startswith("gloo:") and event["name"].removeprefix("gloo:") not in POINT_TO_POINT
+
+
+def _of_gloo(events: list[dict], processes: int) -> tuple[list[Interval], list[Interval], dict[str, float]]:
+    collectives, messages = [], []
+    sizes = {"collective": 0.0, "point_to_point": 0.0}
+    for event in events:
+        if not event["name"].startswith("gloo:"):
+            continue
+        operation = event["name"].removeprefix("gloo:")
+        arguments = event.get("args", {})
+        size = sum(math.prod(shape) * BYTES_OF_TYPE.get(kind.removeprefix("c10::").lower(), 0) for shape, kind in
+                   zip(arguments.get("Input Dims", []), arguments.get("Input type", []), strict=True))
+        if operation in POINT_TO_POINT:
+            messages.append(_interval(event))
+            sizes["point_to_point"] += size * (operation == "send")
+        else:
+            collectives.append(_interval(event))
+            sizes["collective"] += size * (processes if operation == "all_gather" else 1)
+    return collectives, messages, sizes
+
+
+def _of_nccl(kernels: list[dict]) -> tuple[list[Interval], list[Interval], dict[str, float]]:
+    collectives, messages = [], []
+    sizes = {"collective": 0.0, "point_to_point": 0.0}
+    for kernel in kernels:
+        if "nccl" not in kernel["name"].lower():
+            continue
+        arguments = kernel.get("args", {})  # the profiler adds what c10d handed to NCCL
+        operation = arguments.get("Collective name", "")
+        element = BYTES_OF_TYPE.get(str(arguments.get("dtype", "")).lower(), 0)
+        given, made = (int(arguments.get(name, 0)) * element for name in ("In msg nelems", "Out msg nelems"))
+        if operation in POINT_TO_POINT or "sendrecv" in kernel["name"].lower():
+            messages.append(_interval(kernel))
+            sizes["point_to_point"] += given * (operation == "send")
+        else:
+            collectives.append(_interval(kernel))
+            sizes["collective"] += max(given, made)
+    return collectives, messages, sizes

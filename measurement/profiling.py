@@ -1,0 +1,99 @@
+"""`--profile_steps`: torch.profiler around some steps of a run, off the clock; every rank's trace is kept."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from measurement.clock import synchronize
+from measurement.communication import communication, read_trace
+from workload.processes import Processes
+
+
+class StepProfiler:
+    """Profiles the steps `first` to `last`; the step before them warms the profiler up.
+
+    Args:
+        folder: where this rank's trace goes.
+    """
+
+    def __init__(self, first: int, last: int, processes: Processes, folder: Path) -> None:
+        self.first, self.last, self.processes, self.folder = first, last, processes, folder
+        self.is_tracing = self.is_paused = False
+        self.cpu_seconds = 0.0
+        self.costs: dict[str, float] = {}  # per step, in the columns of ranks.csv; empty before the last step is over
+
+    def begin_step(self, step: int) -> None:
+        if step == self.first - 1:
+            self.activities = [ProfilerActivity.CPU]
+            if self.processes.device.type == "cuda":
+                self.activities.append(ProfilerActivity.CUDA)
+            self.profile = profile(activities=self.activities, record_shapes=True)
+            with _quiet():
+                self.profile.prepare_trace()
+        elif step == self.first:
+            synchronize(self.processes.device)
+            with _quiet():
+                self.profile.start_trace()
+            self._begin_stretch()
+
+    def end_step(self, step: int) -> bool:
+        """Whether this step was the last to profile; the trace is then still to be saved."""
+        if step == self.last:
+            self._end_stretch()
+            with _quiet():
+                self.profile.stop_trace()
+        return step == self.last
+
+    def pause(self) -> None:
+        """What comes now, such as an evaluation, is no part of a step."""
+        if self.is_tracing:
+            self._end_stretch()
+            self.profile.toggle_collection_dynamic(False, self.activities)
+            self.is_paused = True
+
+    def resume(self) -> None:
+        """Training goes on."""
+        if self.is_paused:
+            self.profile.toggle_collection_dynamic(True, self.activities)
+            self._begin_stretch()
+            self.is_paused = False
+
+    def _begin_stretch(self) -> None:
+        self.is_tracing, self.cpu_began = True, time.process_time()
+
+    def _end_stretch(self) -> None:
+        if self.processes.device.type == "cuda":
+            torch.cuda.synchronize(self.processes.device)
+        self.cpu_seconds += time.process_time() - self.cpu_began
+        self.is_tracing = False
+
+    def save(self) -> None:
+        """Write the trace and read from it what the steps cost."""
+        path = self.folder / f"rank{self.processes.rank}.json.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.profile.export_chrome_trace(str(path))
+        del self.profile
+        steps = self.last - self.first + 1
+        self.costs = {"host_cpu_s_per_step": self.cpu_seconds / steps,
+                      **communication(read_trace(path), steps, self.processes.count)}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The profiler tells of its start and stop from C++, below Python's own streams; errors are raised all the same."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

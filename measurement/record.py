@@ -1,0 +1,113 @@
+"""The folder of a run, which rank 0 writes: what it recorded before it failed stays."""
+
+import math
+import shutil
+import time
+from collections import deque
+from pathlib import Path
+
+import torch
+
+from measurement.clock import Mark
+from measurement.description import describe
+from measurement.results import STEP_COLUMNS, Table, evaluation_columns, utc_time, write_json
+from workload.errors import InputError
+from workload.evaluation import Evaluation
+from workload.job import Job
+
+
+class Record:
+    """run.json, steps.csv and evaluations.csv, and what the summary needs of their rows.
+
+    Args:
+        job: what is trained, and on what.
+        ranks: of each rank its device, and the part of the model that it holds.
+        deepspeed_config: as given to DeepSpeed, if it takes part.
+    """
+
+    def __init__(self, job: Job, ranks: list[dict], deepspeed_config: dict | None) -> None:
+        self.job, self.folder, self.started_at = job, job.folder, job.started_at
+        _create_folder(job.folder, job.arguments.output_dir, job.arguments.overwrite)
+        self.description = describe(job, ranks, deepspeed_config)
+        write_json(self.folder / "run.json", self.description)
+        self.steps = Table(self.folder / "steps.csv", STEP_COLUMNS)
+        self.evaluations = Table(self.folder / "evaluations.csv", evaluation_columns(job.task.metrics))
+        self.pending: deque = deque()  # rows of steps.csv whose values may still be on their way from the GPU
+        self.noise_norms: list[tuple[float, float]] = []
+        self.losses: list[float] = []
+        self.evaluation: Evaluation | None = None
+        self.target_reached: dict[str, float] = {}
+
+    def begin_stretch(self, moment: float) -> None:
+        """Steps follow each other from now on, seconds since the epoch."""
+        self.last_step_ended = moment
+
+    def add_step(self, row: dict, values: torch.Tensor, mark: Mark, is_measured: bool) -> None:
+        """A step whose values and end may still lie ahead of the host.
+
+        Args:
+            values: loss, gradient norm, and the two squared norms if they were sampled. (2,) or (4,)
+            is_measured: whether the noise scale takes the norms in.
+        """
+        if values.device.type == "cuda":
+            values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
+        self.pending.append((row, values, mark, is_measured))
+        self.write_steps()
+
+    def write_steps(self) -> None:
+        """Write the rows whose step is over."""
+        while self.pending and self.pending[0][2].has_passed():
+            row, values, mark, is_measured = self.pending.popleft()
+            loss, grad_norm, *norms = values.tolist()
+            if norms and is_measured:
+                self.noise_norms.append(tuple(norms))
+            small, large = norms or (None, None)
+            ended = mark.seconds()
+            self.steps.add(**row, elapsed_s=self.elapsed(ended), step_s=round(ended - self.last_step_ended, 6),
+                           train_loss=loss, grad_norm=grad_norm, micro_batch_squared_norm=small,
+                           batch_squared_norm=large)
+            self.losses.append(loss)
+            self.last_step_ended = ended
+
+    def add_evaluation(self, evaluation: Evaluation, step: int, samples: int) -> None:
+        """What was evaluated after `step`."""
+        self.evaluation = evaluation
+        row = {"step": step, "elapsed_s": self.elapsed(time.time()), "samples": samples}
+        self.evaluations.add(**row, validation_loss=evaluation.validation_loss, **evaluation.metrics)
+        if not self.target_reached and self._reaches_target(evaluation):
+            self.target_reached = {"time_to_target_s": row["elapsed_s"], "samples_to_target": samples}
+
+    def _reaches_target(self, evaluation: Evaluation) -> bool:
+        arguments = self.job.arguments
+        if arguments.target_f1 is not None:
+            return evaluation.metrics["f1"] >= arguments.target_f1
+        return arguments.target_loss is not None and evaluation.validation_loss <= arguments.target_loss
+
+    def loss_jitter(self) -> float | None:
+        """Mean absolute difference between the training losses of two steps that follow each other."""
+        differences = [abs(after - before) for before, after in zip(self.losses, self.losses[1:], strict=False)]
+        differences = [difference for difference in differences if math.isfinite(difference)]
+        return sum(differences) / len(differences) if differences else None
+
+    def elapsed(self, moment: float) -> float:
+        """Seconds since the user's command began."""
+        return round(moment - self.started_at, 3)
+
+    def finish(self, order_hash: str, empty: dict[str, str]) -> None:
+        """The run is finished; `empty`: why columns of the summary are."""
+        self.steps.close()
+        self.evaluations.close()
+        if self.evaluation.predictions is not None:
+            write_json(self.folder / "predictions.json", self.evaluation.predictions)
+        self.description |= {"status": "finished", "ended": utc_time(time.time()), "empty": empty,
+                             "order_hash": order_hash}
+        write_json(self.folder / "run.json", self.description)
+
+
+def _create_folder(folder: Path, output_dir: str, overwrite: bool) -> None:
+    try:
+        if folder.exists() and overwrite:
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {output_dir}: {error.filename}: {error.strerror}") from error

@@ -1,0 +1,101 @@
+"""Communication read from traces: made-up ones with known answers, and those of real runs."""
+
+import pytest
+
+from measurement.communication import communication, read_trace, union
+from tests.test_equivalence import ROWS
+
+MIB = 2**20
+
+
+def event(name: str, start_ms: float, end_ms: float, thread: int = 1, category: str = "cpu_op", **args) -> dict:
+    return {"ph": "X", "cat": category, "name": name, "tid": thread, "ts": start_ms * 1000,
+            "dur": (end_ms - start_ms) * 1000, "args": args}
+
+
+def gloo(operation: str, start_ms: float, end_ms: float, elements: int, thread: int, kind: str = "float") -> dict:
+    return event(f"gloo:{operation}", start_ms, end_ms, thread, "user_annotation",
+                 **{"Input Dims": [[elements]], "Input type": [kind]})
+
+
+def test_union_of_intervals():
+    assert union([(5, 6), (1, 3), (2, 4), (4, 4.5)]) == [(1, 4.5), (5, 6)]
+
+
+def test_gloo_by_hand():
+    """Two steps of 100 ms: compute 0-40 and 60-80, an all-reduce 30-50 of which 10 ms lie open, a message 85-95."""
+    events = [event("aten::mm", 0, 40), event("aten::add", 10, 20), event("aten::mm", 60, 80),
+              event("c10d::allreduce_", 29, 30), event("autograd::engine::evaluate_function", 0, 100),
+              gloo("all_reduce", 30, 50, elements=MIB, thread=7),
+              event("aten::add", 45, 50, thread=7),  # gloo's own
+              gloo("send", 85, 95, elements=MIB // 2, thread=1, kind="long int"),
+              gloo("recv", 90, 95, elements=MIB, thread=1)]
+    costs = communication(events, steps=2, processes=2)
+    assert costs == pytest.approx({
+        "collective_s_per_step": 0.010, "point_to_point_s_per_step": 0.005, "exposed_communication_s_per_step": 0.010,
+        "device_s_per_step": 0.030, "collective_mib_per_step": 2.0, "point_to_point_mib_per_step": 2.0})
+
+
+def test_an_all_gather_counts_what_it_gives():
+    costs = communication([gloo("all_gather", 0, 1, MIB, thread=7, kind="c10::BFloat16")], steps=1, processes=4)
+    assert costs["collective_mib_per_step"] == 8
+
+
+def test_nccl_by_hand():
+    def nccl(kernel: str, start: float, end: float, **args) -> dict:
+        return event(f"ncclDevKernel_{kernel}", start, end, 20, "kernel", **args)
+
+    sizes = {"dtype": "Float", "In msg nelems": MIB, "Out msg nelems": MIB}
+    events = [event("aten::mm", 0, 100),  # the host is busy: on a GPU that hides nothing
+              event("gemm", 0, 30, 7, "kernel"), event("Memcpy HtoD", 90, 100, 7, "gpu_memcpy"),
+              nccl("AllReduce_Sum_f32_RING_LL", 20, 50, **sizes, **{"Collective name": "allreduce"}),
+              nccl("AllGather_RING_LL", 60, 70, **{"Collective name": "_allgather_base", "dtype": "BFloat16",
+                                                   "In msg nelems": MIB, "Out msg nelems": 4 * MIB}),
+              nccl("SendRecv", 80, 95, **sizes, **{"Collective name": "send"}),
+              nccl("SendRecv", 80, 85, **sizes, **{"Collective name": "recv"})]
+    costs = communication(events, steps=1, processes=4)
+    assert costs == pytest.approx({
+        "collective_s_per_step": 0.040, "point_to_point_s_per_step": 0.015, "exposed_communication_s_per_step": 0.040,
+        "device_s_per_step": 0.040, "collective_mib_per_step": 4 + 8, "point_to_point_mib_per_step": 4.0})
+
+
+# ------------------------------------------------------------------ real runs
+
+PROFILED = ("--profile_steps", "2", "--eval_steps", "4", "--target_loss", "50", "--peak_tflops", "0.05")
+
+
+def test_ddp_reduces_every_gradient_once_a_step(train):
+    run = train(*ROWS["DDP x 2"], *PROFILED)
+    summary = {name: float(value) for name, value in run.summary.items() if name.endswith("_per_step") and value}
+    gradients = 4 * run.description["parameters"] / MIB
+    # And of single numbers a few: the loss, the noise scale.
+    assert gradients < summary["collective_mib_per_step"] < gradients + 1e-4
+    assert summary["point_to_point_mib_per_step"] == summary["point_to_point_s_per_step"] == 0
+    assert 0 < summary["exposed_communication_s_per_step"] <= summary["collective_s_per_step"]
+    assert 0 < summary["device_s_per_step"] <= summary["host_cpu_s_per_step"] * 1.1, "a CPU is host and device"
+    for rank in range(2):
+        names = {each["name"] for each in read_trace(run.folder / "profile" / f"rank{rank}.json.gz")}
+        assert {"gloo:all_reduce", "aten::addmm"} <= names
+
+
+def test_a_pipeline_sends_activations_and_their_gradients(train):
+    run = train(*ROWS["pipeline x 2"], *PROFILED)
+    steps = run.rows("steps.csv")
+    # Untimed 2, one warms the profiler up, so 4 and 5 were profiled: hidden size 128, of 32 samples.
+    padded = int(steps[4]["padded_tokens"]) - int(steps[2]["padded_tokens"])
+    hidden, mask = padded * 128 * 4 / 2, padded * 8 / 2  # bytes a step
+    first, last = (float(rank["point_to_point_mib_per_step"]) * MIB for rank in run.rows("ranks.csv"))
+    # Besides, stages tell each other the shape when it changes.
+    assert hidden + mask <= first < 1.02 * (hidden + mask)
+    assert hidden <= last < 1.02 * hidden
+    assert float(run.summary["collective_mib_per_step"]) < 0.01, "one replica has nobody to average gradients with"
+
+
+def test_profiled_steps_are_off_the_throughput_clock_and_change_nothing(train):
+    run, plain = train(*ROWS["DDP x 2"], *PROFILED), train(*ROWS["DDP x 2"])
+    assert run.column("train_loss") == plain.column("train_loss")
+    seconds = sum(run.column("step_s")[5:])  # the last 3 of 8 steps
+    assert 3 * 32 / float(run.summary["throughput_samples_per_s"]) == pytest.approx(seconds, rel=0.5)
+    assert not (plain.folder / "profile").exists()
+    assert plain.summary["collective_s_per_step"] == ""
+    assert plain.description["empty"]["collective_s_per_step"] == "no --profile_steps was given"

@@ -1,0 +1,63 @@
+"""Model FLOPs against PyTorch's own counter, and the table of peak rates."""
+
+import csv
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertForQuestionAnswering
+
+from measurement.flops import PEAK_RATES, TransformerShape, peak_tflops, utilization_pct
+
+
+@pytest.mark.parametrize("length", [16, 128])
+def test_formula_against_pytorchs_counter(length):
+    config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
+                        intermediate_size=96, max_position_embeddings=128)
+    model = BertForQuestionAnswering._from_config(config, attn_implementation="eager").eval()
+    with FlopCounterMode(display=False) as counter:
+        output = model(torch.zeros(1, length, dtype=torch.long))
+        (output.start_logits.sum() + output.end_logits.sum()).backward()
+    shape = TransformerShape(layers=3, hidden=32, intermediate=96, outputs=2)
+    assert float(shape.training_flops(torch.tensor([length]))) == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+def test_bert_base_by_hand():
+    # 85.05 M parameters in its encoder's matrices: 6 FLOPs each for every token, and 12 n^2 h a layer for attention.
+    bert_base = TransformerShape(layers=12, hidden=768, intermediate=3072, outputs=2)
+    encoder = 12 * (4 * 768**2 + 2 * 768 * 3072)
+    expected = 6 * 384 * (encoder + 2 * 768) + 12 * 12 * 384**2 * 768
+    assert bert_base.training_flops(torch.tensor([384, 384])).tolist() == pytest.approx([expected, expected])
+
+
+def test_utilization_by_hand():
+    # 2 devices of 10 TFLOPS, 4 s: 80 TFLOP could have been done.
+    assert utilization_pct(8e12, seconds=4, devices=2, peak=10) == pytest.approx(10)
+
+
+@pytest.mark.parametrize("gpu, precision, expected", [
+    ("NVIDIA A100-SXM4-40GB", "bf16", 312), ("NVIDIA A100 80GB PCIe", "fp32", 19.5),
+    ("NVIDIA H100 80GB HBM3", "bf16_native", 989.4), ("NVIDIA H100 PCIe", "fp16", 756), ("NVIDIA H200", "bf16", 989.4),
+    ("Tesla V100-SXM2-16GB", "fp16", 125), ("Tesla T4", "fp32", 8.1), ("NVIDIA L4", "bf16", 121),
+])
+def test_peak_rates_by_the_names_that_torch_gives(gpu, precision, expected):
+    assert peak_tflops(gpu, precision)[0] == expected
+
+
+@pytest.mark.parametrize("gpu", ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA H200 NVL", "Tesla V100-SXM2-16GB bf16",
+                                 "NVIDIA GeForce RTX 4090 Laptop GPU", "Some GPU", None])
+def test_an_unknown_device_has_no_peak_rate(gpu):
+    peak, reason = peak_tflops(gpu, "bf16")
+    assert peak is None and "--peak_tflops" in reason
+
+
+def test_tf32_counts_where_it_is_allowed(monkeypatch):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert peak_tflops("NVIDIA A100-SXM4-40GB", "fp32")[0] == 156
+
+
+def test_every_peak_rate_has_a_source():
+    with open(PEAK_RATES, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(float(row["tflops"]) > 0 and "NVIDIA" in row["source"] for row in rows)
+    assert len({(row["gpu"], row["dtype"]) for row in rows}) == len(rows)

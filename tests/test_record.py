@@ -1,0 +1,82 @@
+"""What a run leaves in its folder besides losses: time to quality, the published formulas, why a column is empty."""
+
+import csv
+import io
+
+import pandas as pd
+import pytest
+
+from measurement.results import RANK_COLUMNS, SUMMARY_COLUMNS
+from tests.test_communication import PROFILED
+from tests.test_equivalence import ONE_PROCESS, ROWS
+
+RUNS = {"one process": ONE_PROCESS, "DDP": (*ROWS["DDP x 2"], *PROFILED),
+        "pipeline": (*ROWS["pipeline x 2"], *PROFILED)}
+BARE = ("--noise_scale_steps", "0", "--measure", "throughput")
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_column_is_filled_or_its_emptiness_explained(run, train):
+    run = train(*RUNS[run])
+    assert list(run.summary) == SUMMARY_COLUMNS
+    assert list(run.rows("ranks.csv")[0]) == RANK_COLUMNS
+    empty = {name for name, value in run.summary.items() if value == ""}
+    assert empty == set(run.description["empty"])
+    assert "unknown" not in run.description["empty"].values()
+
+
+def test_the_first_evaluation_that_reaches_the_target_counts(train):
+    run = train(*RUNS["DDP"])
+    evaluations = run.rows("evaluations.csv")
+    assert [row["step"] for row in evaluations] == ["4", "8"] and float(evaluations[0]["validation_loss"]) < 50
+    assert run.summary["samples_to_target"] == evaluations[0]["samples"] == "128"
+    assert run.summary["time_to_target_s"] == evaluations[0]["elapsed_s"]
+    assert float(run.summary["target_loss"]) == 50 and run.summary["target_f1"] == ""
+
+
+def test_a_target_that_is_never_reached_leaves_the_time_empty(train):
+    run = train(*ONE_PROCESS, "--target_f1", "99.9", *BARE)
+    assert run.summary["time_to_target_s"] == run.summary["samples_to_target"] == ""
+    assert run.description["empty"]["time_to_target_s"] == "no evaluation reached the target"
+
+
+def test_measuring_can_be_left_out_and_changes_nothing(train):
+    bare, full = train(*ONE_PROCESS, "--target_f1", "99.9", *BARE), train(*ONE_PROCESS)
+    assert bare.summary["validation_loss"] == full.summary["validation_loss"]
+    assert float(bare.summary["throughput_samples_per_s"]) > 0
+    assert not (bare.folder / "devices.csv").exists() and bare.rows("steps.csv") == []
+    assert bare.summary["noise_scale_samples"] == bare.summary["cpu_utilization_pct"] == ""
+    assert bare.description["empty"]["cpu_utilization_pct"] == "not measured with --measure throughput"
+
+
+def test_flops_utilization_from_the_other_columns(train):
+    row = {name: float(value) for name, value in train(*RUNS["DDP"]).summary.items()
+           if name.startswith(("throughput", "mfu", "hfu", "model_flops", "peak_tflops"))}
+    rate = row["throughput_samples_per_s"] * row["model_flops_per_sample"]
+    assert row["mfu_pct"] == pytest.approx(100 * rate / (2 * 0.05e12))
+    assert row["hfu_pct"] > row["mfu_pct"], "padding is computed as well"
+    assert train(*RUNS["DDP"]).description["peak_tflops_source"] == "--peak_tflops"
+
+
+def test_published_formulas_from_the_recorded_steps(train):
+    run = train(*ONE_PROCESS)
+    losses = pd.read_csv(io.StringIO((run.folder / "steps.csv").read_text()))["train_loss"]
+    expected = losses.diff().abs().mean() / 4  # a micro-batch of 4
+    assert float(run.summary["published_stats_efficiency"]) == pytest.approx(expected)
+    goodput = expected * float(run.summary["throughput_samples_per_s"])
+    assert float(run.summary["published_goodput"]) == pytest.approx(goodput)
+
+
+def test_data_seconds_are_a_part_of_every_step(train):
+    for run in [train(*words) for words in RUNS.values()]:
+        for row in csv.DictReader(io.StringIO((run.folder / "steps.csv").read_text())):
+            assert float(row["data_s"]) > 0
+        assert 0 < float(run.summary["data_s_per_step"]) < 1
+
+
+def test_runtime_reaches_from_the_command_to_the_end(train):
+    for run in [train(*words) for words in RUNS.values()]:
+        last_evaluation = float(run.rows("evaluations.csv")[-1]["elapsed_s"])
+        first_step = run.rows("steps.csv")[0]
+        assert float(first_step["elapsed_s"]) > 2, "starting Python and torch takes seconds, and counts"
+        assert last_evaluation <= float(run.summary["runtime_s"]) < last_evaluation + 10

@@ -1,0 +1,76 @@
+"""A pipeline's time: stages that only sleep, whose bubble is known, and what real runs leave behind."""
+
+import json
+
+import pytest
+
+from measurement.timeline import Span, bubble_pct, bubble_schedule_pct, imbalance_pct, typical_step
+from tests.test_equivalence import ROWS
+
+STAGE_KINDS = ("forward", "backward", "send", "receive", "reduce", "optimizer")
+
+
+@pytest.mark.parametrize("units, micro_batches, expected_bubble, expected_imbalance", [
+    ([1, 1], 2, 100 / 3, 0),
+    ([1, 1, 1, 1], 8, 100 * 3 / 11, 0),
+    # The slow stage sets the pace: 7 micro-batches at its 2 units and one through all 5, of 4 x 19 units 40 at work.
+    ([1, 1, 2, 1], 8, 100 * (1 - 40 / 76), 60),
+])
+def test_bubble_of_stages_that_sleep(units, micro_batches, expected_bubble, expected_imbalance, start):
+    output = start("torchrun", "--nproc-per-node", len(units), "-m", "tests.sleeping_stages", json.dumps(units),
+                   micro_batches, check=True).stdout
+    measured = json.loads(output.strip().splitlines()[-1])
+    assert measured["bubble_pct"] == pytest.approx(expected_bubble, abs=5)
+    assert measured["imbalance_pct"] == pytest.approx(expected_imbalance, abs=5)
+    if not expected_imbalance:
+        assert measured["bubble_schedule_pct"] == pytest.approx(expected_bubble)
+
+
+def test_bubble_and_imbalance_by_hand():
+    spans = [Span(0, 0, "forward", 0, 0, 2), Span(0, 0, "send", 0, 2, 3), Span(0, 1, "forward", 0, 3, 5),
+             Span(0, 1, "backward", 0, 5, 9), Span(0, 0, "optimizer", 0, 9, 10)]
+    assert bubble_pct(spans) == pytest.approx(60)  # 8 of 20
+    assert imbalance_pct(spans) == pytest.approx(50)  # 6 against a mean of 4
+    assert bubble_schedule_pct(4, 16) == pytest.approx(100 * 3 / 19)
+
+
+def test_the_typical_step_is_the_one_of_median_duration():
+    def rank(*ends):
+        return {step: [Span(0, 0, "forward", 0, 0, end)] for step, end in enumerate(ends, start=2)}
+
+    assert typical_step([rank(1, 9, 3), rank(1, 1, 2)])[0] == 4
+    assert typical_step([{}, {}]) == (None, [])
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.startswith("pipeline")])
+def test_every_stage_accounts_for_its_time(row, train):
+    run = train(*ROWS[row])
+    summary, ranks = run.summary, run.rows("ranks.csv")
+    for kind in STAGE_KINDS:
+        column = f"{kind}_s_per_step"
+        assert float(summary[column]) == pytest.approx(sum(float(rank[column]) for rank in ranks) / len(ranks))
+    assert all(float(rank["forward_s_per_step"]) > 0 for rank in ranks)
+    idle = [float(rank["idle_s_per_step"]) for rank in ranks]
+    computing = [float(rank["forward_s_per_step"]) + float(rank["backward_s_per_step"]) for rank in ranks]
+    assert float(summary["bubble_pct"]) == pytest.approx(100 * sum(idle) / (sum(idle) + sum(computing)), rel=1e-6)
+    stages = int(summary["pipeline_stages"])
+    assert [int(rank["stage"]) for rank in ranks].count(stages - 1) == int(summary["replicas"])
+
+
+def test_the_timeline_is_a_chrome_trace_with_a_row_per_stage(train):
+    run = train(*ROWS["pipeline 2 x 2"])
+    trace = json.loads((run.folder / "timeline.json").read_text())["traceEvents"]
+    rows = {(each["pid"], each["tid"]) for each in trace if each["ph"] == "X"}
+    assert rows == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    forwards = [each["name"] for each in trace if each["ph"] == "X" and each["cat"] == "forward"
+                and (each["pid"], each["tid"]) == (0, 0)]
+    assert forwards == [f"forward {number}" for number in range(4)]
+    assert all(each["dur"] >= 0 and each["ts"] >= 0 for each in trace if each["ph"] == "X")
+    assert (run.folder / "timeline.png").stat().st_size > 10_000
+
+
+def test_memory_of_every_stage(train):
+    run = train(*ROWS["pipeline x 4"])
+    peaks = [float(rank["peak_memory_gib"]) for rank in run.rows("ranks.csv")]
+    assert len(peaks) == 4 and min(peaks) > 0.1
+    assert float(run.summary["peak_memory_gib"]) == max(peaks)
