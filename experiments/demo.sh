@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 export CUDA_VISIBLE_DEVICES=  # on CPU processes, so that it runs alike on a laptop and on a node with GPUs
 
 FLAGS=(--sample --model tiny --max_seq_length 128 --max_steps 300 --global_batch_size 32 --learning_rate 1e-3
-       --cpu_threads 1 --eval_steps 50 --target_f1 80 --profile_steps 3 --output_dir results/demo --overwrite)
+       --cpu_threads 1 --eval_steps 50 --target_f1 80 --profile_steps 3 --noise_scale_steps 4
+       --output_dir results/demo --overwrite "$@")
 
 for seed in ${SEEDS:-0}; do
     python bert_baseline.py "${FLAGS[@]}" --seed "$seed" --num_gpus 1

@@ -41,6 +41,7 @@ class Monitor:
         self.energy_at_start = self._energy_j()
         self.energy_at_opening: dict[int, float | None] = {}
         self.window_energy_j: dict[int, float] = defaultdict(float)
+        self.previous: tuple[float, float] | None = None  # moment and CPU seconds of the sample before
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._sample_until_stopped, name="monitor", daemon=True)
         self.thread.start()
@@ -78,22 +79,24 @@ class Monitor:
     # ------------------------------------------------------------------ the thread
 
     def _sample_until_stopped(self) -> None:
-        previous = None
-        while True:
-            now, counts = time.time(), self.counts
-            for rank, gpu in self.gpus.items():
-                self._add(self.device[rank], now, counts, gpu.sample())
-            memory = {rank: info.rss / GIB for rank, info in self._of_processes(psutil.Process.memory_info).items()}
-            for rank, gib in memory.items():
-                self.peak_memory_gib[rank] = max(gib, self.peak_memory_gib.get(rank, 0.0))
-            cpu_seconds = sum(sum(times[:2]) for times in self._of_processes(psutil.Process.cpu_times).values())
-            if previous and memory:  # a utilization is a difference between two samples
-                cpu_pct = 100 * (cpu_seconds - previous[1]) / ((now - previous[0]) * (os.cpu_count() or 1))
-                self._add("cpu", now, counts, {"utilization_pct": round(max(cpu_pct, 0.0), 2),
-                                               "memory_gib": round(sum(memory.values()), 4)})
-            previous = (now, cpu_seconds)
-            if self.stopping.wait(SECONDS_BETWEEN_SAMPLES):
-                return
+        self._sample()
+        while not self.stopping.wait(SECONDS_BETWEEN_SAMPLES):
+            self._sample()
+
+    def _sample(self) -> None:
+        now, counts = time.time(), self.counts
+        for rank, gpu in self.gpus.items():
+            self._add(self.device[rank], now, counts, gpu.sample())
+        memory = {rank: info.rss / GIB for rank, info in self._of_processes(psutil.Process.memory_info).items()}
+        for rank, gib in memory.items():
+            self.peak_memory_gib[rank] = max(gib, self.peak_memory_gib.get(rank, 0.0))
+        cpu_seconds = sum(sum(times[:2]) for times in self._of_processes(psutil.Process.cpu_times).values())
+        if self.previous and memory:  # a utilization is a difference between two samples
+            then, seconds_then = self.previous
+            cpu_pct = 100 * (cpu_seconds - seconds_then) / ((now - then) * (os.cpu_count() or 1))
+            self._add("cpu", now, counts, {"utilization_pct": round(max(cpu_pct, 0.0), 2),
+                                           "memory_gib": round(sum(memory.values()), 4)})
+        self.previous = (now, cpu_seconds)
 
     def _add(self, device: str, now: float, counts: bool, values: dict) -> None:
         self.table.add(elapsed_s=round(now - self.started, 3), device=device, **values)

@@ -59,6 +59,12 @@ def refusal(flags: list[str], devices: int = 2, kind=PipelineArguments) -> str:
     ([*SAMPLE, "--max_seq_length", "513"], ["--max_seq_length 513", "512"]),
     ([*SAMPLE, "--max_seq_length", "64", "--doc_stride", "60"], ["--doc_stride 60", "at most 59"]),
     (["--sample", "--model", "./nowhere"], ["./nowhere", "no such folder"]),
+    (["--target_f1", "80", "--target_loss", "1"], ["--target_f1", "--target_loss"]),
+    (["--target_f1", "101"], ["--target_f1 101", "at most 100"]),
+    (["--target_loss", "-1"], ["--target_loss -1"]),
+    (["--peak_tflops", "0"], ["--peak_tflops 0"]),
+    ([*SAMPLE, "--max_steps", "8", "--profile_steps", "5"], ["--profile_steps 5", "8 steps", "at most 4"]),
+    (["--measure", "throughput", "--profile_steps", "2"], ["--profile_steps", "--measure throughput"]),
 ])
 def test_wrong_flags_get_one_line(flags, words):
     line = refusal(flags, kind=Arguments)

@@ -59,7 +59,7 @@ class Arguments:
     seed: int = flag("new weights, order, dropout", 0)
     eval_steps: int | None = flag("evaluate every N steps besides at the end. Default: once an epoch")
     reference_batch_size: int = flag("the batch against which statistical efficiency is stated", 16)
-    noise_scale_steps: int = flag("sample the gradient noise scale every N steps; 0: never", 4)
+    noise_scale_steps: int = flag("sample the gradient noise scale every N steps; 0: never", 16)
     profile_steps: int = flag("after the warm-up, profile N steps off the clock: communication, host and device "
                               "seconds; the traces are kept", 0)
     target_f1: float | None = flag("record when an evaluation's F1 first reaches this, in percent")
@@ -159,6 +159,8 @@ def _check(arguments: Arguments) -> None:
             raise InputError(f"--{name} {value}: must be a number above 0")
     if arguments.dropout is not None and not arguments.dropout < 1:
         raise InputError(f"--dropout {arguments.dropout}: must be below 1")
+    if arguments.target_f1 is not None and arguments.target_f1 > 100:
+        raise InputError(f"--target_f1 {arguments.target_f1}: F1 is in percent, at most 100")
     name = arguments.run_name
     if name is not None and (name in ("", ".", "..") or os.path.basename(name) != name):
         raise InputError(f"--run_name {name!r}: must be the plain name of a folder; --output_dir says where")

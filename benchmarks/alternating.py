@@ -1,0 +1,62 @@
+"""A strategy script whose run is measured in turns: a stretch of steps with everything measured, one with nothing.
+
+Started by measurement_overhead.py; ALTERNATING_SCRIPT names the script, ALTERNATING_RESULT the file for what came out:
+of each stretch whether it was measured, its seconds and its tokens.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from measurement.clock import synchronize  # noqa: E402
+from measurement.monitor import Monitor  # noqa: E402
+from measurement.noise_scale import GradientNoise  # noqa: E402
+from measurement.run import Run  # noqa: E402
+from workload.errors import one_line_errors  # noqa: E402
+
+STRETCH = 16  # steps: in each measured one the noise scale is sampled once
+ORDER = (True, False, False, True)  # so that a machine that slows down steadily favours neither
+
+is_measured = True
+stretches: list[dict] = []
+
+
+class AlternatingRun(Run):
+    def training_steps(self, batches):
+        global is_measured
+        began, tokens = None, 0
+        for step, share in super().training_steps(batches):
+            number, place = divmod(step - 1, STRETCH)
+            if place == 0:
+                synchronize(self.device)
+                now = time.perf_counter()
+                if began is not None:
+                    stretches.append({"measured": is_measured, "seconds": now - began, "tokens": tokens})
+                began, tokens = now, 0
+                self.measures_all = is_measured = ORDER[number % len(ORDER)]
+            tokens += self.work.padded_tokens
+            yield step, share
+
+
+def only_if_measured(method):
+    return lambda *arguments: method(*arguments) if is_measured else None
+
+
+def main() -> None:
+    script = importlib.import_module(os.environ["ALTERNATING_SCRIPT"])
+    script.Run = AlternatingRun
+    GradientNoise.begin_step = only_if_measured(GradientNoise.begin_step)
+    Monitor._sample = only_if_measured(Monitor._sample)
+    script.main()
+    if os.environ["RANK"] == "0":
+        Path(os.environ["ALTERNATING_RESULT"]).write_text(json.dumps(stretches))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
