@@ -18,13 +18,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from alternating import STRETCH
 from scipy.stats import binom
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ("--sample --model tiny --max_seq_length 128 --global_batch_size 32 --learning_rate 1e-3 --cpu_threads 1 "
          "--max_eval_examples 32")
-STRETCH = 16
 
 
 def pair_ratios(script: str, flags: list[str], pairs: int) -> np.ndarray:
