@@ -18,7 +18,9 @@ $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@echo "building DeepSpeed's CPU operation (about a minute, once)"
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" DS_ACCELERATOR=cpu $(VENV)/bin/python -c "from deepspeed.accelerator import \
+	@rm -rf $(VENV)/torch_extensions # a build that was killed leaves a lock, on which the next one would wait for ever
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" TORCH_EXTENSIONS_DIR="$(CURDIR)/$(VENV)/torch_extensions" DS_ACCELERATOR=cpu \
+		$(VENV)/bin/python -c "from deepspeed.accelerator import \
 		get_accelerator as a; a().create_op_builder('ShareMemCommBuilder').load(verbose=False)" > /dev/null
 	@touch $@
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 
 from measurement import metrics
 from measurement.flops import peak_tflops, utilization_pct
@@ -93,11 +94,6 @@ def _quality(run, empty: dict) -> dict:
 
 def _speed(run, ranks: list[dict], empty: dict) -> dict:
     work, seconds = run.throughput.work, run.throughput.seconds
-    row = {"runtime_s": run.record.elapsed(time.time())}
-    if not work.steps:
-        return row | dict.fromkeys(_because("no step after those that are not timed", empty, (
-            "throughput_samples_per_s", "throughput_tokens_per_s", "mfu_pct", "hfu_pct", "model_flops_per_sample",
-            "data_s_per_step")))
     peak, source = run.arguments.peak_tflops, "--peak_tflops"
     if peak is None:
         gpus = {rank["gpu"] for rank in ranks}
@@ -106,9 +102,15 @@ def _speed(run, ranks: list[dict], empty: dict) -> dict:
     run.record.description["peak_tflops_source"] = source
     if peak is None:
         _because(source, empty, ("peak_tflops", "mfu_pct", "hfu_pct"))
+    row = {"runtime_s": run.record.elapsed(time.time()), "peak_tflops": peak, "throughput_samples_per_s": None}
+    if not work.steps:
+        _because("no step after those that are not timed", empty, (
+            "throughput_samples_per_s", "throughput_tokens_per_s", "mfu_pct", "hfu_pct", "model_flops_per_sample",
+            "data_s_per_step"))
+        return row
     return row | {
         "throughput_samples_per_s": work.samples / seconds, "throughput_tokens_per_s": work.tokens / seconds,
-        "model_flops_per_sample": work.model_flops / work.samples, "peak_tflops": peak,
+        "model_flops_per_sample": work.model_flops / work.samples,
         "mfu_pct": peak and utilization_pct(work.model_flops, seconds, run.job.devices, peak),
         "hfu_pct": peak and utilization_pct(work.hardware_flops, seconds, run.job.devices, peak),
         # All wait for the rank that takes longest.
@@ -127,8 +129,10 @@ def _devices(run, ranks: list[dict], empty: dict) -> dict:
     return {"gpu_utilization_pct": mean(readings("gpu_utilization_pct")),
             "cpu_utilization_pct": mean(readings("cpu_utilization_pct")),
             "peak_memory_gib": max(readings("peak_memory_gib"), default=None),
-            "energy_j": sum(energy) if energy else None,
-            "energy_j_per_1000_samples": 1000 * sum(in_window) / samples if in_window and samples else None,
+            # A sum over some of the devices would pass for one over all.
+            "energy_j": sum(energy) if len(energy) == len(ranks) else None,
+            "energy_j_per_1000_samples": 1000 * sum(in_window) / samples if len(in_window) == len(ranks) and samples
+            else None,
             "power_w": mean(readings("power_w")), "temperature_c": max(readings("temperature_c"), default=None),
             "throttled_pct": mean(readings("throttled_pct"))}
 
@@ -165,6 +169,5 @@ def _parts_of_a_step(run, ranks: list[dict], spans: list[Span], empty: dict) -> 
     return row
 
 
-def _because(reason: str, empty: dict, names: tuple[str, ...] | list[str]) -> tuple[str, ...] | list[str]:
+def _because(reason: str, empty: dict, names: Iterable[str]) -> None:
     empty.update(dict.fromkeys(names, reason))
-    return names

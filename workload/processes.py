@@ -77,8 +77,11 @@ def launch(devices: int) -> None:
     started = int(os.environ.get("WORLD_SIZE", 0))
     os.environ.setdefault(STARTED_AT, str(psutil.Process().create_time()))
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # or DeepSpeed warns
-    # DeepSpeed builds a small CPU operation at its first start, with the `ninja` that is installed beside Python.
+    # DeepSpeed builds a small CPU operation at its first start, with the `ninja` that is installed beside Python. It is
+    # kept with this environment: in the user's cache, every other environment would build it anew, over this one's.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    if sys.prefix != sys.base_prefix:
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
     if started == devices:
         return
     if started == 0 and devices == 1:
