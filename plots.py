@@ -137,6 +137,7 @@ STUDY = Study(
         "micro_batch_size": "micro-batch size {}",
         "devices": "{} device(s)",
         "pipeline_stages": "{} stage(s)",
+        "schedule": "{}",
         "replicas": "{} replica(s)",
     },
     caption="""\
