@@ -173,6 +173,7 @@ def test_every_way_of_starting(command, train):
 @pytest.mark.parametrize("command", [
     [sys.executable, "bert_baseline.py", "--num_gpus", "2"],
     [sys.executable, "pipeline.py", "--num_gpus", "2"],
+    [sys.executable, "torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"],
     ["deepspeed", "--num_gpus", "2", "pipeline.py"],
 ])
 def test_an_error_is_one_line_and_exit_code_2(command, start, tmp_path):
@@ -220,7 +221,7 @@ def test_a_run_folder_that_exists_is_kept_unless_told(start, tmp_path):
     assert done.returncode == 2 and (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize("script, victim", [("bert_baseline.py", 1), ("pipeline.py", 0)])
+@pytest.mark.parametrize("script, victim", [("bert_baseline.py", 1), ("pipeline.py", 0), ("torch_pipeline.py", 1)])
 def test_a_rank_that_dies_takes_the_others_down(script, victim, environment, tmp_path):
     """Killed in the middle, not asked: nobody hangs, nobody lives on, and the record says failed."""
     process = subprocess.Popen(

@@ -78,8 +78,9 @@ def test_ddp_reduces_every_gradient_once_a_step(train):
         assert {"gloo:all_reduce", "aten::addmm"} <= names
 
 
-def test_a_pipeline_sends_activations_and_their_gradients(train):
-    run = train(*ROWS["pipeline x 2"], *PROFILED)
+@pytest.mark.parametrize("row", ["pipeline x 2", "torch gpipe x 2"])
+def test_a_pipeline_sends_activations_and_their_gradients(row, train):
+    run = train(*ROWS[row], *PROFILED)
     steps = run.rows("steps.csv")
     # Untimed 2, one warms the profiler up, so 4 and 5 were profiled: hidden size 128, of 32 samples.
     padded = int(steps[4]["padded_tokens"]) - int(steps[2]["padded_tokens"])

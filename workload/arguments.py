@@ -79,14 +79,29 @@ class Arguments:
 
 
 @dataclass
-class PipelineArguments(Arguments):
+class StageArguments(Arguments):
     """What pipelines take besides."""
 
-    stages: int | None = flag("pieces that the layers are cut into. Default: all devices; "
+    stages: int | None = flag("devices that the layers are spread over. Default: all; "
                               "devices / stages is the number of replicas")
     micro_batches: int | None = flag("micro-batches that a step sends through the pipeline. "
                                      "Default: 4 x stages, at most what the batch allows")
+
+
+@dataclass
+class PipelineArguments(StageArguments):
+    """What DeepSpeed's pipeline takes besides."""
+
     deepspeed_config: str = flag("DeepSpeed's own settings", "ds_config.json")
+
+
+@dataclass
+class TorchPipelineArguments(StageArguments):
+    """What PyTorch's pipeline takes besides."""
+
+    schedule: Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "zbv"] = flag(
+        "order in which devices work off the micro-batches; the last three put two pieces of the model on each device",
+        "1f1b")
 
 
 A = TypeVar("A", bound=Arguments)
