@@ -92,6 +92,20 @@ def test_a_pipeline_sends_activations_and_their_gradients(row, train):
     assert float(run.summary["collective_mib_per_step"]) < 0.01, "one replica has nobody to average gradients with"
 
 
+@pytest.mark.parametrize("stage, gradients, parameters", [(0, 1, 0), (1, 1, 1), (2, 4, 1), (3, 4, 4)])
+def test_zero_sends_gradients_to_their_owners_and_gathers_parameters(stage, gradients, parameters, train):
+    """How often a step moves the model's size. Of 4 micro-batches stage 2 reduces each, and stage 3 gathers for each.
+
+    Once for each: few enough parameters as these DeepSpeed keeps from the forward to the backward pass. The smallest
+    are gathered once a step.
+    """
+    run = train(*ROWS[f"ZeRO-{stage} x 2"], "--profile_steps", "2")  # an evaluation would leave some gathered
+    model = 4 * run.description["parameters"] / MIB
+    moved = float(run.summary["collective_mib_per_step"])
+    assert moved == pytest.approx((gradients + parameters) * model, rel=1e-2)
+    assert float(run.summary["point_to_point_mib_per_step"]) == 0
+
+
 def test_profiled_steps_are_off_the_throughput_clock_and_change_nothing(train):
     run, plain = train(*ROWS["DDP x 2"], *PROFILED), train(*ROWS["DDP x 2"])
     assert run.column("train_loss") == plain.column("train_loss")

@@ -248,9 +248,9 @@ def test_a_run_too_short_to_have_a_throughput_keeps_its_row(tmp_path):
 
 def test_names_of_settings(tmp_path):
     write_run(tmp_path / "a", "pipeline", 4, pipeline_stages=2, replicas=2)
-    for strategy in ("hf_trainer", "fsdp", "zero", "torch_pipeline", "data_parallel", "homemade"):
+    for strategy in ("hf_trainer", "fsdp", "zero3", "zero2_offload", "torch_pipeline", "data_parallel", "homemade"):
         write_run(tmp_path / strategy, strategy, 2)
-    expected = ["pipeline 2 stages x 2 replicas", "ZeRO x 2", "FSDP x 2", "DataParallel x 2"]
+    expected = ["pipeline 2 stages x 2 replicas", "ZeRO-3 x 2", "ZeRO-2 offload x 2", "FSDP x 2", "DataParallel x 2"]
     assert list(rows_of(tmp_path).index) == [
         *expected,
         "torch pipeline 2 stages",

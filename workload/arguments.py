@@ -104,6 +104,23 @@ class TorchPipelineArguments(StageArguments):
         "1f1b")
 
 
+@dataclass
+class ZeroArguments(Arguments):
+    """What DeepSpeed's ZeRO takes besides."""
+
+    stage: Literal[0, 1, 2, 3] = flag("what the devices share out: 0 nothing, 1 the optimizer's states, 2 and the "
+                                      "gradients, 3 and the parameters", 2)
+    offload: bool = flag("keep the optimizer's states in the CPU's memory and update there", False)
+    deepspeed_config: str = flag("DeepSpeed's own settings", "ds_config.json")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.offload and self.stage == 0:
+            raise InputError("--offload moves what --stage 1, 2 or 3 share out; --stage 0 shares out nothing")
+        if self.offload and self.precision == "bf16_native":
+            raise InputError("--offload: on the CPU DeepSpeed updates fp32 parameters only; --precision bf16 fits")
+
+
 A = TypeVar("A", bound=Arguments)
 
 

@@ -34,13 +34,18 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def build_optimizer(parameters: Iterable[torch.nn.Parameter], arguments: Arguments) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019); biases and LayerNorm, the parameters of one dimension, do not decay."""
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], arguments: Arguments,
+                    fused: bool | None = None) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019); biases and LayerNorm, the parameters of one dimension, do not decay.
+
+    Args:
+        fused: all of a tensor's update in one pass over memory. Default: PyTorch's choice, which on a CPU is many.
+    """
     parameters = list(parameters)
     groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": arguments.weight_decay},
               {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=arguments.learning_rate,
-                             eps=arguments.adam_epsilon)
+                             eps=arguments.adam_epsilon, fused=fused)
 
 
 def warmup_steps(arguments: Arguments, steps: int) -> int:
