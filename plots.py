@@ -126,6 +126,9 @@ STUDY = Study(
         "data_parallel": ("DataParallel", "#E69F00"),
         "torch_pipeline": ("torch pipeline", "#56B4E9"),
         "hf_trainer": ("HF Trainer", "#000000"),
+        "hf_trainer_zero1": ("HF Trainer ZeRO-1", "#333333"),
+        "hf_trainer_zero2": ("HF Trainer ZeRO-2", "#666666"),
+        "hf_trainer_zero3": ("HF Trainer ZeRO-3", "#999999"),
     },
     # What the rows of one table have in common, as its heading says it.
     group={

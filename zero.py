@@ -24,7 +24,7 @@ from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
 from workload.layers import ordered_layers
-from workload.optimizer import build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
+from workload.optimizer import build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale, replace_zero_loss_scaler
 from workload.processes import devices_asked_for, leave, quiet_libraries
 
 
@@ -56,7 +56,7 @@ def main() -> None:
         engine.torch_autocast_z0_gradscaler = scaler if scaler.is_enabled() else None
         optimizer.register_step_pre_hook(lambda *_: clip())  # DeepSpeed would as well, but keeps the norm to itself
     elif job.precision == "fp16":
-        replace_loss_scaler(engine.optimizer)
+        replace_zero_loss_scaler(engine.optimizer)
 
     micro_batches_a_step = job.split.micro_batches
     noise = GradientNoise(parameters, job.split.replicas * micro_batches_a_step, 1 / micro_batches_a_step,
@@ -105,20 +105,6 @@ def main() -> None:
             save_model(task, model, processes.is_main, run.folder / "model")
         run.finish()
     leave()
-
-
-def replace_loss_scaler(zero_optimizer) -> None:
-    """Scale losses as DeepSpeed's own fp16 does, by the constants of PyTorch's GradScaler.
-
-    What `torch_autocast` comes with clips by the norm of the gradient before its scale is taken out, and never lowers
-    a scale that overflows.
-    """
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
-
-    zero_optimizer.torch_autocast_gradscaler = None
-    zero_optimizer.loss_scaler = DynamicLossScaler(
-        init_scale=2.0**16, scale_window=2000, min_scale=2.0**-24, delayed_shift=1, consecutive_hysteresis=False,
-        raise_error_at_min_scale=False)
 
 
 def save_model(task, model: torch.nn.Module, is_main: bool, folder) -> None:

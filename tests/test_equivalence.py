@@ -24,6 +24,8 @@ ROWS = {
     "ZeRO-3 x 2": ("zero.py", "--num_gpus", "2", "--stage", "3"),
     "ZeRO-3 x 4": ("zero.py", "--num_gpus", "4", "--stage", "3"),
     "ZeRO-3 x 2 offload": ("zero.py", "--num_gpus", "2", "--stage", "3", "--offload"),
+    "HF Trainer x 2": ("hf_trainer.py", "--num_gpus", "2"),
+    "HF Trainer ZeRO-2 x 2": ("hf_trainer.py", "--num_gpus", "2", "--deepspeed_config", "experiments/zero2.json"),
 }
 PIPELINES = [row for row, command in ROWS.items() if "pipeline" in command[0]]
 
@@ -104,7 +106,8 @@ def test_a_pipeline_is_one(row, train):
 
 @pytest.mark.parametrize("precision, row", [
     ("bf16", "pipeline x 2"), ("fp16", "pipeline x 2"), ("fp16", "torch zero_bubble x 2"), ("fp16", "ZeRO-0 x 2"),
-    ("fp16", "ZeRO-2 x 2"), ("bf16", "ZeRO-3 x 2")])
+    ("fp16", "ZeRO-2 x 2"), ("bf16", "ZeRO-3 x 2"), ("fp16", "HF Trainer x 2"),
+    ("fp16", "HF Trainer ZeRO-2 x 2")])
 def test_precision_means_the_same_arithmetic(precision, row, train):
     """Nearer to each other than to fp32 by an order of magnitude: the same products in the same type."""
     one = train(*ONE_PROCESS, "--precision", precision)

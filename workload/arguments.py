@@ -121,6 +121,13 @@ class ZeroArguments(Arguments):
             raise InputError("--offload: on the CPU DeepSpeed updates fp32 parameters only; --precision bf16 fits")
 
 
+@dataclass
+class TrainerArguments(Arguments):
+    """What hf_trainer.py takes besides."""
+
+    deepspeed_config: str | None = flag("DeepSpeed's own settings, with a ZeRO stage. Default: no DeepSpeed, but DDP")
+
+
 A = TypeVar("A", bound=Arguments)
 
 

@@ -76,6 +76,21 @@ def build_scaler(precision: str, device: torch.device,
     return scaler
 
 
+def replace_zero_loss_scaler(zero_optimizer) -> None:
+    """Scale losses under DeepSpeed's ZeRO as its own fp16 does, by the constants of PyTorch's GradScaler.
+
+    What `torch_autocast` comes with clips by the norm of the gradient before its scale is taken out, lets each rank
+    skip a step for itself, and never lowers a scale that overflows.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    zero_optimizer.torch_autocast_gradscaler = None
+    zero_optimizer.loss_scaler = DynamicLossScaler(
+        init_scale=2.0**16, scale_window=2000, min_scale=2.0**-24, delayed_shift=1, consecutive_hysteresis=False,
+        raise_error_at_min_scale=False)
+    zero_optimizer.dynamic_loss_scale = True
+
+
 def loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> torch.Tensor:
     """What the scaler multiplies a loss with, 1 where it is off; a tensor, so that the host need not wait. (1,)"""
     return scaler.scale(torch.ones(1, device=device))
