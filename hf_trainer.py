@@ -22,7 +22,14 @@ from workload.errors import InputError, one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
 from workload.layers import ordered_layers
-from workload.optimizer import autocast, build_optimizer, build_scaler, build_schedule, loss_scale
+from workload.optimizer import (
+    autocast,
+    build_optimizer,
+    build_scaler,
+    build_schedule,
+    loss_scale,
+    replace_zero_loss_scaler,
+)
 from workload.processes import devices_asked_for, leave, quiet_libraries
 
 
@@ -92,7 +99,7 @@ def main() -> None:
 
     def micro_batches() -> Iterator[dict]:
         if config and job.precision == "fp16":
-            replace_loss_scaler(trainer.deepspeed.optimizer)
+            replace_zero_loss_scaler(trainer.deepspeed.optimizer)
         for step, share in run.training_steps(training):
             noise.begin_step(step)
             learning_rate = schedule.get_last_lr()[0]
@@ -151,19 +158,6 @@ def zero_stage(config: dict, arguments: TrainerArguments) -> int:
     if arguments.precision == "bf16_native":
         raise InputError("--precision bf16_native: ZeRO would keep an fp32 copy of the parameters; bf16 fits")
     return stage
-
-
-def replace_loss_scaler(zero_optimizer) -> None:
-    """Scale losses as DeepSpeed's own fp16 does, by the constants of PyTorch's GradScaler.
-
-    What `torch_autocast` comes with lets each rank skip a step for itself, and clips gradients that are still scaled.
-    """
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
-
-    zero_optimizer.torch_autocast_gradscaler = None
-    zero_optimizer.loss_scaler = DynamicLossScaler(
-        init_scale=2.0**16, scale_window=2000, min_scale=2.0**-24, delayed_shift=1, consecutive_hysteresis=False,
-        raise_error_at_min_scale=False)
 
 
 if __name__ == "__main__":

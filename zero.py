@@ -24,7 +24,14 @@ from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
 from workload.layers import ordered_layers
-from workload.optimizer import build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale, replace_zero_loss_scaler
+from workload.optimizer import (
+    build_optimizer,
+    build_scaler,
+    build_schedule,
+    clip_by_global_norm,
+    loss_scale,
+    replace_zero_loss_scaler,
+)
 from workload.processes import devices_asked_for, leave, quiet_libraries
 
 
