@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from hf_trainer import zero_stage
 from tests.conftest import EXACT, ROOT, FinishedRun
-from workload.arguments import Arguments, PipelineArguments, ZeroArguments, parse_arguments
+from workload.arguments import Arguments, PipelineArguments, TrainerArguments, ZeroArguments, parse_arguments
 from workload.batches import plan_stages
 from workload.deepspeed_config import complete_config, read_deepspeed_config
 from workload.errors import InputError
@@ -175,6 +176,21 @@ def test_zero_is_set_by_flags_and_tuned_by_the_file():
 def test_wrong_zero_flags_get_one_line(flags, words):
     line = refusal([*SAMPLE, *flags], kind=ZeroArguments)
     assert all(word in line for word in words) and "\n" not in line, line
+
+
+@pytest.mark.parametrize("content, flags, words", [
+    ("{}", [], ["zero_optimization.stage is None", "1, 2 or 3 fits"]),
+    ('{"zero_optimization": {"stage": 0}}', [], ["zero_optimization.stage is 0", "DDP"]),
+    ('{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}', [], ["offload_optimizer"]),
+    ('{"zero_optimization": {"stage": 2}}', ["--precision", "bf16_native"], ["bf16_native", "bf16 fits"]),
+])
+def test_a_deepspeed_config_that_the_trainer_cannot_follow_is_refused(content, flags, words, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    arguments = parse_arguments(TrainerArguments, ["--deepspeed_config", str(path), *flags])
+    with pytest.raises(InputError) as caught:
+        zero_stage(read_deepspeed_config(arguments.deepspeed_config), arguments)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 # ---------------------------------------------------------------------- real processes
