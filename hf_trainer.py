@@ -8,6 +8,7 @@ The loop over steps is the Trainer's own: forward, backward, clipping, optimizer
 `micro_batches` below, which hands it a step's worth, waits until it asks for the next, and then records the step.
 """
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -43,6 +44,8 @@ def main() -> None:
                   devices_asked_for(arguments.num_gpus))
     if config:
         config = complete_config(config, arguments, job.split, job.precision, stage)
+        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True  # of whatever type they are
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed does
     task, processes, device = job.task, job.processes, job.processes.device
 
     replica = processes.rank
