@@ -9,7 +9,6 @@ before it is at 3. With more devices than stages there are several such pipeline
 """
 
 import torch
-import torch.distributed as dist
 
 from measurement.deepspeed_timeline import watch_instructions
 from measurement.noise_scale import GradientNoise
@@ -20,7 +19,7 @@ from workload.deepspeed_config import complete_config, read_deepspeed_config
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import EncoderLayer, hugging_face_state, ordered_layers
+from workload.layers import EncoderLayer, ordered_layers, save_model
 from workload.optimizer import build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
 from workload.processes import devices_asked_for, leave, quiet_libraries
 
@@ -30,7 +29,7 @@ def main() -> None:
     devices = devices_asked_for(arguments.num_gpus)
     stages, micro_batches = plan_stages(arguments.stages, arguments.micro_batches, arguments.global_batch_size, devices)
     config = read_deepspeed_config(arguments.deepspeed_config)
-    job = prepare("pipeline", arguments, devices, stages, micro_batches)
+    job = prepare("pipeline", arguments, devices, stages, micro_batches, schedule="1f1b")
     config = complete_config(config, arguments, job.split, job.precision)
     task, processes, device = job.task, job.processes, job.processes.device
 
@@ -114,17 +113,6 @@ def main() -> None:
             save_model(task, layers, replica, processes.is_main, run.folder / "model")
         run.finish()
     leave()
-
-
-def save_model(task, layers: dict[str, torch.nn.Module], replica: int, is_main: bool, folder) -> None:
-    """Put the stages' layers back into one Hugging Face model, on rank 0."""
-    states = [None] * dist.get_world_size() if is_main else None
-    dist.gather_object(hugging_face_state(layers) if replica == 0 else {}, states)
-    if is_main:
-        model = task.build_model()
-        model.load_state_dict({name: tensor for state in states for name, tensor in state.items()})
-        model.save_pretrained(folder)
-        task.tokenizer.save_pretrained(folder)
 
 
 if __name__ == "__main__":

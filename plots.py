@@ -110,15 +110,25 @@ STUDY = Study(
         "target_f1": Target("f1", "F1 ≥ {:g} %"),
         "target_loss": Target("validation_loss", "validation loss ≤ {:g}"),
     },
-    # Name and colour (from Okabe and Ito's palette for colour-blind readers), in the order of the rows.
+    # Name and colour (from Okabe and Ito's palette for colour-blind readers, with shades for the kinds of one
+    # strategy), in the order of the rows.
     strategies={
         "ddp": ("DDP", "#0072B2"),
         "pipeline": ("pipeline", "#D55E00"),
-        "zero": ("ZeRO", "#009E73"),
+        "zero0": ("ZeRO-0", "#9FE0CC"),
+        "zero1": ("ZeRO-1", "#4DC7A0"),
+        "zero2": ("ZeRO-2", "#009E73"),
+        "zero3": ("ZeRO-3", "#00614A"),
+        "zero1_offload": ("ZeRO-1 offload", "#F0E442"),
+        "zero2_offload": ("ZeRO-2 offload", "#BFB41F"),
+        "zero3_offload": ("ZeRO-3 offload", "#7D760F"),
         "fsdp": ("FSDP", "#CC79A7"),
         "data_parallel": ("DataParallel", "#E69F00"),
         "torch_pipeline": ("torch pipeline", "#56B4E9"),
         "hf_trainer": ("HF Trainer", "#000000"),
+        "hf_trainer_zero1": ("HF Trainer ZeRO-1", "#333333"),
+        "hf_trainer_zero2": ("HF Trainer ZeRO-2", "#666666"),
+        "hf_trainer_zero3": ("HF Trainer ZeRO-3", "#999999"),
     },
     # What the rows of one table have in common, as its heading says it.
     group={
@@ -137,6 +147,7 @@ STUDY = Study(
         "micro_batch_size": "micro-batch size {}",
         "devices": "{} device(s)",
         "pipeline_stages": "{} stage(s)",
+        "schedule": "{}",
         "replicas": "{} replica(s)",
     },
     caption="""\

@@ -47,7 +47,9 @@ def add_names(rows: pd.DataFrame, study: Study) -> None:
     for column, pattern in study.details.items():
         for _, alike in rows.groupby(["group", "setting"]):
             if alike[column].nunique(dropna=False) > 1:
-                rows.loc[alike.index, "setting"] += [", " + phrase(pattern, value) for value in alike[column]]
+                rows.loc[alike.index, "setting"] += [
+                    ", " + (phrase(pattern, value) if pd.notna(value) else f"unrecorded {column.replace('_', ' ')}")
+                    for value in alike[column]]
 
 
 def ddp_row(rows: pd.DataFrame, row: pd.Series, devices: int) -> int:

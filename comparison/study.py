@@ -31,6 +31,7 @@ class Target(NamedTuple):
     pattern: str
 
 
+WORDS = {"schedule"}  # of the details; the others are whole numbers
 COMPUTED = {"runs", "speedup", "target", "reached"}  # by `comparison.rows`, the others are read
 
 
@@ -66,4 +67,5 @@ class Study:
 
     @property
     def whole_numbers(self) -> list[str]:
-        return ["global_batch_size", "max_seq_length", "cpu_threads", *self.details]
+        return ["global_batch_size", "max_seq_length", "cpu_threads",
+                *(column for column in self.details if column not in WORDS)]

@@ -27,7 +27,7 @@ SUMMARY_COLUMNS = [
     "statistical_efficiency", "goodput_samples_per_s", "noise_scale_negative_pct", "reference_batch_size", "bubble_pct",
     "bubble_schedule_pct", "imbalance_pct", "workload", "hardware", "mfu_pct", "hfu_pct", "model_flops_per_sample",
     "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step", "target_f1", "target_loss",
-    "time_to_target_s", "samples_to_target", "published_stats_efficiency", "published_goodput",
+    "time_to_target_s", "samples_to_target", "published_stats_efficiency", "published_goodput", "schedule",
 ]
 
 

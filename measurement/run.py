@@ -20,6 +20,7 @@ from measurement.monitor import Monitor
 from measurement.profiling import StepProfiler
 from measurement.record import Record
 from measurement.results import DEVICE_COLUMNS, RANK_COLUMNS, SUMMARY_COLUMNS, Table
+from measurement.schedule import Actions
 from measurement.summary import describe_ranks, rows_without_extras, summarize
 from measurement.timeline import StepTimeline, draw, typical_step, write_trace
 from workload.batches import Batches, OrderHash, Share
@@ -43,12 +44,14 @@ class Run:
         job: what is trained, and on what.
         part: what this rank holds.
         deepspeed_config: as given to DeepSpeed, if it takes part.
+        actions: what each device of a pipeline does in which order, unless its schedule idles as 1F1B does.
     """
 
-    def __init__(self, job: Job, part: Part, deepspeed_config: dict | None = None) -> None:
+    def __init__(self, job: Job, part: Part, deepspeed_config: dict | None = None,
+                 actions: Actions | None = None) -> None:
         self.job, self.arguments, self.processes, self.part = job, job.arguments, job.processes, part
         self.device, self.is_main = job.processes.device, job.processes.is_main
-        self.deepspeed_config, self.folder = deepspeed_config, job.folder
+        self.deepspeed_config, self.actions, self.folder = deepspeed_config, actions, job.folder
         self.measures_all = self.arguments.measure == "all"
         self.shape = TransformerShape(job.task.config.num_hidden_layers, job.task.config.hidden_size,
                                       job.task.config.intermediate_size, job.task.outputs_per_token)

@@ -8,6 +8,7 @@ from measurement import metrics
 from measurement.flops import peak_tflops, utilization_pct
 from measurement.monitor import mean
 from measurement.results import ENERGY, PROFILED, RANK_COLUMNS, STAGE_TIMES, SUMMARY_COLUMNS
+from measurement.schedule import mean_seconds, replayed_bubble_pct
 from measurement.timeline import (
     COMPUTE,
     Span,
@@ -36,8 +37,9 @@ def describe_ranks(ranks: list[dict], reports: list[dict], spans: list[Span]) ->
         if spans:
             seconds = seconds_by_kind([span for span in spans
                                        if (span.replica, span.stage) == (rank["replica"], rank["stage"])])
-            row |= {name: seconds[name.removesuffix("_s_per_step")] for name in STAGE_TIMES}
             row["idle_s_per_step"] = wall_s(spans) - sum(seconds[kind] for kind in COMPUTE)
+            seconds["backward"] += seconds.pop("weight", 0)
+            row |= {name: seconds[name.removesuffix("_s_per_step")] for name in STAGE_TIMES}
         rows.append(row)
     return rows
 
@@ -51,6 +53,8 @@ def summarize(run, ranks: list[dict], spans: list[Span], missing: dict[str, str]
         missing: columns that the monitor could not read, and why.
     """
     empty = dict(missing)
+    if run.job.schedule is None:
+        empty["schedule"] = "not a pipeline"
     row = _setting(run, ranks) | _quality(run, empty) | _speed(run, ranks, empty) | _devices(run, ranks, empty)
     row |= _efficiency(run, row["throughput_samples_per_s"], empty) | _parts_of_a_step(run, ranks, spans, empty)
     for name in SUMMARY_COLUMNS:
@@ -74,7 +78,8 @@ def _setting(run, ranks: list[dict]) -> dict:
         "hardware": " + ".join(sorted({rank["gpu"] or f"CPU {run.record.description['cpu']['name']}"
                                        for rank in ranks})),
         "model": os.path.basename(os.path.normpath(job.task.model_name)), "devices": job.devices,
-        "replicas": job.split.replicas, "pipeline_stages": job.stages, "micro_batches": job.split.micro_batches,
+        "replicas": job.split.replicas, "pipeline_stages": job.stages, "schedule": job.schedule,
+        "micro_batches": job.split.micro_batches,
         "optimizer_steps": run.step, "samples": run.samples}
 
 
@@ -158,7 +163,9 @@ def _parts_of_a_step(run, ranks: list[dict], spans: list[Span], empty: dict) -> 
     row = {}
     if spans:
         row = {"bubble_pct": bubble_pct(spans), "imbalance_pct": imbalance_pct(spans),
-               "bubble_schedule_pct": bubble_schedule_pct(run.job.stages, run.job.split.micro_batches),
+               "bubble_schedule_pct": (
+                   replayed_bubble_pct(run.actions, mean_seconds(run.actions, spans)) if run.actions else
+                   bubble_schedule_pct(run.job.stages, run.job.split.micro_batches)),
                **{name: mean([rank[name] for rank in ranks]) for name in STAGE_TIMES}}
     elif run.measures_all:
         _because("not a pipeline", empty, ("bubble_pct", "bubble_schedule_pct", "imbalance_pct", *STAGE_TIMES))

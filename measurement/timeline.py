@@ -1,22 +1,26 @@
 """One step of a pipeline as a timeline: what each stage did when, and how long it had nothing to do."""
 
+import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-COMPUTE = ("forward", "backward")
-COLOURS = {"forward": "#0072B2", "backward": "#E69F00", "optimizer": "#009E73", "reduce": "#CC79A7",
-           "send": "#999999", "receive": "#999999", "load": "#56B4E9"}  # Okabe and Ito
+COMPUTE = ("forward", "backward", "weight")  # weight: gradients of weights, where a backward pass leaves them for later
+COLOURS = {"forward": "#0072B2", "backward": "#E69F00", "weight": "#F0E442", "optimizer": "#009E73",
+           "reduce": "#CC79A7", "send": "#999999", "receive": "#999999", "load": "#56B4E9"}  # Okabe and Ito
 
 
 @dataclass(frozen=True)
 class Span:
-    """Something that a stage did: the `number`-th of its `kind` in this step, in seconds."""
+    """Something that a stage did, in seconds.
+
+    `number` is the micro-batch of what computes, else the how many-th of its `kind` in this step it is.
+    """
 
     replica: int
     stage: int
@@ -24,6 +28,12 @@ class Span:
     number: int
     start: float
     end: float
+    piece: int = 0  # of the model, where a stage holds several
+
+    @property
+    def label(self) -> str:
+        """The number, with a dash for the second piece."""
+        return f"{self.number}" + "'" * self.piece
 
 
 class StepTimeline:
@@ -39,22 +49,28 @@ class StepTimeline:
         self.marks: list[tuple] = []
         self.counts: Counter[str] = Counter()
 
+    @contextlib.contextmanager
+    def span(self, kind: str, number: int | None = None, piece: int = 0) -> Iterator[None]:
+        """Put what happens in here on the timeline; without a number it is counted."""
+        start = self._moment()
+        yield
+        number = self.counts[kind] if number is None else number
+        self.marks.append((kind, number, start, self._moment(), piece))
+        self.counts[kind] += 1
+
     def timed(self, kind: str, function: Callable) -> Callable:
         """`function`, its calls put on the timeline."""
         def call(*args, **kwargs):
-            start = self._moment()
-            result = function(*args, **kwargs)
-            self.marks.append((kind, self.counts[kind], start, self._moment()))
-            self.counts[kind] += 1
-            return result
+            with self.span(kind):
+                return function(*args, **kwargs)
         return call
 
     def spans(self) -> list[Span]:
         """What was timed; waits for the device."""
         if self.on_gpu:
             torch.cuda.synchronize()
-        return [Span(self.replica, self.stage, kind, number, self._seconds(start), self._seconds(end))
-                for kind, number, start, end in self.marks]
+        return [Span(self.replica, self.stage, kind, number, self._seconds(start), self._seconds(end), piece)
+                for kind, number, start, end, piece in self.marks]
 
     def _moment(self):
         if not self.on_gpu:
@@ -65,6 +81,11 @@ class StepTimeline:
 
     def _seconds(self, moment) -> float:
         return self.began + self.first.elapsed_time(moment) / 1000 if self.on_gpu else moment
+
+
+def on_timeline(timeline: StepTimeline | None, kind: str) -> contextlib.AbstractContextManager:
+    """`timeline.span(kind)` if there is a timeline."""
+    return timeline.span(kind) if timeline else contextlib.nullcontext()
 
 
 def typical_step(reports: list[dict[int, list[Span]]]) -> tuple[int | None, list[Span]]:
@@ -128,14 +149,17 @@ def write_trace(spans: list[Span], path: Path) -> None:
         events.append({"name": "process_name", "ph": "M", "pid": replica, "args": {"name": f"replica {replica}"}})
         events.append({"name": "thread_name", "ph": "M", "pid": replica, "tid": stage,
                        "args": {"name": f"stage {stage}"}})
-    events += [{"name": f"{span.kind} {span.number}", "cat": span.kind, "ph": "X", "pid": span.replica,
+    events += [{"name": f"{span.kind} {span.label}", "cat": span.kind, "ph": "X", "pid": span.replica,
                 "tid": span.stage, "ts": round((span.start - begin) * 1e6, 1),
                 "dur": round((span.end - span.start) * 1e6, 1)} for span in spans]
     path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
 
 
 def draw(spans: list[Span], title: str, path: Path) -> None:
-    """A row per stage; the number of the micro-batch in each forward and backward; idle time is white."""
+    """A row per stage; the micro-batch's number in each forward and backward; idle time is white.
+
+    What belongs to a stage's second piece of the model is paler, with a dash at its number.
+    """
     from matplotlib.figure import Figure  # takes most of a second, and only rank 0 draws
 
     begin = min(span.start for span in spans)
@@ -147,9 +171,9 @@ def draw(spans: list[Span], title: str, path: Path) -> None:
         place, start, width = rows.index((span.replica, span.stage)), span.start - begin, span.end - span.start
         is_wait = span.kind in ("send", "receive")
         axes.barh(place, 1000 * width, left=1000 * start, height=0.22 if is_wait else 0.8, color=COLOURS[span.kind],
-                  edgecolor="white", linewidth=0.3, alpha=0.6 if is_wait else 1)
+                  edgecolor="white", linewidth=0.3, alpha=0.6 if is_wait or span.piece else 1)
         if span.kind in COMPUTE and 1000 * width > 0.012 * end_ms:
-            axes.text(1000 * (start + width / 2), place, str(span.number), ha="center", va="center", fontsize=7,
+            axes.text(1000 * (start + width / 2), place, span.label, ha="center", va="center", fontsize=7,
                       color="white" if span.kind == "forward" else "black")
     several = len({replica for replica, _ in rows}) > 1
     axes.set_yticks(range(len(rows)), [f"replica {r}, stage {s}" if several else f"stage {s}" for r, s in rows])

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from hf_trainer import zero_stage
 from tests.conftest import EXACT, ROOT, FinishedRun
-from workload.arguments import Arguments, PipelineArguments, parse_arguments
+from workload.arguments import Arguments, PipelineArguments, TrainerArguments, ZeroArguments, parse_arguments
 from workload.batches import plan_stages
 from workload.deepspeed_config import complete_config, read_deepspeed_config
 from workload.errors import InputError
@@ -133,7 +134,8 @@ def test_decay_leaves_out_biases_and_layer_norms():
     ('{"optimizer": {"type": "AdamW", "params": {"lr": 0.1}}}', ["optimizer.params.lr is 0.1", "--learning_rate"]),
     ('{"scheduler": {"type": "WarmupLR"}}', ["scheduler", "--lr_scheduler"]),
     ('{"bf16": {"enabled": true}}', ["bf16.enabled", "--precision"]),
-    ('{"zero_optimization": {"stage": 2}}', ["zero_optimization.stage"]),
+    ('{"zero_optimization": {"stage": 2}}', ["zero_optimization.stage is 2", "zero.py --stage"]),
+    ('{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}', ["offload_optimizer", "--offload"]),
 ])
 def test_a_deepspeed_config_that_contradicts_the_flags_is_refused(content, words, tmp_path):
     from workload.batches import Split
@@ -151,7 +153,44 @@ def test_a_deepspeed_config_that_agrees_is_taken_as_it_stands():
               "optimizer": {"type": "AdamW", "params": {"lr": 3e-5}}, "bf16": {"enabled": False}}
     completed = complete_config(config, parse_arguments(PipelineArguments, []), Split(1, 8, 8), "bf16")
     assert completed["wall_clock_breakdown"] is True and "optimizer" not in completed
-    assert completed["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+    assert completed["torch_autocast"] == {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+
+
+def test_zero_is_set_by_flags_and_tuned_by_the_file():
+    from workload.batches import Split
+    arguments = parse_arguments(ZeroArguments, ["--stage", "3", "--offload"])
+    config = {"zero_optimization": {"stage": 3, "overlap_comm": False, "offload_optimizer": {"pin_memory": False}}}
+    completed = complete_config(config, arguments, Split(2, 4, 8), "fp32", arguments.stage, arguments.offload)
+    assert completed["zero_optimization"] == {"stage": 3, "overlap_comm": False,
+                                              "offload_optimizer": {"pin_memory": False, "device": "cpu"}}
+    assert completed["gradient_clipping"] == 1.0
+    with pytest.raises(InputError, match="offload_optimizer"):
+        complete_config(config, arguments, Split(2, 4, 8), "fp32", arguments.stage, offload=False)
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--stage", "4"], ["--stage", "4", "3"]),
+    (["--stage", "0", "--offload"], ["--offload", "--stage 0", "--stage 1"]),
+    (["--offload", "--precision", "bf16_native"], ["--offload", "--precision bf16"]),
+])
+def test_wrong_zero_flags_get_one_line(flags, words):
+    line = refusal([*SAMPLE, *flags], kind=ZeroArguments)
+    assert all(word in line for word in words) and "\n" not in line, line
+
+
+@pytest.mark.parametrize("content, flags, words", [
+    ("{}", [], ["zero_optimization.stage is None", "1, 2 or 3 fits"]),
+    ('{"zero_optimization": {"stage": 0}}', [], ["zero_optimization.stage is 0", "DDP"]),
+    ('{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}', [], ["offload_optimizer"]),
+    ('{"zero_optimization": {"stage": 2}}', ["--precision", "bf16_native"], ["bf16_native", "bf16 fits"]),
+])
+def test_a_deepspeed_config_that_the_trainer_cannot_follow_is_refused(content, flags, words, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    arguments = parse_arguments(TrainerArguments, ["--deepspeed_config", str(path), *flags])
+    with pytest.raises(InputError) as caught:
+        zero_stage(read_deepspeed_config(arguments.deepspeed_config), arguments)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 # ---------------------------------------------------------------------- real processes
@@ -159,6 +198,8 @@ def test_a_deepspeed_config_that_agrees_is_taken_as_it_stands():
 @pytest.mark.parametrize("command", [
     ("deepspeed", "--num_gpus", "2", "pipeline.py"),
     ("deepspeed", "pipeline.py", "--num_gpus", "2"),  # the flag reaches the script, which starts what it asks for
+    ("deepspeed", "--num_gpus", "2", "zero.py"),
+    ("torchrun", "--nproc-per-node", "2", "zero.py"),
     ("torchrun", "bert_baseline.py"),
     ("torchrun", "--nproc-per-node", "2", "bert_baseline.py"),
     ("torchrun", "bert_baseline.py", "--num_gpus", "2"),
@@ -173,6 +214,7 @@ def test_every_way_of_starting(command, train):
 @pytest.mark.parametrize("command", [
     [sys.executable, "bert_baseline.py", "--num_gpus", "2"],
     [sys.executable, "pipeline.py", "--num_gpus", "2"],
+    [sys.executable, "torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"],
     ["deepspeed", "--num_gpus", "2", "pipeline.py"],
 ])
 def test_an_error_is_one_line_and_exit_code_2(command, start, tmp_path):
@@ -220,7 +262,7 @@ def test_a_run_folder_that_exists_is_kept_unless_told(start, tmp_path):
     assert done.returncode == 2 and (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize("script, victim", [("bert_baseline.py", 1), ("pipeline.py", 0)])
+@pytest.mark.parametrize("script, victim", [("bert_baseline.py", 1), ("pipeline.py", 0), ("torch_pipeline.py", 1)])
 def test_a_rank_that_dies_takes_the_others_down(script, victim, environment, tmp_path):
     """Killed in the middle, not asked: nobody hangs, nobody lives on, and the record says failed."""
     process = subprocess.Popen(

@@ -78,8 +78,9 @@ def test_ddp_reduces_every_gradient_once_a_step(train):
         assert {"gloo:all_reduce", "aten::addmm"} <= names
 
 
-def test_a_pipeline_sends_activations_and_their_gradients(train):
-    run = train(*ROWS["pipeline x 2"], *PROFILED)
+@pytest.mark.parametrize("row", ["pipeline x 2", "torch gpipe x 2"])
+def test_a_pipeline_sends_activations_and_their_gradients(row, train):
+    run = train(*ROWS[row], *PROFILED)
     steps = run.rows("steps.csv")
     # Untimed 2, one warms the profiler up, so 4 and 5 were profiled: hidden size 128, of 32 samples.
     padded = int(steps[4]["padded_tokens"]) - int(steps[2]["padded_tokens"])
@@ -89,6 +90,20 @@ def test_a_pipeline_sends_activations_and_their_gradients(train):
     assert hidden + mask <= first < 1.02 * (hidden + mask)
     assert hidden <= last < 1.02 * hidden
     assert float(run.summary["collective_mib_per_step"]) < 0.01, "one replica has nobody to average gradients with"
+
+
+@pytest.mark.parametrize("stage, gradients, parameters", [(0, 1, 0), (1, 1, 1), (2, 4, 1), (3, 4, 4)])
+def test_zero_sends_gradients_to_their_owners_and_gathers_parameters(stage, gradients, parameters, train):
+    """How often a step moves the model's size. Of 4 micro-batches stage 2 reduces each, and stage 3 gathers for each.
+
+    Once for each: few enough parameters as these DeepSpeed keeps from the forward to the backward pass. The smallest
+    are gathered once a step.
+    """
+    run = train(*ROWS[f"ZeRO-{stage} x 2"], "--profile_steps", "2")  # an evaluation would leave some gathered
+    model = 4 * run.description["parameters"] / MIB
+    moved = float(run.summary["collective_mib_per_step"])
+    assert moved == pytest.approx((gradients + parameters) * model, rel=1e-2)
+    assert float(run.summary["point_to_point_mib_per_step"]) == 0
 
 
 def test_profiled_steps_are_off_the_throughput_clock_and_change_nothing(train):

@@ -35,7 +35,7 @@ def test_times_of_equal_targets_are_compared(tmp_path):
 def test_times_of_other_targets_are_not_compared(tmp_path):
     timed(tmp_path, "a", 20)
     timed(tmp_path, "b", 30, "pipeline", target=80)
-    timed(tmp_path, "c", 30, "zero", target=None, target_loss=1.5)
+    timed(tmp_path, "c", 30, "zero2", target=None, target_loss=1.5)
     rows = rows_of(tmp_path)
     assert list(rows["target"]) == ["F1 ≥ 85 %", "F1 ≥ 80 %", "validation loss ≤ 1.5"]
     assert list(rows["time_to_target_s"]) == [20, 30, 30]
@@ -65,7 +65,7 @@ def test_runs_of_one_setting_with_several_targets_have_no_mean_time(tmp_path):
 def test_table_and_a_figure_for_each_target(tmp_path):
     timed(tmp_path, "a", 20)
     timed(tmp_path, "b", None, "pipeline")
-    timed(tmp_path, "c", 20, "zero", target=80)
+    timed(tmp_path, "c", 20, "zero2", target=80)
     write_run(tmp_path / "old", "fsdp", 2)  # knows of no target
     rows, members = compare(find_runs(tmp_path, plots.STUDY), plots.STUDY)
     parts = tables(rows, plots.STUDY)
@@ -74,7 +74,7 @@ def test_table_and_a_figure_for_each_target(tmp_path):
     assert cells == [
         ["DDP x 2 (baseline)", "F1 ≥ 85 %", "1 of 1", "20.0"],
         ["pipeline 2 stages", "F1 ≥ 85 %", "0 of 1", "—"],
-        ["ZeRO x 2", "F1 ≥ 80 %", "1 of 1", "20.0"],
+        ["ZeRO-2 x 2", "F1 ≥ 80 %", "1 of 1", "20.0"],
     ]
     drawn = charts(rows, members, "made up", plots.STUDY)
     assert {name for name in drawn if name.startswith("time_to")} == {"time_to_f1_80", "time_to_f1_85"}

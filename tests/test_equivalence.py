@@ -12,7 +12,22 @@ ROWS = {
     "pipeline x 2": ("pipeline.py", "--num_gpus", "2", "--stages", "2"),
     "pipeline x 4": ("pipeline.py", "--num_gpus", "4", "--stages", "4", "--micro_batches", "8"),
     "pipeline 2 x 2": ("pipeline.py", "--num_gpus", "4", "--stages", "2", "--micro_batches", "4"),
+    "torch gpipe x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "gpipe"),
+    "torch 1f1b x 4": ("torch_pipeline.py", "--num_gpus", "4", "--schedule", "1f1b", "--micro_batches", "8"),
+    "torch 1f1b 2 x 2": ("torch_pipeline.py", "--num_gpus", "4", "--stages", "2", "--micro_batches", "4"),
+    "torch interleaved x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "interleaved"),
+    "torch zero_bubble x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zero_bubble"),
+    "torch zbv x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"),
+    "ZeRO-0 x 2": ("zero.py", "--num_gpus", "2", "--stage", "0"),
+    "ZeRO-1 x 2": ("zero.py", "--num_gpus", "2", "--stage", "1"),
+    "ZeRO-2 x 2": ("zero.py", "--num_gpus", "2", "--stage", "2"),
+    "ZeRO-3 x 2": ("zero.py", "--num_gpus", "2", "--stage", "3"),
+    "ZeRO-3 x 4": ("zero.py", "--num_gpus", "4", "--stage", "3"),
+    "ZeRO-3 x 2 offload": ("zero.py", "--num_gpus", "2", "--stage", "3", "--offload"),
+    "HF Trainer x 2": ("hf_trainer.py", "--num_gpus", "2"),
+    "HF Trainer ZeRO-2 x 2": ("hf_trainer.py", "--num_gpus", "2", "--deepspeed_config", "experiments/zero2.json"),
 }
+PIPELINES = [row for row, command in ROWS.items() if "pipeline" in command[0]]
 
 
 def relative(value: list[float], expected: list[float]) -> float:
@@ -57,6 +72,14 @@ def test_clipping_left_to_deepspeed_would_be_seen(train):
     assert weight_difference(run, train(*ONE_PROCESS)) > 1e-5
 
 
+def test_loss_scaling_left_to_deepspeed_would_be_seen(train):
+    """It clips by the norm of a gradient that is still scaled."""
+    one = train(*ONE_PROCESS, "--precision", "fp16")
+    run = train("tests/unaided_loss_scaling.py", "--num_gpus", "2", "--stage", "2", "--precision", "fp16")
+    assert run.column("grad_norm")[0] == pytest.approx(2**16 * one.column("grad_norm")[0], rel=1e-3)
+    assert relative(run.column("train_loss"), one.column("train_loss")) > 1e-3
+
+
 def test_noise_scale_is_the_same_from_every_engine(train):
     reference = train(*ONE_PROCESS)
     for row in ROWS.values():
@@ -66,28 +89,34 @@ def test_noise_scale_is_the_same_from_every_engine(train):
         assert scale == pytest.approx(float(reference.summary["noise_scale_samples"]), rel=1e-3)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.startswith("pipeline")])
+@pytest.mark.parametrize("row", PIPELINES)
 def test_a_pipeline_is_one(row, train):
     ranks = train(*ROWS[row]).description["ranks"]
     [whole] = train(*ONE_PROCESS).description["ranks"]
     for replica in {rank["replica"] for rank in ranks}:
         stages = sorted((rank for rank in ranks if rank["replica"] == replica), key=lambda rank: rank["stage"])
-        assert [name for stage in stages for name in stage["layers"]] == whole["layers"]
+        layers = [name for stage in stages for name in stage["layers"]]
+        has_two_pieces_a_stage = any(schedule in row for schedule in ("interleaved", "zero_bubble", "zbv"))
+        assert sorted(layers) == sorted(whole["layers"])
+        assert (layers == whole["layers"]) != has_two_pieces_a_stage
         assert sum(stage["parameters"] for stage in stages) == whole["parameters"]
         assert all(0 < stage["parameters"] < whole["parameters"] for stage in stages)
         assert all(any("encoder.layer" in name for name in stage["layers"]) for stage in stages)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_precision_means_the_same_arithmetic(precision, train):
+@pytest.mark.parametrize("precision, row", [
+    ("bf16", "pipeline x 2"), ("fp16", "pipeline x 2"), ("fp16", "torch zero_bubble x 2"), ("fp16", "ZeRO-0 x 2"),
+    ("fp16", "ZeRO-2 x 2"), ("bf16", "ZeRO-3 x 2"), ("fp16", "HF Trainer x 2"),
+    ("fp16", "HF Trainer ZeRO-2 x 2")])
+def test_precision_means_the_same_arithmetic(precision, row, train):
     """Nearer to each other than to fp32 by an order of magnitude: the same products in the same type."""
     one = train(*ONE_PROCESS, "--precision", precision)
-    pipeline = train(*ROWS["pipeline x 2"], "--precision", precision)
-    first_step = [run.column("train_loss")[0] for run in (pipeline, one, train(*ONE_PROCESS))]
+    run = train(*ROWS[row], "--precision", precision)
+    first_step = [each.column("train_loss")[0] for each in (run, one, train(*ONE_PROCESS))]
     assert abs(first_step[0] - first_step[1]) < 1e-6
     assert abs(first_step[1] - first_step[2]) > 1e-5
-    assert relative(pipeline.column("train_loss"), one.column("train_loss")) < 1e-3
-    assert relative(pipeline.column("grad_norm"), one.column("grad_norm")) < 3e-3
+    assert relative(run.column("train_loss"), one.column("train_loss")) < 1e-3
+    assert relative(run.column("grad_norm"), one.column("grad_norm")) < 3e-3
 
 
 @pytest.mark.parametrize("row", ["one process", *ROWS])

@@ -211,6 +211,18 @@ def test_no_baseline_in_another_job(tmp_path, column):
     assert rows["group"].nunique() == 2
 
 
+def test_schedules_are_rows_of_their_own(tmp_path):
+    for schedule in ("1f1b", "zero_bubble"):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{schedule}{seed}", "torch_pipeline", 2, seed=seed, schedule=schedule)
+    write_run(tmp_path / "deepspeed", "pipeline", 2, schedule="1f1b")
+    write_run(tmp_path / "ddp", "ddp", 2, schedule="")
+    write_run(tmp_path / "older", "ddp", 4)
+    names = ["torch pipeline 2 stages, 1f1b", "torch pipeline 2 stages, zero_bubble", "pipeline 2 stages", "DDP x 2"]
+    assert {*names, "DDP x 4"} == set(rows_of(tmp_path).index)
+    assert list(rows_of(tmp_path).loc[names, "runs"]) == [2, 2, 1, 1]
+
+
 def test_an_unrecorded_workload_counts_as_equal(tmp_path):
     write_run(tmp_path / "a", devices=2, throughput=100)
     write_run(tmp_path / "b", "pipeline", 2, throughput=60, workload=None)
@@ -236,9 +248,9 @@ def test_a_run_too_short_to_have_a_throughput_keeps_its_row(tmp_path):
 
 def test_names_of_settings(tmp_path):
     write_run(tmp_path / "a", "pipeline", 4, pipeline_stages=2, replicas=2)
-    for strategy in ("hf_trainer", "fsdp", "zero", "torch_pipeline", "data_parallel", "homemade"):
+    for strategy in ("hf_trainer", "fsdp", "zero3", "zero2_offload", "torch_pipeline", "data_parallel", "homemade"):
         write_run(tmp_path / strategy, strategy, 2)
-    expected = ["pipeline 2 stages x 2 replicas", "ZeRO x 2", "FSDP x 2", "DataParallel x 2"]
+    expected = ["pipeline 2 stages x 2 replicas", "ZeRO-3 x 2", "ZeRO-2 offload x 2", "FSDP x 2", "DataParallel x 2"]
     assert list(rows_of(tmp_path).index) == [
         *expected,
         "torch pipeline 2 stages",

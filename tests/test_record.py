@@ -11,7 +11,8 @@ from tests.test_communication import PROFILED
 from tests.test_equivalence import ONE_PROCESS, ROWS
 
 RUNS = {"one process": ONE_PROCESS, "DDP": (*ROWS["DDP x 2"], *PROFILED),
-        "pipeline": (*ROWS["pipeline x 2"], *PROFILED)}
+        "pipeline": (*ROWS["pipeline x 2"], *PROFILED), "torch pipeline": (*ROWS["torch gpipe x 2"], *PROFILED),
+        "ZeRO": (*ROWS["ZeRO-2 x 2"], *PROFILED), "HF Trainer": (*ROWS["HF Trainer x 2"], *PROFILED)}
 BARE = ("--noise_scale_steps", "0", "--measure", "throughput")
 
 

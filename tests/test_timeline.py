@@ -5,7 +5,7 @@ import json
 import pytest
 
 from measurement.timeline import Span, bubble_pct, bubble_schedule_pct, imbalance_pct, typical_step
-from tests.test_equivalence import ROWS
+from tests.test_equivalence import PIPELINES, ROWS
 
 STAGE_KINDS = ("forward", "backward", "send", "receive", "reduce", "optimizer")
 
@@ -42,7 +42,7 @@ def test_the_typical_step_is_the_one_of_median_duration():
     assert typical_step([{}, {}]) == (None, [])
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.startswith("pipeline")])
+@pytest.mark.parametrize("row", PIPELINES)
 def test_every_stage_accounts_for_its_time(row, train):
     run = train(*ROWS[row])
     summary, ranks = run.summary, run.rows("ranks.csv")
@@ -53,6 +53,9 @@ def test_every_stage_accounts_for_its_time(row, train):
     idle = [float(rank["idle_s_per_step"]) for rank in ranks]
     computing = [float(rank["forward_s_per_step"]) + float(rank["backward_s_per_step"]) for rank in ranks]
     assert float(summary["bubble_pct"]) == pytest.approx(100 * sum(idle) / (sum(idle) + sum(computing)), rel=1e-6)
+    schedules = [name for name in ("gpipe", "interleaved", "zero_bubble", "zbv") if name in row]
+    assert summary["schedule"] == (schedules[0] if schedules else "1f1b")
+    assert 0 <= float(summary["bubble_schedule_pct"]) < 50
     stages = int(summary["pipeline_stages"])
     assert [int(rank["stage"]) for rank in ranks].count(stages - 1) == int(summary["replicas"])
 
@@ -74,3 +77,13 @@ def test_memory_of_every_stage(train):
     peaks = [float(rank["peak_memory_gib"]) for rank in run.rows("ranks.csv")]
     assert len(peaks) == 4 and min(peaks) > 0.1
     assert float(run.summary["peak_memory_gib"]) == max(peaks)
+
+
+def test_a_split_backward_pass_and_the_second_piece_show(train):
+    run = train(*ROWS["torch zero_bubble x 2"])
+    trace = json.loads((run.folder / "timeline.json").read_text())["traceEvents"]
+    for stage in (0, 1):
+        names = sorted(each["name"] for each in trace if each["ph"] == "X" and each["tid"] == stage
+                       and each["cat"] in ("backward", "weight"))
+        assert names == sorted(f"{kind} {number}{dash}" for kind in ("backward", "weight") for number in range(8)
+                               for dash in ("", "'"))

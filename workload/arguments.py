@@ -79,14 +79,53 @@ class Arguments:
 
 
 @dataclass
-class PipelineArguments(Arguments):
+class StageArguments(Arguments):
     """What pipelines take besides."""
 
-    stages: int | None = flag("pieces that the layers are cut into. Default: all devices; "
+    stages: int | None = flag("devices that the layers are spread over. Default: all; "
                               "devices / stages is the number of replicas")
     micro_batches: int | None = flag("micro-batches that a step sends through the pipeline. "
                                      "Default: 4 x stages, at most what the batch allows")
+
+
+@dataclass
+class PipelineArguments(StageArguments):
+    """What DeepSpeed's pipeline takes besides."""
+
     deepspeed_config: str = flag("DeepSpeed's own settings", "ds_config.json")
+
+
+@dataclass
+class TorchPipelineArguments(StageArguments):
+    """What PyTorch's pipeline takes besides."""
+
+    schedule: Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "zbv"] = flag(
+        "order in which devices work off the micro-batches; the last three put two pieces of the model on each device",
+        "1f1b")
+
+
+@dataclass
+class ZeroArguments(Arguments):
+    """What DeepSpeed's ZeRO takes besides."""
+
+    stage: Literal[0, 1, 2, 3] = flag("what the devices share out: 0 nothing, 1 the optimizer's states, 2 and the "
+                                      "gradients, 3 and the parameters", 2)
+    offload: bool = flag("keep the optimizer's states in the CPU's memory and update there", False)
+    deepspeed_config: str = flag("DeepSpeed's own settings", "ds_config.json")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.offload and self.stage == 0:
+            raise InputError("--offload moves what --stage 1, 2 or 3 share out; --stage 0 shares out nothing")
+        if self.offload and self.precision == "bf16_native":
+            raise InputError("--offload: on the CPU DeepSpeed updates fp32 parameters only; --precision bf16 fits")
+
+
+@dataclass
+class TrainerArguments(Arguments):
+    """What hf_trainer.py takes besides."""
+
+    deepspeed_config: str | None = flag("DeepSpeed's own settings, with a ZeRO stage. Default: no DeepSpeed, but DDP")
 
 
 A = TypeVar("A", bound=Arguments)

@@ -29,8 +29,13 @@ def read_deepspeed_config(path: str) -> dict[str, Any]:
     return config
 
 
-def complete_config(config: dict[str, Any], arguments: Arguments, split: Split, precision: str) -> dict[str, Any]:
+def complete_config(config: dict[str, Any], arguments: Arguments, split: Split, precision: str, zero_stage: int = 0,
+                    offload: bool = False) -> dict[str, Any]:
     """The file's settings with those that the flags decide; "auto" in the file agrees with any flag.
+
+    Args:
+        zero_stage: of ZeRO; 0 where it has no part in the strategy.
+        offload: whether ZeRO keeps the optimizer's states on the CPU.
 
     Raises:
         InputError: the file contradicts a flag, or would change the workload.
@@ -52,16 +57,33 @@ def complete_config(config: dict[str, Any], arguments: Arguments, split: Split, 
         if config.get(key, {}).get("enabled", False) is True:
             raise InputError(f"DeepSpeed config: {key}.enabled is true, but precision comes from --precision; take it "
                              "out")
-    if config.get("zero_optimization", {}).get("stage", 0) != 0:
-        raise InputError("DeepSpeed config: zero_optimization.stage is not 0, but a pipeline's stages hold their "
-                         "parameters and optimizer states whole; take it out")
+    zero = config.get("zero_optimization", {})
+    if zero.get("stage", "auto") not in ("auto", zero_stage):
+        raise InputError(f"DeepSpeed config: zero_optimization.stage is {zero['stage']}, but this run's is "
+                         f"{zero_stage}; take it out, zero.py --stage decides it")
+    for key in ("offload_param", "cpu_offload", "cpu_offload_param", *["offload_optimizer"] * (not offload)):
+        if key in zero:
+            raise InputError(f"DeepSpeed config: zero_optimization.{key} is set; take it out, zero.py --offload "
+                             "decides what is kept on the CPU")
 
     completed = {key: value for key, value in config.items() if key not in ("optimizer", "fp16", "bf16")}
     completed |= {key: value for key, (_, value) in decided.items()}
-    # DeepSpeed would clip by the norm of the first stage's gradients alone; workload/optimizer.py clips instead.
-    completed["gradient_clipping"] = 0.0
+    completed["zero_optimization"] = zero | {"stage": zero_stage}
+    if zero_stage == 0:
+        # DeepSpeed would clip a pipeline by the norm of the first stage's gradients alone, and without ZeRO it does
+        # not tell the norm; workload/optimizer.py clips instead.
+        completed["gradient_clipping"] = 0.0
+    if offload:
+        completed["zero_optimization"]["offload_optimizer"] = zero.get("offload_optimizer", {}) | {"device": "cpu"}
+        # AdamW stays PyTorch's, as everywhere; DeepSpeed's own would have to be compiled, with CUDA's compiler.
+        completed["zero_force_ds_cpu_optimizer"] = False
     if precision in ("bf16", "fp16"):
-        completed["torch_autocast"] = {"enabled": True, "dtype": {"bf16": "bfloat16", "fp16": "float16"}[precision]}
+        # Without the empty list ZeRO would send gradients and parameters in the short type.
+        completed["torch_autocast"] = {"enabled": True, "dtype": {"bf16": "bfloat16", "fp16": "float16"}[precision],
+                                       "lower_precision_safe_modules": []}
+    elif precision == "bf16_native" and zero_stage > 0:
+        # Without the last two ZeRO would keep a second copy of the parameters, in fp32.
+        completed["bf16"] = {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
     return completed
 
 

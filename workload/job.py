@@ -33,6 +33,7 @@ class Job:
     processes: Processes
     devices: int
     stages: int
+    schedule: str | None  # of a pipeline
     split: Split
     precision: str
     steps: int
@@ -62,8 +63,8 @@ class Job:
                        self.task.max_length, needed)
 
 
-def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1,
-            micro_batches: int | None = None) -> Job:
+def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, micro_batches: int | None = None,
+            schedule: str | None = None, pieces_a_stage: int = 1) -> Job:
     """Check everything, start one process per device, and load the data.
 
     Flags, model and files are checked before processes are started. Where this process is not one of as many as were
@@ -72,6 +73,8 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1,
     Args:
         stages: devices that one copy of the model is spread over.
         micro_batches: per replica and step, where the strategy decides it.
+        schedule: the order in which a pipeline works them off.
+        pieces_a_stage: of the model, where a stage holds several that do not follow each other.
 
     Raises:
         InputError: anything that a user can mend.
@@ -84,9 +87,10 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1,
     folder = _folder(arguments, strategy, devices, stages, split, precision)
     datasets.disable_progress_bars()
     task = open_task(arguments)
-    if stages > task.config.num_hidden_layers:
-        raise InputError(f"--stages {stages}: {task.model_name} has {task.config.num_hidden_layers} layers, and every "
-                         f"stage needs one; at most {task.config.num_hidden_layers} fits")
+    layers, needed = task.config.num_hidden_layers, "one" if pieces_a_stage == 1 else pieces_a_stage
+    if stages * pieces_a_stage > layers:
+        raise InputError(f"--stages {stages}: {task.model_name} has {layers} layers, and every stage needs {needed}; "
+                         f"at most {layers // pieces_a_stage} fits")
     if arguments.target_f1 is not None and "f1" not in task.metrics:
         raise InputError(f"--target_f1: {task.name} has no F1; --target_loss fits")
     if arguments.max_steps:
@@ -110,7 +114,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1,
     steps_an_epoch = windows // arguments.global_batch_size
     steps = arguments.max_steps or arguments.epochs * steps_an_epoch
     _check_steps(arguments, steps)
-    return Job(strategy, arguments, task, processes, devices, stages, split, precision, steps,
+    return Job(strategy, arguments, task, processes, devices, stages, schedule, split, precision, steps,
                arguments.eval_steps or steps_an_epoch, folder, started_at())
 
 
@@ -127,8 +131,8 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, spli
     """The run's folder; only rank 0 looks whether it is there, the others come when it is made."""
     model = os.path.basename(os.path.normpath(arguments.model or TASKS[arguments.task].default_model))
     name = arguments.run_name or "-".join([
-        arguments.task, model, strategy, f"{devices}dev", *([f"{stages}stages", f"{split.micro_batches}micro"]
-                                                            if stages > 1 else []),
+        arguments.task, model, strategy, *([arguments.schedule] if hasattr(arguments, "schedule") else []),
+        f"{devices}dev", *([f"{stages}stages", f"{split.micro_batches}micro"] if stages > 1 else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
     is_free = not folder.exists() or folder.is_dir() and not any(folder.iterdir())

@@ -4,7 +4,10 @@ Between two layers pass one floating tensor and the attention mask: (hidden, mas
 crosses a stage boundary must get a gradient, so the mask crosses as integers and is made additive inside each layer.
 """
 
+from pathlib import Path
+
 import torch
+import torch.distributed as dist
 
 Activation = tuple[torch.Tensor, torch.Tensor]  # hidden: (batch, length, hidden), mask: (batch, length) int64
 
@@ -45,6 +48,22 @@ class HeadLayer(torch.nn.Module):
         return self.module(activation[0])
 
 
+class Piece(torch.nn.Sequential):
+    """Some layers that follow each other, as PyTorch's pipelines call them: (hidden, mask) as two arguments.
+
+    Args:
+        autocast: the precision of the forward pass; the backward pass runs outside of it.
+    """
+
+    def __init__(self, layers: dict[str, torch.nn.Module], autocast: torch.autocast) -> None:
+        super().__init__(*layers.values())
+        self.autocast = autocast
+
+    def forward(self, *activation: torch.Tensor) -> Activation | torch.Tensor:
+        with self.autocast:
+            return super().forward(activation)
+
+
 def ordered_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """The layers of a `BertForQuestionAnswering` in order, each under its module's name there."""
     layers = {"bert.embeddings": EmbeddingLayer(model.bert.embeddings)}
@@ -58,3 +77,26 @@ def hugging_face_state(layers: dict[str, torch.nn.Module]) -> dict[str, torch.Te
     """The weights of some of `ordered_layers`, on the CPU, under the names of the Hugging Face model."""
     return {f"{name}.{key}": tensor.detach().cpu()
             for name, layer in layers.items() for key, tensor in layer.module.state_dict().items()}
+
+
+def cut(layers: dict[str, torch.nn.Module], pieces: int) -> list[dict[str, torch.nn.Module]]:
+    """`ordered_layers` in consecutive pieces, with as many encoder layers each if they can be divided evenly."""
+    encoder = [name for name, layer in layers.items() if isinstance(layer, EncoderLayer)]
+    made: list[dict[str, torch.nn.Module]] = [{} for _ in range(pieces)]
+    piece = 0
+    for name, layer in layers.items():
+        if name in encoder:
+            piece = encoder.index(name) * pieces // len(encoder)
+        made[piece][name] = layer
+    return made
+
+
+def save_model(task, layers: dict[str, torch.nn.Module], replica: int, is_main: bool, folder: Path) -> None:
+    """Put the layers of all ranks back into one Hugging Face model, on rank 0."""
+    states = [None] * dist.get_world_size() if is_main else None
+    dist.gather_object(hugging_face_state(layers) if replica == 0 else {}, states)
+    if is_main:
+        model = task.build_model()
+        model.load_state_dict({name: tensor for state in states for name, tensor in state.items()})
+        model.save_pretrained(folder)
+        task.tokenizer.save_pretrained(folder)

@@ -34,13 +34,18 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def build_optimizer(parameters: Iterable[torch.nn.Parameter], arguments: Arguments) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019); biases and LayerNorm, the parameters of one dimension, do not decay."""
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], arguments: Arguments,
+                    fused: bool | None = None) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019); biases and LayerNorm, the parameters of one dimension, do not decay.
+
+    Args:
+        fused: all of a tensor's update in one pass over memory. Default: PyTorch's choice, which on a CPU is many.
+    """
     parameters = list(parameters)
     groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": arguments.weight_decay},
               {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=arguments.learning_rate,
-                             eps=arguments.adam_epsilon)
+                             eps=arguments.adam_epsilon, fused=fused)
 
 
 def warmup_steps(arguments: Arguments, steps: int) -> int:
@@ -69,6 +74,21 @@ def build_scaler(precision: str, device: torch.device,
     # A scaler makes its state when it first scales; ranks that compute no loss never would.
     scaler.scale(torch.zeros(1, device=device))
     return scaler
+
+
+def replace_zero_loss_scaler(zero_optimizer) -> None:
+    """Scale losses under DeepSpeed's ZeRO as its own fp16 does, by the constants of PyTorch's GradScaler.
+
+    What `torch_autocast` comes with clips by the norm of the gradient before its scale is taken out, lets each rank
+    skip a step for itself, and never lowers a scale that overflows.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    zero_optimizer.torch_autocast_gradscaler = None
+    zero_optimizer.loss_scaler = DynamicLossScaler(
+        init_scale=2.0**16, scale_window=2000, min_scale=2.0**-24, delayed_shift=1, consecutive_hysteresis=False,
+        raise_error_at_min_scale=False)
+    zero_optimizer.dynamic_loss_scale = True
 
 
 def loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> torch.Tensor:

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# The three setups of the first study (docs/published_results.md) as they were trained, each named for what it is. What
+# was called a pipeline of 2 and of 4 stages is ZeRO-2 on 2 and on 4 GPUs, in Hugging Face's Trainer; zero.py runs the
+# same without the Trainer.
+#
+#     bash experiments/published_setup.sh                # 4 GPUs, and the Hub for bert-base-uncased and SQuAD v2
+#     SEEDS="0 1 2" bash experiments/published_setup.sh
+#     SAMPLE=1 bash experiments/published_setup.sh       # a laptop's CPU: the embedded sample, a tiny model, 20 steps
+#
+# As published: samples and steps, lengths, precision, AdamW and its schedule, gradients never clipped. Not as published:
+# fp16 is autocast, as everywhere here; longer texts are cut into windows, not truncated; the baseline's 80 % are the
+# first, not drawn by chance; batches are padded to their own longest window; biases and LayerNorm never decay.
+# Settings differ between these rows, so no table sets them against each other: that is the point.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+read -r BASELINE TWO FOUR <<< "${DEVICES:-4 2 4}" # devices of the baseline, "2 stages", "4 stages"
+COMMON=(--answerable_only --micro_batch_size 16 --weight_decay 0.01 --max_grad_norm 1e9
+        --output_dir results/published_setup --overwrite)
+AS_BASELINE=(--precision fp32 --global_batch_size 64 --max_seq_length 512 --max_train_examples 69456
+             --learning_rate 5e-5 --lr_scheduler constant --adam_epsilon 1e-8)
+AS_PIPELINE=(--precision fp16 --max_seq_length 384
+             --learning_rate 3e-5 --lr_scheduler linear --warmup_steps 500 --adam_epsilon 1e-6)
+STEPS=(5430 6785 3390)
+if [[ ${SAMPLE:-} ]]; then
+    export CUDA_VISIBLE_DEVICES=
+    COMMON+=(--sample --model tiny --cpu_threads 1)
+    AS_BASELINE+=(--max_seq_length 128)
+    AS_PIPELINE+=(--max_seq_length 128 --warmup_steps 2)
+    STEPS=(20 20 20)
+fi
+
+for seed in ${SEEDS:-0}; do
+    python bert_baseline.py "${COMMON[@]}" "${AS_BASELINE[@]}" --max_steps "${STEPS[0]}" --seed "$seed" \
+        --num_gpus "$BASELINE" --run_name "baseline-ddp-x$BASELINE-fp32-batch64-seed$seed"
+    for setup in "$TWO 64 ${STEPS[1]} pipeline-of-2" "$FOUR 128 ${STEPS[2]} pipeline-of-4"; do
+        read -r devices batch steps called <<< "$setup"
+        flags=("${COMMON[@]}" "${AS_PIPELINE[@]}" --deepspeed_config experiments/zero2.json --seed "$seed"
+               --num_gpus "$devices" --global_batch_size "$batch" --max_steps "$steps")
+        what="zero2-x$devices-fp16-batch$batch-called-$called-seed$seed"
+        python hf_trainer.py "${flags[@]}" --run_name "hf-trainer-$what"
+        python zero.py "${flags[@]}" --stage 2 --run_name "$what"
+    done
+done
+python plots.py results/published_setup

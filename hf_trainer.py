@@ -1,0 +1,168 @@
+"""BERT with Hugging Face's Trainer, which picks DDP; or with a DeepSpeed configuration ZeRO, never a pipeline.
+
+    python hf_trainer.py --num_gpus 4
+    torchrun --nproc-per-node 4 hf_trainer.py
+    deepspeed --num_gpus 4 hf_trainer.py --deepspeed_config experiments/zero2.json
+
+The loop over steps is the Trainer's own: forward, backward, clipping, optimizer. It takes its micro-batches from
+`micro_batches` below, which hands it a step's worth, waits until it asks for the next, and then records the step.
+"""
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+
+from measurement.noise_scale import GradientNoise
+from measurement.run import Part, Run
+from workload.arguments import TrainerArguments, parse_arguments
+from workload.batches import Share
+from workload.deepspeed_config import complete_config, read_deepspeed_config
+from workload.errors import InputError, one_line_errors
+from workload.evaluation import evaluate
+from workload.job import prepare
+from workload.layers import ordered_layers
+from workload.optimizer import (
+    autocast,
+    build_optimizer,
+    build_scaler,
+    build_schedule,
+    loss_scale,
+    replace_zero_loss_scaler,
+)
+from workload.processes import devices_asked_for, leave, quiet_libraries
+
+
+def main() -> None:
+    arguments = parse_arguments(TrainerArguments)
+    config, stage = None, 0
+    if arguments.deepspeed_config:
+        config = read_deepspeed_config(arguments.deepspeed_config)
+        stage = zero_stage(config, arguments)
+    job = prepare(f"hf_trainer_zero{stage}" if stage else "hf_trainer", arguments,
+                  devices_asked_for(arguments.num_gpus))
+    if config:
+        config = complete_config(config, arguments, job.split, job.precision, stage)
+        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True  # of whatever type they are
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed does
+    task, processes, device = job.task, job.processes, job.processes.device
+
+    replica = processes.rank
+    model = task.build_model().to(device, dtype=torch.bfloat16 if job.precision == "bf16_native" else None)
+    parameters = list(model.parameters())
+    part = Part(replica, stage=0, layers=list(ordered_layers(model)), parameters=sum(p.numel() for p in parameters))
+    optimizer = build_optimizer(parameters, arguments)
+    schedule = build_schedule(optimizer, arguments, job.steps)
+    micro_batches_a_step = job.split.micro_batches
+    noise = GradientNoise(parameters, job.split.replicas * micro_batches_a_step, 1 / micro_batches_a_step,
+                          arguments.noise_scale_steps)
+    training, evaluation = job.batches("train", replica), job.batches("validation", replica)
+
+    with quiet_libraries():
+        import transformers  # its Trainer takes seconds, so not before the flags are known to be good
+
+    # --- the strategy: the Trainer decides; ours are the order of the samples, the loss, the optimizer, the schedule
+    class Trainer(transformers.Trainer):
+        loss_is_scaled_for_ga = False  # each loss is a mean over its micro-batch
+
+        def get_train_dataloader(self) -> Iterator[dict]:
+            return loader
+
+        def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+            self.optimizer = optimizer  # with DeepSpeed it forgets what is handed to its constructor
+            return optimizer
+
+        def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+            self.lr_scheduler = schedule
+            return schedule
+
+        def compute_loss(self, model: torch.nn.Module, micro_batch: dict, **_) -> torch.Tensor:
+            loss = task.loss(task.logits(model, micro_batch["inputs"]), micro_batch["labels"]).mean()
+            self.loss_of_step += loss.detach() / micro_batches_a_step
+            return loss
+
+        def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | float:
+            self.grad_norm = super()._clip_grad_norm(model)
+            return self.grad_norm
+
+    with quiet_libraries():
+        trainer = Trainer(model, transformers.TrainingArguments(
+            str(job.folder), max_steps=job.steps, per_device_train_batch_size=job.split.micro_batch_size,
+            gradient_accumulation_steps=micro_batches_a_step, max_grad_norm=arguments.max_grad_norm,
+            bf16=job.precision == "bf16" and not config, fp16=job.precision == "fp16" and not config,
+            deepspeed=config, use_cpu=device.type == "cpu", ddp_find_unused_parameters=False,
+            ddp_broadcast_buffers=False, seed=arguments.seed, save_strategy="no", logging_strategy="no",
+            logging_nan_inf_filter=False, report_to="none", disable_tqdm=True))
+    accelerator = trainer.accelerator
+    if job.precision == "fp16" and device.type == "cpu" and not config:
+        # There it would train in fp32 and not say so.
+        accelerator.native_amp, accelerator.scaler = True, build_scaler(job.precision, device)
+    # ---
+
+    def micro_batches() -> Iterator[dict]:
+        if config and job.precision == "fp16":
+            replace_zero_loss_scaler(trainer.deepspeed.optimizer)
+        for step, share in run.training_steps(training):
+            noise.begin_step(step)
+            learning_rate = schedule.get_last_lr()[0]
+            scale = (torch.full((1,), trainer.deepspeed.optimizer.loss_scale, device=device) if config
+                     else loss_scale(accelerator.scaler or build_scaler("fp32", device), device))
+            trainer.loss_of_step = torch.zeros((), device=device)
+
+            # --- the strategy: the Trainer does the step with these
+            for micro_batch in share.micro_batches:
+                yield {"inputs": micro_batch.inputs, "labels": micro_batch.labels}
+            loss = trainer.loss_of_step
+            dist.all_reduce(loss)
+            loss /= job.split.replicas
+            # ---
+
+            grad_norm = torch.as_tensor(trainer.grad_norm, dtype=torch.float32, device=device)
+            run.record_step(loss, grad_norm, learning_rate, noise.end_step(grad_norm, scale))
+            if run.evaluation_is_due():
+                run.record_evaluation(lambda: evaluate(task, evaluation, processes, forward))
+
+    def forward(share: Share) -> list[torch.Tensor]:
+        model.eval()
+        with autocast(job.precision, device):
+            return [task.logits(model, micro_batch.inputs) for micro_batch in share.micro_batches]
+
+    torch.set_num_threads(processes.cpu_threads)  # the Trainer sets another number where OMP_NUM_THREADS is not set
+    torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
+    loader = micro_batches()
+    with Run(job, part, config) as run:
+        with quiet_libraries():
+            trainer.train()
+        next(loader, None)  # the Trainer asks for nothing after its last step, which is still to be recorded
+        if arguments.save_model:
+            weights = accelerator.get_state_dict(trainer.model_wrapped)
+            if processes.is_main:
+                model.save_pretrained(run.folder / "model", state_dict=weights)
+                task.tokenizer.save_pretrained(run.folder / "model")
+        run.finish()
+    leave()
+
+
+def zero_stage(config: dict, arguments: TrainerArguments) -> int:
+    """ZeRO's stage in a DeepSpeed configuration.
+
+    Raises:
+        InputError: a configuration or a precision with which the Trainer would train something else.
+    """
+    where, zero = f"--deepspeed_config {arguments.deepspeed_config}: zero_optimization", config.get("zero_optimization")
+    stage = (zero or {}).get("stage")
+    if stage not in (1, 2, 3):
+        raise InputError(f"{where}.stage is {stage}; 1, 2 or 3 fits. Without DeepSpeed the Trainer uses DDP")
+    for part in ("offload_optimizer", "offload_param"):
+        if zero.get(part, {}).get("device", "none") != "none":
+            raise InputError(f"{where}.{part}: the Trainer would put another optimizer in our place; zero.py --offload "
+                             "fits")
+    if arguments.precision == "bf16_native":
+        raise InputError("--precision bf16_native: ZeRO would keep an fp32 copy of the parameters; bf16 fits")
+    return stage
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

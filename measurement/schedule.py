@@ -1,0 +1,66 @@
+"""What a pipeline's schedule leaves idle by itself, where no formula says it: by a replay."""
+
+from collections import Counter
+from typing import NamedTuple
+
+from measurement.timeline import Span, seconds_by_kind
+
+
+class Action(NamedTuple):
+    """What a device does at one point of a schedule, with one piece of the model and one micro-batch."""
+
+    kind: str  # "forward"; "backward", all of it or the inputs' gradients only; "weight", the weights' gradients
+    piece: int  # in the order in which a micro-batch goes forward through them
+    micro_batch: int
+
+
+Actions = list[list[Action]]  # of each device, in the order in which it does them
+
+
+def replayed_bubble_pct(actions: Actions, seconds: dict[str, float]) -> float:
+    """Share of the devices' time that a schedule leaves idle, in percent, where sending takes no time.
+
+    Every action starts as soon as its device is free and what it needs is there.
+
+    Args:
+        actions: what each device does, in order.
+        seconds: that an action takes, by its kind; the same for all pieces.
+
+    Raises:
+        ValueError: devices would wait for each other for ever.
+    """
+    last_piece = max(action.piece for queue in actions for action in queue)
+    ends: dict[Action, float] = {}
+    free_at, done = [0.0] * len(actions), [0] * len(actions)
+    while len(ends) < sum(map(len, actions)):
+        before = len(ends)
+        for device, queue in enumerate(actions):
+            for action in queue[done[device]:]:
+                needed = _needs(action, last_piece)
+                if any(need not in ends for need in needed):
+                    break
+                start = max([free_at[device], *(ends[need] for need in needed)])
+                ends[action] = free_at[device] = start + seconds[action.kind]
+                done[device] += 1
+        if len(ends) == before:
+            raise ValueError("the devices of this schedule wait for each other")
+    work = sum(seconds[action.kind] for action in ends)
+    return 100 * (1 - work / (len(actions) * max(free_at)))
+
+
+def mean_seconds(actions: Actions, spans: list[Span]) -> dict[str, float]:
+    """Seconds of one action of each kind, from the spans of all replicas; the mean over pieces and micro-batches."""
+    replicas = len({span.replica for span in spans})
+    seconds = seconds_by_kind(spans)
+    counts = Counter(action.kind for queue in actions for action in queue)
+    return {kind: seconds[kind] / (count * replicas) for kind, count in counts.items()}
+
+
+def _needs(action: Action, last_piece: int) -> list[Action]:
+    kind, piece, micro_batch = action
+    if kind == "forward":
+        return [Action("forward", piece - 1, micro_batch)] if piece else []
+    if kind == "weight":
+        return [Action("backward", piece, micro_batch)]
+    behind = [Action("backward", piece + 1, micro_batch)] if piece < last_piece else []
+    return [Action("forward", piece, micro_batch), *behind]

@@ -1,0 +1,75 @@
+"""torch.distributed.pipelining on a timeline: what its stages compute, and when they wait for each other."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch.distributed as dist
+from torch.distributed.pipelining import schedules
+from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
+
+from measurement.schedule import Action, Actions
+from measurement.timeline import StepTimeline
+
+KINDS = {"F": "forward", "B": "backward", "I": "backward", "W": "weight"}  # as PyTorch abbreviates them
+
+
+def actions_of(schedule: PipelineScheduleSingle | PipelineScheduleMulti) -> Actions | None:
+    """What each device does under `schedule`; None for GPipe and 1F1B, whose idle share has a formula.
+
+    (In torch 2.13 the `pipeline_order` of 1F1B counts the last device's micro-batches from 1; it runs them right.)
+    """
+    if isinstance(schedule, PipelineScheduleSingle):
+        return None
+    return [[Action(KINDS[action.computation_type.value], action.stage_index, action.microbatch_index)
+             for action in schedule.pipeline_order[device] if action] for device in sorted(schedule.pipeline_order)]
+
+
+@contextlib.contextmanager
+def watch_schedule(schedule: PipelineScheduleSingle | PipelineScheduleMulti,
+                   timeline: StepTimeline | None) -> Iterator[None]:
+    """Put what `schedule` does in here on `timeline`, if there is one.
+
+    Computing is what the stages do with one micro-batch; the last one's loss counts as forward. Waiting is what the
+    schedule does between them; sent off and fetched at once (1F1B) counts as receiving.
+    """
+    if timeline is None:
+        yield
+        return
+    stages = getattr(schedule, "_stages", None) or [schedule._stage]
+
+    def of_chunk(kind: str, piece: int, function: Callable) -> Callable:
+        def call(chunk: int, *args, **kwargs):
+            with timeline.span(kind, chunk, piece):
+                return function(chunk, *args, **kwargs)
+        return call
+
+    def compute_loss(stage, output, targets, chunk: int, *args) -> None:
+        with timeline.span("forward", chunk, stages.index(stage)) if stage.is_last else contextlib.nullcontext():
+            type(schedule)._maybe_compute_loss(schedule, stage, output, targets, chunk, *args)
+
+    kinds: dict[int, str] = {}
+
+    def begin(operations: list[dist.P2POp], *args, **kwargs) -> list[dist.Work]:
+        works = begin_messages(operations, *args, **kwargs)
+        kinds[id(works)] = "receive" if any(each.op is dist.irecv for each in operations) else "send"
+        return works
+
+    def wait(works: list[dist.Work]) -> None:
+        with timeline.span(kinds[id(works)]) if works else contextlib.nullcontext():
+            wait_for_messages(works)
+
+    begin_messages, wait_for_messages = schedules._batch_p2p, schedules._wait_batch_p2p
+    schedules._batch_p2p, schedules._wait_batch_p2p = begin, wait
+    schedule._maybe_compute_loss = compute_loss
+    methods = {"forward_one_chunk": "forward", "backward_one_chunk": "backward", "backward_weight_one_chunk": "weight"}
+    for piece, stage in enumerate(stages):
+        for method, kind in methods.items():
+            setattr(stage, method, of_chunk(kind, piece, getattr(stage, method)))
+    try:
+        yield
+    finally:
+        schedules._batch_p2p, schedules._wait_batch_p2p = begin_messages, wait_for_messages
+        del schedule._maybe_compute_loss  # back to the classes'
+        for stage in stages:
+            for method in methods:
+                delattr(stage, method)

@@ -1,0 +1,152 @@
+"""BERT with PyTorch's own pipeline parallelism, torch.distributed.pipelining, in one of five schedules.
+
+    python torch_pipeline.py --num_gpus 4 --schedule 1f1b
+    torchrun --nproc-per-node 4 torch_pipeline.py --stages 2 --schedule zero_bubble --micro_batches 8
+    python torch_pipeline.py --sample --model tiny --num_gpus 2 --schedule zbv --max_steps 300 --learning_rate 1e-3
+
+As in pipeline.py a batch goes through the devices in micro-batches. A schedule is the order in which they do it:
+
+    gpipe        all forward passes, then all backward passes
+    1f1b         backward as soon as possible, which holds fewer activations and idles as long
+    interleaved  1f1b with two pieces of the model on each device: a micro-batch goes round twice, and less is idle
+    zero_bubble  interleaved; backward first makes the gradients that the device before waits for, and those of the
+                 weights when there is nothing more urgent
+    zbv          zero_bubble there and back: the first device holds the first and the last piece
+"""
+
+import functools
+
+import torch
+import torch.distributed as dist
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from measurement.noise_scale import GradientNoise
+from measurement.run import Part, Run
+from measurement.timeline import on_timeline
+from workload.arguments import TorchPipelineArguments, parse_arguments
+from workload.batches import Share
+from workload.errors import one_line_errors
+from workload.evaluation import evaluate
+from workload.job import prepare
+from workload.layers import Piece, cut, ordered_layers, save_model
+from workload.optimizer import autocast, build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
+from workload.processes import devices_asked_for, leave
+from workload.schedules import plan_schedule
+
+
+def main() -> None:
+    arguments = parse_arguments(TorchPipelineArguments)
+    devices = devices_asked_for(arguments.num_gpus)
+    plan = plan_schedule(arguments, devices)
+    job = prepare("torch_pipeline", arguments, devices, plan.stages, plan.micro_batches, plan.name,
+                  plan.pieces_a_device)
+    # These take seconds, so not before the flags are known to be good.
+    from torch.distributed.pipelining import PipelineStage, schedules
+
+    from measurement.torch_timeline import actions_of, watch_schedule
+    task, processes, device = job.task, job.processes, job.processes.device
+    size, replicas = job.split.micro_batch_size, job.split.replicas
+
+    # --- the strategy: the ordered layers in pieces, one or two for each device of a pipeline
+    grid = torch.arange(devices).view(plan.stages, replicas)  # as DeepSpeed numbers them: replicas are neighbours
+    stage, replica = divmod(processes.rank, replicas)
+    stage_group, _ = dist.new_subgroups_by_enumeration(grid.T.tolist())
+    replica_group, _ = dist.new_subgroups_by_enumeration(grid.tolist())
+    layers_of = {number: layers for number, layers in enumerate(cut(ordered_layers(task.build_model()), plan.pieces))
+                 if number in plan.pieces_of(stage)}
+    pieces = {number: Piece(layers, autocast(job.precision, device)) for number, layers in layers_of.items()}
+    layers = {name: layer for part in layers_of.values() for name, layer in part.items()}
+    model = torch.nn.ModuleList(pieces.values())
+    model.to(device, dtype=torch.bfloat16 if job.precision == "bf16_native" else None)
+    # ---
+
+    parameters = list(model.parameters())
+    optimizer = build_optimizer(parameters, arguments)
+    schedule = build_schedule(optimizer, arguments, job.steps)
+    scaler = build_scaler(job.precision, device, stage_group)
+    noise = GradientNoise(parameters, replicas * plan.micro_batches, 1 / plan.micro_batches,
+                          arguments.noise_scale_steps)
+    is_end = not {0, plan.pieces - 1}.isdisjoint(pieces)  # the first piece feeds the model, the last computes its loss
+    training = job.batches("train", replica, needed=is_end)
+    evaluation = job.batches("validation", replica, needed=is_end)
+
+    def mean_loss(logits: torch.Tensor, number: torch.Tensor, labels: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        return scaler.scale(task.loss(logits, labels[int(number)]).mean() / plan.micro_batches)
+
+    @functools.lru_cache(maxsize=16)
+    def pipeline(length: int, is_training: bool):
+        """The schedule for batches of this length; its buffers take no other. `meta` tensors have a shape only."""
+        tokens = torch.empty(size, length, dtype=torch.int64, device="meta")
+        hidden = torch.empty(size, length, task.config.hidden_size, dtype=parameters[0].dtype, device="meta",
+                             requires_grad=True)
+        logits = torch.empty(size, length, task.outputs_per_token, device="meta")
+        stages = [PipelineStage(piece, number, plan.pieces, device, group=stage_group,
+                                input_args=(hidden, tokens) if number else (tokens, tokens, tokens),
+                                output_args=(hidden, tokens) if number < plan.pieces - 1 else logits)
+                  for number, piece in pieces.items()]
+        kind = schedules.get_schedule_class(plan.torch_name)
+        made = kind(stages if plan.pieces_a_device > 1 else stages[0], plan.micro_batches,
+                    mean_loss if is_training else None, scale_grads=False)  # mean_loss divides by the micro-batches
+        if not is_training and plan.pieces_a_device > 1:  # there is no backward pass, over which zbv would trip
+            forward = (schedules.FORWARD, schedules.SEND_F, schedules.RECV_F)
+            made.pipeline_order_with_comms = {
+                device: [action for action in actions if action.computation_type in forward]
+                for device, actions in made.pipeline_order_with_comms.items()}
+        return made
+
+    def inputs(share: Share) -> list[torch.Tensor]:
+        """Of all micro-batches together: a schedule cuts them up itself. None where the rank needs none."""
+        parts = zip(*(each.inputs.values() for each in share.micro_batches), strict=True)
+        return [torch.cat(part) for part in parts]
+
+    def forward(share: Share) -> list[torch.Tensor] | None:
+        model.eval()
+        logits = pipeline(share.length, is_training=False).step(*inputs(share))
+        return None if logits is None else list(logits.split(size))
+
+    part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters))
+    torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
+    with Run(job, part, actions=actions_of(pipeline(task.max_length, is_training=True))) as run:
+        for step, share in run.training_steps(training):
+            model.train()
+            noise.begin_step(step)
+            scale, timeline = loss_scale(scaler, device), run.timeline()
+
+            # --- the strategy: forward and backward of all micro-batches, in the schedule's order over the devices
+            order, losses = pipeline(share.length, is_training=True), []  # losses come where the last piece is
+            labels = [micro_batch.labels for micro_batch in share.micro_batches]
+            with watch_schedule(order, timeline):
+                order.step(*inputs(share), target=torch.arange(plan.micro_batches), loss_kwargs={"labels": labels},
+                           losses=losses, return_outputs=False)
+            if replicas > 1:  # then the average over the replicas, in one message
+                with on_timeline(timeline, "reduce"):
+                    gradients = [parameter.grad for parameter in parameters]
+                    vector = parameters_to_vector(gradients)
+                    dist.all_reduce(vector, group=replica_group)
+                    vector_to_parameters(vector / replicas, gradients)
+            # ---
+
+            with on_timeline(timeline, "optimizer"):
+                scaler.unscale_(optimizer)
+                grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm, stage_group)
+                scaler.step(optimizer)
+                scaler.update()
+            norms = noise.end_step(grad_norm, scale)
+            learning_rate = schedule.get_last_lr()[0]
+            schedule.step()
+            optimizer.zero_grad()
+            loss = sum(losses, torch.zeros((), device=device)).detach() / scale / replicas
+            dist.all_reduce(loss)
+            run.record_step(loss, grad_norm, learning_rate, norms)
+            if run.evaluation_is_due():
+                run.record_evaluation(lambda: evaluate(task, evaluation, processes, forward))
+
+        if arguments.save_model:
+            save_model(task, layers, replica, processes.is_main, run.folder / "model")
+        run.finish()
+    leave()
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,62 @@
+"""The schedules of torch.distributed.pipelining that `torch_pipeline.py` offers, and what each of them needs."""
+
+from dataclasses import dataclass
+
+from workload.arguments import TorchPipelineArguments
+from workload.batches import plan_stages
+from workload.errors import InputError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule over the devices of one pipeline."""
+
+    name: str
+    torch_name: str  # for `get_schedule_class`
+    pieces_a_device: int
+    stages: int
+    micro_batches: int
+
+    @property
+    def pieces(self) -> int:
+        """That the model is cut into."""
+        return self.stages * self.pieces_a_device
+
+    def pieces_of(self, stage: int) -> list[int]:
+        """Numbers of the pieces on a device: round and round over the devices, for zbv there and back again (a V)."""
+        if self.name == "zbv":
+            return [stage, self.pieces - 1 - stage]
+        return list(range(stage, self.pieces, self.stages))
+
+
+TORCH_NAMES = {"gpipe": ("GPipe", 1), "1f1b": ("1F1B", 1), "interleaved": ("Interleaved1F1B", 2),
+               "zero_bubble": ("InterleavedZeroBubble", 2), "zbv": ("ZBVZeroBubble", 2)}
+
+
+def can_run(name: str, stages: int, micro_batches: int) -> bool:
+    """Whether PyTorch's schedule takes so many micro-batches."""
+    if name == "1f1b":
+        return micro_batches >= stages
+    if name in ("interleaved", "zero_bubble"):
+        return micro_batches % max(micro_batches // stages, 1) == 0
+    return True
+
+
+def plan_schedule(arguments: TorchPipelineArguments, devices: int) -> Schedule:
+    """`--schedule` with `--stages` and `--micro_batches`, or their defaults, filled in.
+
+    Raises:
+        InputError: devices or micro-batches that the schedule cannot be run with.
+    """
+    name = arguments.schedule
+    stages, micro_batches = plan_stages(arguments.stages, arguments.micro_batches, arguments.global_batch_size, devices)
+    if not can_run(name, stages, micro_batches):
+        share = arguments.global_batch_size // (devices // stages)
+        fits = [n for n in range(1, share + 1) if share % n == 0 and can_run(name, stages, n)]
+        if arguments.micro_batches or not fits:
+            reason = (f"are fewer than {stages} stages" if name == "1f1b" else
+                      f"cannot be divided into {micro_batches // stages} equal rounds over {stages} stages")
+            in_words = " or ".join(map(str, fits[-4:])) or "another --global_batch_size"
+            raise InputError(f"--schedule {name}: {micro_batches} micro-batches {reason}; {in_words} fits")
+        micro_batches = max((n for n in fits if n <= 4 * stages), default=min(fits))
+    return Schedule(name, *TORCH_NAMES[name], stages, micro_batches)
