@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm_ranks import run_ranks
+
 ROOT = Path(__file__).resolve().parents[1]
 # A short job on which every clipping is active, batches differ in length, and nothing is random but the order.
 EXACT = ["--sample", "--model", "tiny", "--max_seq_length", "128", "--max_steps", "8", "--global_batch_size", "32",
@@ -63,7 +65,7 @@ def start(environment):
 
 
 @pytest.fixture(scope="session")
-def train(start, tmp_path_factory):
+def train(start, environment, tmp_path_factory):
     """Run a script with the flags of `EXACT` and some more (later ones win); the same command only once a session."""
     results = tmp_path_factory.mktemp("results")
     made: dict[tuple, FinishedRun] = {}
@@ -72,9 +74,13 @@ def train(start, tmp_path_factory):
         if command not in made:
             name = f"run{len(made)}"
             script = next(place for place, word in enumerate(command, start=1) if word.endswith(".py"))
-            launcher = [] if script > 1 else [sys.executable]
-            output = start(*launcher, *command[:script], *EXACT, "--output_dir", results, "--run_name", name,
-                           *command[script:], check=True)
+            words = [*EXACT, "--output_dir", str(results), "--run_name", name, *command[script:]]
+            if script > 1:
+                output = start(*command[:script], *words)
+            else:
+                count = int(command[command.index("--num_gpus") + 1]) if "--num_gpus" in command else 1
+                output = run_ranks(command[0], words, count, environment, tmp_path_factory.mktemp("output"), 240)
+            assert output.returncode == 0, output.stdout + output.stderr
             made[command] = FinishedRun(results / name, output)
         return made[command]
     return train

@@ -1,0 +1,59 @@
+"""Ranks that skip the imports: forked from a process that has them, for they take longer than a test's training.
+
+Each rank is a process of its own, as under torchrun; the launchers themselves have tests of their own.
+"""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["tests.slow_imports"])
+
+
+def run_ranks(script: str, words: list[str], count: int, environment: dict[str, str], folder: Path,
+              timeout: float) -> subprocess.CompletedProcess:
+    """Run a script in `count` processes; rank 0's output comes first. If one fails, the others are ended."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = dict(environment)
+    if count > 1:
+        variables |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "LOCAL_SIZE": str(count),
+                      "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    outputs = [[folder / f"rank{rank}.{stream}" for stream in ("out", "err")] for rank in range(count)]
+    ranks = []
+    for rank in range(count):
+        own = variables | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {})
+        ranks.append(FORKSERVER.Process(target=_be_rank, args=(script, words, own, outputs[rank])))
+        ranks[-1].start()
+    running, deadline = list(ranks), time.monotonic() + timeout
+    while running and time.monotonic() < deadline and not any(rank.exitcode for rank in ranks):
+        multiprocessing.connection.wait([rank.sentinel for rank in running], timeout=1)
+        running = [rank for rank in running if rank.is_alive()]
+    code = next((rank.exitcode for rank in ranks if rank.exitcode), 0) if not running or any(
+        rank.exitcode for rank in ranks) else 124
+    for rank in running:
+        rank.kill()
+    for rank in ranks:
+        rank.join()
+    out, err = ("".join(paths[stream].read_text() for paths in outputs) for stream in (0, 1))
+    return subprocess.CompletedProcess([script, *words], code, out, err)
+
+
+def _be_rank(script: str, words: list[str], variables: dict[str, str], outputs: list[Path]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+    for number, path in enumerate(outputs, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+    sys.argv = [script, *words]
+    os.chdir(ROOT)
+    runpy.run_path(script, run_name="__main__")
