@@ -12,6 +12,7 @@ from pathlib import Path
 
 MIB = 2**20
 POINT_TO_POINT = ("send", "recv")
+COPY_BETWEEN_GPUS = "memcpy ptop"  # within a process; between processes NCCL does it
 # As c10d and the profiler spell the types of tensors.
 BYTES_OF_TYPE = {"float": 4, "double": 8, "half": 2, "bfloat16": 2, "int": 4, "long": 8, "long int": 8, "char": 1,
                  "byte": 1, "bool": 1, "unsigned char": 1, "short": 2}
@@ -24,11 +25,13 @@ def read_trace(path: Path) -> list[dict]:
         return [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X"]
 
 
-def communication(events: Iterable[dict], steps: int, processes: int) -> dict[str, float]:
+def communication(events: Iterable[dict], steps: int, processes: int) -> dict[str, float | None]:
     """What one rank's trace says of its communication and compute, per step, in the columns of ranks.csv.
 
     Bytes are those of the whole tensor that a collective works on, as nccl-tests counts a size: what an all-reduce
-    takes, what an all-gather gives. Of point-to-point messages those that are sent count.
+    takes, what an all-gather gives. Of point-to-point messages those that are sent count. None where NCCL was called
+    by something else than torch.distributed, which alone writes sizes into the trace. Seconds of a rank with several
+    GPUs are the mean of theirs.
 
     Args:
         steps: that the trace covers.
@@ -36,15 +39,22 @@ def communication(events: Iterable[dict], steps: int, processes: int) -> dict[st
     """
     events = list(events)
     kernels = [event for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
-    collectives, messages, sizes = _of_nccl(kernels) if kernels else _of_gloo(events, processes)
-    compute = union(_interval(event) for event in (kernels or _cpu_operations(events))
-                    if "nccl" not in event["name"].lower())
+    gpus = [[kernel for kernel in kernels if kernel.get("pid") == gpu] for gpu in {each.get("pid") for each in kernels}]
+    devices = [(gpu, *_of_nccl(gpu)) for gpu in gpus] or [(_cpu_operations(events), *_of_gloo(events, processes))]
+    seconds = [_microseconds(*device[:3]) for device in devices]
+    sizes = {name: sum(device[3][name] for device in devices) for name in ("collective", "point_to_point")}
+    return {f"{name}_s_per_step": sum(each[name] for each in seconds) / len(seconds) / 1e6 / steps
+            for name in seconds[0]} | {
+        f"{name}_mib_per_step": None if math.isnan(size) else size / MIB / steps for name, size in sizes.items()}
+
+
+def _microseconds(operations: list[dict], collectives: list[Interval], messages: list[Interval]) -> dict[str, float]:
+    compute = union(_interval(event) for event in operations
+                    if not any(word in event["name"].lower() for word in ("nccl", COPY_BETWEEN_GPUS)))
     under_way = union([*collectives, *messages])
-    microseconds = {"collective": length(union(collectives)), "point_to_point": length(union(messages)),
-                    "exposed_communication": length(union([*under_way, *compute])) - length(compute),
-                    "device": length(compute)}
-    return {f"{name}_s_per_step": value / 1e6 / steps for name, value in microseconds.items()} | {
-        f"{name}_mib_per_step": size / MIB / steps for name, size in sizes.items()}
+    return {"collective": length(union(collectives)), "point_to_point": length(union(messages)),
+            "exposed_communication": length(union([*under_way, *compute])) - length(compute),
+            "device": length(compute)}
 
 
 def union(intervals: Iterable[Interval]) -> list[Interval]:
@@ -100,9 +110,12 @@ def _of_nccl(kernels: list[dict]) -> tuple[list[Interval], list[Interval], dict[
     collectives, messages = [], []
     sizes = {"collective": 0.0, "point_to_point": 0.0}
     for kernel in kernels:
+        arguments = kernel.get("args", {})  # the profiler adds what c10d handed to NCCL
+        if COPY_BETWEEN_GPUS in kernel["name"].lower():
+            messages.append(_interval(kernel))
+            sizes["point_to_point"] += int(arguments.get("bytes", 0))
         if "nccl" not in kernel["name"].lower():
             continue
-        arguments = kernel.get("args", {})  # the profiler adds what c10d handed to NCCL
         operation = arguments.get("Collective name", "")
         element = BYTES_OF_TYPE.get(str(arguments.get("dtype", "")).lower(), 0)
         given, made = (int(arguments.get(name, 0)) * element for name in ("In msg nelems", "Out msg nelems"))
@@ -111,5 +124,5 @@ def _of_nccl(kernels: list[dict]) -> tuple[list[Interval], list[Interval], dict[
             sizes["point_to_point"] += given * (operation == "send")
         else:
             collectives.append(_interval(kernel))
-            sizes["collective"] += max(given, made)
+            sizes["collective"] += max(given, made) if operation else math.nan
     return collectives, messages, sizes

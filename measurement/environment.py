@@ -4,6 +4,7 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -13,12 +14,16 @@ VERSIONS_OF = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "
 GIB = 2**30
 
 
-def device_of_rank(device: torch.device) -> dict:
-    """This rank's machine, process and device, as run.json lists them."""
-    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+def devices_of_rank(devices: Iterable[torch.device]) -> dict:
+    """This rank's machine, process and devices, as run.json lists them."""
     node = int(os.environ.get("GROUP_RANK") or os.environ.get("CROSS_RANK") or 0)  # of torchrun, of DeepSpeed
-    return {"node": node, "host": socket.gethostname(), "pid": os.getpid(), "device": str(device),
-            "gpu": gpu and gpu.name, "gpu_memory_gib": gpu and round(gpu.total_memory / GIB, 2),
+    return {"node": node, "host": socket.gethostname(), "pid": os.getpid(), "devices": [_describe(d) for d in devices]}
+
+
+def _describe(device: torch.device) -> dict:
+    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return {"device": str(device), "gpu": gpu and gpu.name,
+            "gpu_memory_gib": gpu and round(gpu.total_memory / GIB, 2),
             "gpu_uuid": gpu and f"GPU-{gpu.uuid}"}  # as NVML spells it
 
 

@@ -27,7 +27,7 @@ class Monitor:
     Args:
         table: devices.csv.
         started: seconds since the epoch, where `elapsed_s` begins.
-        ranks: the run's ranks on this machine, as `device_of_rank` describes them.
+        ranks: the run's ranks on this machine, as `devices_of_rank` describes them.
     """
 
     def __init__(self, table: Table, started: float, ranks: list[dict]) -> None:
@@ -39,23 +39,25 @@ class Monitor:
         self.missing: dict[str, str] = {}  # column -> why there is nothing to read
         self.gpus = self._open_gpus(ranks)
         self.energy_at_start = self._energy_j()
-        self.energy_at_opening: dict[int, float | None] = {}
-        self.window_energy_j: dict[int, float] = defaultdict(float)
+        self.energy_at_opening: dict[str, float | None] = {}
+        self.window_energy_j: dict[str, float] = defaultdict(float)
         self.previous: tuple[float, float] | None = None  # moment and CPU seconds of the sample before
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._sample_until_stopped, name="monitor", daemon=True)
         self.thread.start()
 
-    def _open_gpus(self, ranks: list[dict]) -> dict[int, Gpu]:
+    def _open_gpus(self, ranks: list[dict]) -> dict[str, Gpu]:
         reason = "the run used no GPU"
         gpus = {}
         try:
-            gpus = {rank["rank"]: Gpu(rank["gpu_uuid"]) for rank in ranks if rank["gpu"]}
+            gpus = {device["device"]: Gpu(device["gpu_uuid"])
+                    for rank in ranks for device in rank["devices"] if device["gpu"]}
         except pynvml.NVMLError as error:
             reason = f"NVML cannot be read: {error}"
         if not gpus:
             self.missing = dict.fromkeys(("gpu_utilization_pct", *ENERGY), reason)
-        self.device = {rank["rank"]: rank["device"] for rank in ranks}
+        self.gpus_of = {rank["rank"]: [device["device"] for device in rank["devices"] if device["device"] in gpus]
+                        for rank in ranks}
         return gpus
 
     # ------------------------------------------------------------------ the window in which throughput is measured
@@ -69,12 +71,12 @@ class Monitor:
         """Training pauses."""
         if self.counts:
             self.counts = False
-            for rank, energy in self._energy_j().items():
-                if energy is not None and self.energy_at_opening[rank] is not None:
-                    self.window_energy_j[rank] += energy - self.energy_at_opening[rank]
+            for device, energy in self._energy_j().items():
+                if energy is not None and self.energy_at_opening[device] is not None:
+                    self.window_energy_j[device] += energy - self.energy_at_opening[device]
 
-    def _energy_j(self) -> dict[int, float | None]:
-        return {rank: gpu.energy_j() for rank, gpu in self.gpus.items()}
+    def _energy_j(self) -> dict[str, float | None]:
+        return {device: gpu.energy_j() for device, gpu in self.gpus.items()}
 
     # ------------------------------------------------------------------ the thread
 
@@ -85,8 +87,8 @@ class Monitor:
 
     def _sample(self) -> None:
         now, counts = time.time(), self.counts
-        for rank, gpu in self.gpus.items():
-            self._add(self.device[rank], now, counts, gpu.sample())
+        for device, gpu in self.gpus.items():
+            self._add(device, now, counts, gpu.sample())
         memory = {rank: info.rss / GIB for rank, info in self._of_processes(psutil.Process.memory_info).items()}
         for rank, gib in memory.items():
             self.peak_memory_gib[rank] = max(gib, self.peak_memory_gib.get(rank, 0.0))
@@ -118,7 +120,7 @@ class Monitor:
     # ------------------------------------------------------------------ what came of it
 
     def stop(self) -> dict[int, dict[str, float | None]]:
-        """End the thread; of each rank what its device did, in the columns of ranks.csv."""
+        """End the thread; of each rank what its devices did, in the columns of ranks.csv."""
         self.close_window()
         self.stopping.set()
         self.thread.join()
@@ -127,18 +129,28 @@ class Monitor:
         for rank in self.processes:
             readings[rank] = {"peak_memory_gib": self.peak_memory_gib.get(rank),
                               "cpu_utilization_pct": mean(self.samples["cpu"]["utilization_pct"])}
-        for rank, energy in self._energy_j().items():
-            samples = self.samples[self.device[rank]]
-            began = self.energy_at_start[rank]
+        energy = self._energy_j()
+        used = {device: None if energy[device] is None or began is None else energy[device] - began
+                for device, began in self.energy_at_start.items()}
+        for rank, gpus in self.gpus_of.items():
+            if not gpus:
+                continue
+            samples = {column: [value for gpu in gpus for value in self.samples[gpu][column]]
+                       for column in ("utilization_pct", "power_w", "temperature_c", "throttled")}
             readings[rank] |= {
                 "gpu_utilization_pct": mean(samples["utilization_pct"]), "power_w": mean(samples["power_w"]),
                 "temperature_c": max(samples["temperature_c"], default=None),
                 "throttled_pct": mean([100 * (reason != "no") for reason in samples["throttled"]]),
-                "energy_j": None if energy is None or began is None else energy - began,
-                "window_energy_j": self.window_energy_j.get(rank)}
+                "energy_j": total([used[gpu] for gpu in gpus]),
+                "window_energy_j": total([self.window_energy_j.get(gpu) for gpu in gpus])}
         return readings
 
 
 def mean(values: list[float]) -> float | None:
     """None where there is nothing to take the mean of."""
     return sum(values) / len(values) if values else None
+
+
+def total(values: list[float | None]) -> float | None:
+    """None where one of them is not known."""
+    return None if None in values else sum(values)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from measurement.clock import StepClock, ThroughputClock, Work, synchronize
-from measurement.environment import GIB, device_of_rank
+from measurement.environment import GIB, devices_of_rank
 from measurement.flops import TransformerShape
 from measurement.interruption import mark_ended, watch_signals
 from measurement.monitor import Monitor
@@ -69,7 +69,7 @@ class Run:
 
     def __enter__(self) -> "Run":
         self.ranks = [None] * self.processes.count
-        dist.all_gather_object(self.ranks, {"rank": self.processes.rank, **device_of_rank(self.device),
+        dist.all_gather_object(self.ranks, {"rank": self.processes.rank, **devices_of_rank(self.processes.devices),
                                             **dataclasses.asdict(self.part)})
         if self.is_main:
             self.record = Record(self.job, self.ranks, self.deepspeed_config)
@@ -81,7 +81,8 @@ class Run:
             self.monitor = Monitor(table, self.job.started_at, [rank for rank in self.ranks if rank["node"] == node])
         watch_signals(self.folder / "run.json")
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+            for device in self.processes.devices:
+                torch.cuda.reset_peak_memory_stats(device)
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
@@ -201,7 +202,8 @@ class Run:
                 "devices": self.monitor.stop() if self.monitor else {}, "missing": getattr(self.monitor, "missing", {}),
                 "data_s_per_step": self.throughput.work.data_s / max(self.throughput.work.steps, 1),
                 "costs": self.profiler.costs if self.profiler else {},
-                "peak_gib": torch.cuda.max_memory_allocated(self.device) / GIB if self.device.type == "cuda" else None}
+                "peak_gib": (max(map(torch.cuda.max_memory_allocated, self.processes.devices)) / GIB
+                             if self.device.type == "cuda" else None)}
         reports = [None] * self.processes.count
         dist.all_gather_object(reports, mine)
         if not self.is_main:

@@ -31,7 +31,9 @@ def describe_ranks(ranks: list[dict], reports: list[dict], spans: list[Span]) ->
     devices = {rank: readings for report in reports for rank, readings in report["devices"].items()}
     rows = []
     for rank, report in zip(ranks, reports, strict=True):
-        row = rank | devices.get(rank["rank"], {}) | report["costs"] | {"data_s_per_step": report["data_s_per_step"]}
+        row = rank | devices.get(rank["rank"], {}) | report["costs"] | {
+            "device": " + ".join(device["device"] for device in rank["devices"]),
+            "data_s_per_step": report["data_s_per_step"]}
         if report["peak_gib"] is not None:
             row["peak_memory_gib"] = report["peak_gib"]
         if spans:
@@ -75,8 +77,8 @@ def _setting(run, ranks: list[dict]) -> dict:
              "reference_batch_size", "cpu_threads")
     return {name: flags[name] for name in names} | {
         "run_name": run.folder.name, "strategy": job.strategy, "workload": run.record.description["workload"],
-        "hardware": " + ".join(sorted({rank["gpu"] or f"CPU {run.record.description['cpu']['name']}"
-                                       for rank in ranks})),
+        "hardware": " + ".join(sorted({device["gpu"] or f"CPU {run.record.description['cpu']['name']}"
+                                       for rank in ranks for device in rank["devices"]})),
         "model": os.path.basename(os.path.normpath(job.task.model_name)), "devices": job.devices,
         "replicas": job.split.replicas, "pipeline_stages": job.stages, "schedule": job.schedule,
         "micro_batches": job.split.micro_batches,
@@ -101,7 +103,7 @@ def _speed(run, ranks: list[dict], empty: dict) -> dict:
     work, seconds = run.throughput.work, run.throughput.seconds
     peak, source = run.arguments.peak_tflops, "--peak_tflops"
     if peak is None:
-        gpus = {rank["gpu"] for rank in ranks}
+        gpus = {device["gpu"] for rank in ranks for device in rank["devices"]}
         peak, source = (peak_tflops(gpus.pop(), run.job.precision) if len(gpus) == 1
                         else (None, "the run's GPUs differ; --peak_tflops gives one rate for all"))
     run.record.description["peak_tflops_source"] = source
@@ -144,7 +146,8 @@ def _devices(run, ranks: list[dict], empty: dict) -> dict:
 
 def _efficiency(run, throughput: float | None, empty: dict) -> dict:
     job, arguments = run.job, run.arguments
-    noise = metrics.noise_scale(run.record.noise_norms, job.split.micro_batch_size, arguments.global_batch_size)
+    noise = metrics.noise_scale(run.record.noise_norms, job.split_of_processes.micro_batch_size,
+                                arguments.global_batch_size)
     efficiency = None if noise.samples is None else metrics.statistical_efficiency(
         noise.samples, arguments.global_batch_size, arguments.reference_batch_size)
     jitter = run.record.loss_jitter()
@@ -170,7 +173,8 @@ def _parts_of_a_step(run, ranks: list[dict], spans: list[Span], empty: dict) -> 
     elif run.measures_all:
         _because("not a pipeline", empty, ("bubble_pct", "bubble_schedule_pct", "imbalance_pct", *STAGE_TIMES))
     if run.profiler:
-        row |= {name: mean([rank[name] for rank in ranks]) for name in PROFILED}
+        row |= {name: mean([rank[name] for rank in ranks if rank[name] is not None]) for name in PROFILED}
+        _because("the trace does not say how large NCCL's messages were", empty, ("collective_mib_per_step",))
     else:
         _because("no --profile_steps was given", empty, PROFILED)
     return row

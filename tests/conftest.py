@@ -46,6 +46,12 @@ class FinishedRun:
         return load_file(self.folder / "model" / "model.safetensors")
 
 
+def stray_lines(output: subprocess.CompletedProcess) -> list[str]:
+    """What a run printed besides its bars and one closing line."""
+    lines = output.stderr.replace("\x1b[A", "").replace("\r", "\n").splitlines() + output.stdout.splitlines()[:-1]
+    return [line for line in lines if line.strip() and "%|" not in line and "examples/s" not in line]
+
+
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory) -> dict[str, str]:
     """No network, a cache of our own, and the commands of the virtual environment, not yet on a new shell's path."""

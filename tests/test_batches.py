@@ -63,6 +63,14 @@ def test_the_hash_notices_another_order_a_double_and_a_gap():
         assert digest(wrong) != right
 
 
+def test_a_process_with_several_devices_takes_the_samples_of_all_of_them():
+    split = Split(replicas=4, micro_batches=3, micro_batch_size=2)
+    assert split.of_processes(1) == split
+    assert split.of_processes(2) == Split(2, 3, 4)
+    assert split.of_processes(4) == Split(1, 3, 8)
+    assert consumed(split, steps=4) == consumed(split.of_processes(4), steps=4)
+
+
 @pytest.mark.parametrize("split", [Split(1, 1, 8), Split(2, 2, 2), Split(4, 1, 2)])
 def test_evaluation_covers_every_row_once(split):
     seen = []

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from hf_trainer import zero_stage
-from tests.conftest import EXACT, ROOT, FinishedRun
+from tests.conftest import EXACT, ROOT, FinishedRun, stray_lines
 from workload.arguments import Arguments, PipelineArguments, TrainerArguments, ZeroArguments, parse_arguments
 from workload.batches import plan_stages
 from workload.deepspeed_config import complete_config, read_deepspeed_config
@@ -201,14 +201,20 @@ def test_a_deepspeed_config_that_the_trainer_cannot_follow_is_refused(content, f
     ("deepspeed", "--num_gpus", "2", "zero.py"),
     ("torchrun", "--nproc-per-node", "2", "zero.py"),
     ("torchrun", "bert_baseline.py"),
-    ("torchrun", "--nproc-per-node", "2", "bert_baseline.py"),
     ("torchrun", "bert_baseline.py", "--num_gpus", "2"),
+    ("torchrun", "--nproc-per-node", "2", "bert_baseline.py", "--num_gpus", "1"),
+    ("torchrun", "--nproc-per-node", "2", "fsdp.py"),
+    (sys.executable, "pipeline.py", "--num_gpus", "2"),
+    (sys.executable, "torch_pipeline.py", "--num_gpus", "2"),
+    (sys.executable, "hf_trainer.py", "--num_gpus", "2"),
 ])
 def test_every_way_of_starting(command, train):
     run = train(*command)
-    assert run.summary["devices"] == ("1" if command == ("torchrun", "bert_baseline.py") else "2")
+    is_one = command == ("torchrun", "bert_baseline.py") or command[-2:] == ("--num_gpus", "1")
+    assert run.summary["devices"] == ("1" if is_one else "2")
     assert run.description["status"] == "finished"
     assert len(run.rows("steps.csv")) == 8
+    assert command[0] == "deepspeed" or not stray_lines(run.output)  # that launcher tells of itself
 
 
 @pytest.mark.parametrize("command", [
@@ -228,6 +234,18 @@ def test_an_error_is_one_line_and_exit_code_2(command, start, tmp_path):
     if command[0] == sys.executable:
         assert done.stdout == "" and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [
+    [sys.executable, "data_parallel.py", "--num_gpus", "2"],
+    ["torchrun", "--nproc-per-node", "2", "data_parallel.py"],
+])
+def test_data_parallel_takes_no_cpus_for_gpus(command, start, tmp_path, monkeypatch, environment):
+    monkeypatch.setitem(environment, "CUDA_VISIBLE_DEVICES", "")
+    done = start(*command, *SAMPLE, "--output_dir", tmp_path / "out")
+    assert done.returncode != 0 and not (tmp_path / "out").exists()
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "0 GPUs" in line and "--num_gpus 1 fits" in line
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -17,8 +17,11 @@ from measurement.results import DEVICE_COLUMNS, ENERGY, Table
 
 
 def rank(number: int, pid: int, uuid: str | None = None) -> dict:
-    return {"rank": number, "pid": pid, "device": f"cuda:{number}" if uuid else "cpu", "gpu": uuid and "GPU",
-            "gpu_uuid": uuid}
+    return {"rank": number, "pid": pid, "devices": [device(number, uuid)]}
+
+
+def device(number: int, uuid: str | None = None) -> dict:
+    return {"device": f"cuda:{number}" if uuid else "cpu", "gpu": uuid and "GPU", "gpu_uuid": uuid}
 
 
 @pytest.fixture
@@ -101,6 +104,21 @@ def test_only_the_runs_own_gpus_are_read(table, tmp_path, monkeypatch):
     gpu = next(row for row in rows(tmp_path) if row["device"] == "cuda:1")
     assert gpu["throttled"] == "power cap" and gpu["memory_gib"] == "3.0"
     assert gpu["sm_clock_mhz"] == "", "what a GPU does not give is empty"
+
+
+def test_a_rank_may_have_several_gpus(table, tmp_path, monkeypatch):
+    nvml = KnownNvml()
+    nvml.install(monkeypatch)
+    two = {"rank": 0, "pid": os.getpid(), "devices": [device(0, "GPU-a"), device(1, "GPU-b")]}
+    monitor = Monitor(table, time.time(), [two])  # reads both counters: 100 and 200 J
+    time.sleep(0.7)
+    monitor.open_window()  # 300 and 400 J
+    time.sleep(0.7)
+    readings = monitor.stop()[0]  # closes it at 500 and 600 J, ends at 700 and 800 J
+    assert nvml.opened == ["GPU-a", "GPU-b"]
+    assert readings["energy_j"] == 2 * 600 and readings["window_energy_j"] == 2 * 200
+    assert readings["gpu_utilization_pct"] == 80 and readings["power_w"] == 200, "of one GPU, not of both together"
+    assert {row["device"] for row in rows(tmp_path)} == {"cpu", "cuda:0", "cuda:1"}
 
 
 def test_without_a_driver_the_reason_is_given(table, monkeypatch):

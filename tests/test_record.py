@@ -12,7 +12,8 @@ from tests.test_equivalence import ONE_PROCESS, ROWS
 
 RUNS = {"one process": ONE_PROCESS, "DDP": (*ROWS["DDP x 2"], *PROFILED),
         "pipeline": (*ROWS["pipeline x 2"], *PROFILED), "torch pipeline": (*ROWS["torch gpipe x 2"], *PROFILED),
-        "ZeRO": (*ROWS["ZeRO-2 x 2"], *PROFILED), "HF Trainer": (*ROWS["HF Trainer x 2"], *PROFILED)}
+        "ZeRO": (*ROWS["ZeRO-2 x 2"], *PROFILED), "HF Trainer": (*ROWS["HF Trainer x 2"], *PROFILED),
+        "FSDP": (*ROWS["FSDP x 2"], *PROFILED), "DataParallel": ROWS["DataParallel x 2, pretended"]}
 BARE = ("--noise_scale_steps", "0", "--measure", "throughput")
 
 
@@ -59,6 +60,20 @@ def test_flops_utilization_from_the_other_columns(train):
     assert train(*RUNS["DDP"]).description["peak_tflops_source"] == "--peak_tflops"
 
 
+def test_a_process_may_have_several_devices(train):
+    run = train(*RUNS["DataParallel"])
+    [rank] = run.description["ranks"]
+    assert [device["device"] for device in rank["devices"]] == ["cpu", "cpu"]
+    shape = [run.summary[name] for name in ("devices", "replicas", "micro_batches", "micro_batch_size")]
+    assert shape == ["2", "2", "8", "2"] and run.summary["global_batch_size"] == "32"
+
+
+def test_data_parallel_without_gpus_is_one_device_and_says_so(train):
+    run = train(*ROWS["DataParallel x 1"])
+    assert run.summary["devices"] == run.summary["replicas"] == "1"
+    assert "one device" in run.description["note"]
+
+
 def test_published_formulas_from_the_recorded_steps(train):
     run = train(*ONE_PROCESS)
     losses = pd.read_csv(io.StringIO((run.folder / "steps.csv").read_text()))["train_loss"]
@@ -76,7 +91,7 @@ def test_data_seconds_are_a_part_of_every_step(train):
 
 
 def test_runtime_reaches_from_the_command_to_the_end(train):
-    for run in [train(*words) for words in RUNS.values()]:
+    for run in (train("torchrun", "bert_baseline.py"), train("torchrun", "--nproc-per-node", "2", "zero.py")):
         last_evaluation = float(run.rows("evaluations.csv")[-1]["elapsed_s"])
         first_step = run.rows("steps.csv")[0]
         assert float(first_step["elapsed_s"]) > 2, "starting Python and torch takes seconds, and counts"

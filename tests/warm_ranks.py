@@ -53,7 +53,7 @@ def _be_rank(script: str, words: list[str], variables: dict[str, str], outputs: 
     os.environ.update(variables)
     for number, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
     sys.argv = [script, *words]
     os.chdir(ROOT)
     runpy.run_path(script, run_name="__main__")

@@ -128,6 +128,23 @@ class TrainerArguments(Arguments):
     deepspeed_config: str | None = flag("DeepSpeed's own settings, with a ZeRO stage. Default: no DeepSpeed, but DDP")
 
 
+@dataclass
+class FsdpArguments(Arguments):
+    """What FSDP takes besides."""
+
+    reshard_after_forward: bool = flag("give a layer's gathered parameters back after its forward pass, and gather "
+                                       "them again for the backward pass; false: keep them until the step's end", True)
+    gather_precision: Literal["fp32", "bf16"] = flag(
+        "type in which parameters are gathered; bf16: half the bytes, with --precision bf16 only, and LayerNorms and "
+        "embeddings are rounded as well", "fp32")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gather_precision == "bf16" and self.precision != "bf16":
+            raise InputError(f"--gather_precision bf16: the products are in {self.precision or 'another type'}; "
+                             "--precision bf16 fits")
+
+
 A = TypeVar("A", bound=Arguments)
 
 

@@ -24,6 +24,10 @@ class Split:
     micro_batches: int
     micro_batch_size: int
 
+    def of_processes(self, devices: int) -> "Split":
+        """As processes see it that have so many devices each: their forward passes take the samples of all of them."""
+        return Split(self.replicas // devices, self.micro_batches, self.micro_batch_size * devices)
+
 
 @dataclass
 class MicroBatch:

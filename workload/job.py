@@ -42,6 +42,11 @@ class Job:
     started_at: float  # seconds since the epoch
 
     @property
+    def split_of_processes(self) -> Split:
+        """What each process takes of a batch, and each of its forward passes: of one device, or of several together."""
+        return self.split.of_processes(len(self.processes.devices))
+
+    @property
     def untimed_steps(self) -> int:
         """Steps at the start that are off the clock: caches fill, libraries choose their kernels."""
         return min(UNTIMED_STEPS, self.steps // 4)
@@ -59,13 +64,13 @@ class Job:
     def batches(self, part: Literal["train", "validation"], replica: int, needed: bool = True) -> Batches:
         """The global batches of the training or the evaluation data, and `replica`'s share of them."""
         features = self.task.features[part].remove_columns(self.task.scoring_columns)
-        return Batches(features, torch.tensor(features["length"]), self.task.collate, self.split, replica,
-                       self.task.max_length, needed)
+        return Batches(features, torch.tensor(features["length"]), self.task.collate,
+                       self.split_of_processes, replica, self.task.max_length, needed)
 
 
 def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, micro_batches: int | None = None,
-            schedule: str | None = None, pieces_a_stage: int = 1) -> Job:
-    """Check everything, start one process per device, and load the data.
+            schedule: str | None = None, pieces_a_stage: int = 1, devices_a_process: int = 1) -> Job:
+    """Check everything, start the processes, and load the data.
 
     Flags, model and files are checked before processes are started. Where this process is not one of as many as were
     asked for, it starts them and exits with them: only they return from here.
@@ -75,6 +80,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         micro_batches: per replica and step, where the strategy decides it.
         schedule: the order in which a pipeline works them off.
         pieces_a_stage: of the model, where a stage holds several that do not follow each other.
+        devices_a_process: more than one where a process feeds several.
 
     Raises:
         InputError: anything that a user can mend.
@@ -95,9 +101,9 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         raise InputError(f"--target_f1: {task.name} has no F1; --target_loss fits")
     if arguments.max_steps:
         _check_steps(arguments, arguments.max_steps)
-    launch(devices)
+    launch(devices // devices_a_process)
 
-    processes = join(devices, arguments.cpu_threads)
+    processes = join(devices // devices_a_process, arguments.cpu_threads, devices_a_process)
     if processes.local_rank == 0:  # fills the cache for the others of its machine
         if processes.is_main:
             datasets.enable_progress_bars()

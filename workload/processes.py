@@ -28,13 +28,18 @@ STARTED_AT = "RUN_STARTED_AT"  # environment: when the user's command began, in 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run: `rank` of `count`, and the device that it computes on."""
+    """This process among those of the run: `rank` of `count`, and the devices that it computes on."""
 
     rank: int
     local_rank: int
     count: int
-    device: torch.device
+    devices: tuple[torch.device, ...]
     cpu_threads: int
+
+    @property
+    def device(self) -> torch.device:
+        """The one where batches, losses and gradients are; of most strategies a process has no other."""
+        return self.devices[0]
 
     @property
     def is_main(self) -> bool:
@@ -69,8 +74,8 @@ def devices_asked_for(num_gpus: int | None) -> int:
     return devices
 
 
-def launch(devices: int) -> None:
-    """Return if this is one of `devices` processes; else start them, wait for them, and exit as they did.
+def launch(processes: int) -> None:
+    """Return if this is one of so many processes; else start them, wait for them, and exit as they did.
 
     The launcher is torchrun, run within this process, so that what is imported here is not imported once more.
     """
@@ -82,23 +87,23 @@ def launch(devices: int) -> None:
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     if sys.prefix != sys.base_prefix:
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
-    if started == devices:
+    if started == processes:
         return
-    if started == 0 and devices == 1:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1",
-                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
-        return
-    if os.environ.get("RANK", "0") != "0":
+    if started and os.environ.get("RANK") != "0":
         sys.exit(0)  # another number of processes was started than asked for: rank 0 starts the right one
 
     for name in list(os.environ):
         if name in LAUNCHER_VARIABLES or name.startswith(LAUNCHER_PREFIXES):
             del os.environ[name]
+    if processes == 1:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1",
+                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+        return
     os.environ["OMP_NUM_THREADS"] = "1"  # until the script sets its own; else torchrun warns
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its report repeats what ranks print
     words = [word for word in sys.argv[1:] if not word.startswith("--local_rank=")]
     try:
-        torchrun.run(torchrun.parse_args(["--standalone", "--nproc-per-node", str(devices),
+        torchrun.run(torchrun.parse_args(["--standalone", "--nproc-per-node", str(processes),
                                           os.path.abspath(sys.argv[0]), *words]))
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
@@ -108,19 +113,20 @@ def launch(devices: int) -> None:
     sys.exit(0)
 
 
-def join(devices: int, cpu_threads: int | None) -> Processes:
+def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1) -> Processes:
     """Join the process group: NCCL between GPUs, gloo between CPU processes (and for small objects)."""
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    threads = cpu_threads or max((os.cpu_count() or 1) // devices, 1)
+    threads = cpu_threads or max((os.cpu_count() or 1) // processes, 1)
     torch.set_num_threads(threads)  # torchrun would give 1, DeepSpeed all
     if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+        first = local_rank * devices_a_process
+        devices = tuple(torch.device("cuda", first + number) for number in range(devices_a_process))
+        torch.cuda.set_device(devices[0])
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=devices[0])
     else:
-        device = torch.device("cpu")
+        devices = (torch.device("cpu"),) * devices_a_process
         dist.init_process_group("gloo")
-    return Processes(rank, local_rank, dist.get_world_size(), device, threads)
+    return Processes(rank, local_rank, dist.get_world_size(), devices, threads)
 
 
 def leave() -> None:
