@@ -31,7 +31,7 @@ from workload.optimizer import (
     loss_scale,
     replace_zero_loss_scaler,
 )
-from workload.processes import devices_asked_for, leave, quiet_libraries
+from workload.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
 
 
 def main() -> None:
@@ -59,6 +59,8 @@ def main() -> None:
                           arguments.noise_scale_steps)
     training, evaluation = job.batches("train", replica), job.batches("validation", replica)
 
+    if config:
+        join_deepspeed()  # as the Trainer would
     with quiet_libraries():
         import transformers  # its Trainer takes seconds, so not before the flags are known to be good
 

@@ -21,7 +21,7 @@ from workload.evaluation import evaluate
 from workload.job import prepare
 from workload.layers import EncoderLayer, ordered_layers, save_model
 from workload.optimizer import build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
-from workload.processes import devices_asked_for, leave, quiet_libraries
+from workload.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
 
 
 def main() -> None:
@@ -38,9 +38,8 @@ def main() -> None:
 
     # --- the strategy: DeepSpeed cuts the ordered layers so that every stage gets as many encoder layers
     layers = ordered_layers(task.build_model())
+    deepspeed = join_deepspeed()
     with quiet_libraries():
-        import deepspeed  # takes seconds and prints, so not before the flags are known to be good
-        deepspeed.init_distributed()
         module = deepspeed.pipe.PipelineModule(list(layers.values()), num_stages=stages, loss_fn=mean_loss,
                                                partition_method=f"type:{EncoderLayer.__name__}")
     layers = {name: layer for name, layer in layers.items() if layer in module.forward_funcs}

@@ -32,7 +32,7 @@ from workload.optimizer import (
     loss_scale,
     replace_zero_loss_scaler,
 )
-from workload.processes import devices_asked_for, leave, quiet_libraries
+from workload.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
 
 
 def main() -> None:
@@ -51,9 +51,8 @@ def main() -> None:
     schedule = build_schedule(optimizer, arguments, job.steps)
 
     # --- the strategy: DeepSpeed takes model and optimizer, and leaves each device its part of their tensors
+    deepspeed = join_deepspeed()
     with quiet_libraries():
-        import deepspeed  # takes seconds and prints, so not before the flags are known to be good
-        deepspeed.init_distributed()
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
     # ---

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from measurement.clock import synchronize
 from measurement.deepspeed_timeline import watch_instructions
 from measurement.timeline import StepTimeline, bubble_pct, bubble_schedule_pct, imbalance_pct
-from workload.processes import quiet_libraries
+from workload.processes import join_deepspeed, quiet_libraries
 
 UNIT_S = 0.05  # long beside what a busy machine adds to a sleep
 
@@ -46,9 +46,9 @@ class SleepingLayer(torch.nn.Module):
 def main() -> None:
     units, micro_batches = json.loads(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    deepspeed = join_deepspeed()
     with quiet_libraries():
-        import deepspeed
-        deepspeed.init_distributed("gloo")
         module = deepspeed.pipe.PipelineModule([SleepingLayer(UNIT_S * unit) for unit in units], num_stages=len(units),
                                                loss_fn=lambda x, label: (x - label).square().mean(),
                                                partition_method="uniform")

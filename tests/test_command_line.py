@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -215,6 +216,7 @@ def test_every_way_of_starting(command, train):
     assert run.description["status"] == "finished"
     assert len(run.rows("steps.csv")) == 8
     assert command[0] == "deepspeed" or not stray_lines(run.output)  # that launcher tells of itself
+    assert not list(Path("/dev/shm").glob("deepspeed_allreduce_buffer_*")), "DeepSpeed's memory outlives its processes"
 
 
 @pytest.mark.parametrize("command", [

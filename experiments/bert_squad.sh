@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# The main study: BERT-base on SQuAD v2, every strategy, everything but the strategy the same.
+#
+#     DEVICES=4 SEEDS="0 1 2" bash experiments/bert_squad.sh   # 4 GPUs; bert-base-uncased and SQuAD v2 from the Hub
+#     SAMPLE=1 bash experiments/bert_squad.sh                  # a laptop: CPU, the embedded sample, a tiny model
+#     bash experiments/bert_squad.sh --epochs 1                # further flags go to every run
+#
+# Stopped, it goes on where it was when started again. A run that fails is named at the end; the others go on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+DEVICES=${DEVICES:-4}
+STAGES=$DEVICES # of PyTorch's pipelines, some of which put two pieces of the model on each
+FLAGS=(--profile_steps 3 --output_dir results/bert_squad)
+if [[ ${SAMPLE:-} ]]; then
+    export CUDA_VISIBLE_DEVICES=
+    STAGES=2 # the tiny model has 4 layers
+    FLAGS=(--profile_steps 3 --output_dir results/bert_squad_sample --sample --model tiny --max_seq_length 128
+           --global_batch_size 32 --max_steps 100 --learning_rate 1e-3 --cpu_threads 1 --noise_scale_steps 4)
+fi
+FLAGS+=("$@")
+
+trap 'exit 130' INT # Ctrl-C ends all of it, not one run
+failed=()
+run() {
+    python experiments/run_once.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
+}
+
+for seed in ${SEEDS:-0}; do
+    run bert_baseline.py --num_gpus 1
+    for ((devices = 2; devices <= DEVICES; devices *= 2)); do
+        run bert_baseline.py --num_gpus "$devices"
+        for ((stages = 2; stages <= devices; stages *= 2)); do
+            run pipeline.py --num_gpus "$devices" --stages "$stages"
+        done
+    done
+    for schedule in gpipe 1f1b interleaved zero_bubble zbv; do
+        run torch_pipeline.py --num_gpus "$DEVICES" --stages "$STAGES" --schedule "$schedule"
+    done
+    for stage in 0 1 2 3; do
+        run zero.py --num_gpus "$DEVICES" --stage "$stage"
+    done
+    run zero.py --num_gpus "$DEVICES" --stage 2 --offload
+    run fsdp.py --num_gpus "$DEVICES"
+    run fsdp.py --num_gpus "$DEVICES" --reshard_after_forward false
+    run hf_trainer.py --num_gpus "$DEVICES"
+    run hf_trainer.py --num_gpus "$DEVICES" --deepspeed_config experiments/zero2.json
+    if [[ ${SAMPLE:-} ]]; then
+        run data_parallel.py # one device: there is nothing to spread without GPUs
+    else
+        run data_parallel.py --num_gpus "$DEVICES"
+    fi
+done
+python plots.py "${FLAGS[3]}"
+if ((${#failed[@]})); then
+    printf 'failed: %s\n' "${failed[@]}" >&2
+    exit 1
+fi

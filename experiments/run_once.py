@@ -1,0 +1,32 @@
+"""Run a training script, unless it has been run already: `python experiments/run_once.py zero.py --stage 2 ...`
+
+A finished run of the very same command below --output_dir is left as it is; anything else is run, and a run that was
+broken off is replaced. So an experiment that was interrupted goes on where it was when it is started again.
+"""
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+
+def finished_run(command: list[str]) -> Path | None:
+    """The folder of a finished run of this command, if there is one."""
+    results = Path(command[command.index("--output_dir") + 1])
+    for path in sorted(results.glob("*/run.json")):
+        try:
+            description = json.loads(path.read_text())
+        except ValueError:  # broken off while it was written
+            continue
+        if description.get("status") == "finished" and description.get("command") == shlex.join(command):
+            return path.parent
+    return None
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    if folder := finished_run([*words, "--overwrite"]):
+        print(f"{folder} is finished")
+    else:
+        os.execv(sys.executable, [sys.executable, *words, "--overwrite"])
