@@ -1,5 +1,6 @@
 """Flags and ways of starting: what works, and the one line that a wrong input gets."""
 
+import base64
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from hf_trainer import zero_stage
 from tests.conftest import EXACT, ROOT, FinishedRun
 from workload.arguments import Arguments, PipelineArguments, TrainerArguments, ZeroArguments, parse_arguments
 from workload.batches import plan_stages
-from workload.deepspeed_config import complete_config, read_deepspeed_config
+from workload.deepspeed_config import complete_config, follow_config, read_deepspeed_config
 from workload.errors import InputError
 from workload.job import prepare
 from workload.optimizer import build_optimizer, build_schedule, warmup_steps
@@ -166,6 +167,39 @@ def test_zero_is_set_by_flags_and_tuned_by_the_file():
     assert completed["gradient_clipping"] == 1.0
     with pytest.raises(InputError, match="offload_optimizer"):
         complete_config(config, arguments, Split(2, 4, 8), "fp32", arguments.stage, offload=False)
+
+
+def test_flags_left_open_follow_the_file():
+    config = {"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 2}
+    for flags, expected in (([], (3, 2)), (["--stage", "1"], (1, 2)), (["--micro_batch_size", "8"], (3, 8))):
+        arguments = parse_arguments(ZeroArguments, flags)
+        follow_config(config, arguments, devices=2)
+        assert (arguments.stage, arguments.micro_batch_size, arguments.global_batch_size) == (*expected, 64)
+    with pytest.raises(InputError, match="stage is 4"):
+        follow_config({"zero_optimization": {"stage": 4}}, arguments, devices=2)
+
+
+@pytest.mark.timeout(500)  # two runs
+def test_a_trial_of_the_autotuner_stays_out_of_the_results(start, tmp_path):
+    """The tuner's settings rule, its metric is written where it looks for it, and the record never says finished."""
+    metrics = tmp_path / "trials" / "z1" / "metrics.json"
+    metrics.parent.mkdir(parents=True)
+    settings = {"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2, "train_batch_size": 16,
+                "zero_optimization": {"stage": 1}, "autotuning": {"enabled": True, "metric_path": str(metrics)}}
+    settings = base64.urlsafe_b64encode(json.dumps(settings).encode()).decode()
+    command = ["deepspeed", "--num_gpus", "2", "zero.py", *EXACT, "--stage", "2", "--output_dir", tmp_path / "results",
+               "--run_name", "best", "--deepspeed_config", settings]
+    start(*command, check=True)
+    assert json.loads(metrics.read_text())["throughput"] > 0
+    trial = FinishedRun(metrics.parent / "run", None).description
+    assert (trial["strategy"], trial["status"]) == ("zero1", "stopped")
+    assert (trial["flags"]["global_batch_size"], trial["flags"]["micro_batch_size"]) == (16, 4)
+    assert not (tmp_path / "results").exists()
+
+    start(*command, check=True)  # as `deepspeed --autotuning run` does with the best one
+    run = FinishedRun(tmp_path / "results" / "best", None)
+    assert run.description["status"] == "finished" and len(run.rows("steps.csv")) == 8
+    assert (run.summary["strategy"], run.summary["global_batch_size"]) == ("zero1", "16")
 
 
 @pytest.mark.parametrize("flags, words", [

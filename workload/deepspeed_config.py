@@ -1,20 +1,24 @@
 """DeepSpeed's settings: the file as it stands, and what the flags decide. A file that says otherwise is refused."""
 
+import base64
 import json
+import os
 from typing import Any
 
-from workload.arguments import Arguments
+from workload.arguments import Arguments, ZeroArguments
 from workload.batches import Split
 from workload.errors import InputError
 
 
 def read_deepspeed_config(path: str) -> dict[str, Any]:
-    """The settings in a JSON file.
+    """The settings in a JSON file; or in base64, which is how DeepSpeed's autotuner hands them to its trials.
 
     Raises:
         InputError: no such file, not JSON, not an object.
     """
     try:
+        if path.startswith("eyJ"):  # {" in base64
+            return json.loads(base64.urlsafe_b64decode(path))
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
     except OSError as error:
@@ -27,6 +31,39 @@ def read_deepspeed_config(path: str) -> dict[str, Any]:
         if not isinstance(config.get(block, {}), dict):
             raise InputError(f"--deepspeed_config {path}: {block} should be an object")
     return config
+
+
+def follow_config(config: dict[str, Any], arguments: ZeroArguments, devices: int) -> None:
+    """Let the file decide --stage and --micro_batch_size where they were not given.
+
+    From DeepSpeed's autotuner (`autotuning.enabled`) it decides them in any case, and the batch. A trial's record goes
+    beside the tuner's own files; nothing is measured but what the tuner measures, and it ends the processes after a
+    few steps, so that the record never says finished. `deepspeed --autotuning run` at last repeats the best trial's
+    command in order to train; that is an ordinary run.
+
+    Raises:
+        InputError: ZeRO has no such stage.
+    """
+    stage = config.get("zero_optimization", {}).get("stage", "auto")
+    micro_batch_size = config.get("train_micro_batch_size_per_gpu", "auto")
+    tuner = config.get("autotuning", {})
+    is_tuned = tuner.get("enabled", False)
+    if stage not in ("auto", 0, 1, 2, 3):
+        raise InputError(f"DeepSpeed config: zero_optimization.stage is {stage}; 0, 1, 2 or 3 fits")
+    if stage != "auto" and (is_tuned or "stage" not in arguments.given):
+        arguments.stage = stage
+    if micro_batch_size != "auto" and (is_tuned or "micro_batch_size" not in arguments.given):
+        arguments.micro_batch_size = micro_batch_size
+    if not is_tuned:
+        return
+    arguments.global_batch_size = micro_batch_size * config.get("gradient_accumulation_steps", 1) * devices
+    if os.path.exists(tuner["metric_path"]):  # written by the trial, which was this command as well
+        del config["autotuning"]
+        return
+    arguments.output_dir, arguments.run_name, arguments.overwrite = os.path.dirname(tuner["metric_path"]), "run", True
+    arguments.max_steps = arguments.eval_steps = tuner.get("end_profile_step", 5) + 2  # one more than it lets run
+    arguments.warmup_steps = None
+    arguments.measure, arguments.noise_scale_steps, arguments.profile_steps = "throughput", 0, 0
 
 
 def complete_config(config: dict[str, Any], arguments: Arguments, split: Split, precision: str, zero_stage: int = 0,
