@@ -1,6 +1,5 @@
 """Flags and ways of starting: what works, and the one line that a wrong input gets."""
 
-import base64
 import json
 import os
 import signal
@@ -177,29 +176,6 @@ def test_flags_left_open_follow_the_file():
         assert (arguments.stage, arguments.micro_batch_size, arguments.global_batch_size) == (*expected, 64)
     with pytest.raises(InputError, match="stage is 4"):
         follow_config({"zero_optimization": {"stage": 4}}, arguments, devices=2)
-
-
-@pytest.mark.timeout(500)  # two runs
-def test_a_trial_of_the_autotuner_stays_out_of_the_results(start, tmp_path):
-    """The tuner's settings rule, its metric is written where it looks for it, and the record never says finished."""
-    metrics = tmp_path / "trials" / "z1" / "metrics.json"
-    metrics.parent.mkdir(parents=True)
-    settings = {"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2, "train_batch_size": 16,
-                "zero_optimization": {"stage": 1}, "autotuning": {"enabled": True, "metric_path": str(metrics)}}
-    settings = base64.urlsafe_b64encode(json.dumps(settings).encode()).decode()
-    command = ["deepspeed", "--num_gpus", "2", "zero.py", *EXACT, "--stage", "2", "--output_dir", tmp_path / "results",
-               "--run_name", "best", "--deepspeed_config", settings]
-    start(*command, check=True)
-    assert json.loads(metrics.read_text())["throughput"] > 0
-    trial = FinishedRun(metrics.parent / "run", None).description
-    assert (trial["strategy"], trial["status"]) == ("zero1", "stopped")
-    assert (trial["flags"]["global_batch_size"], trial["flags"]["micro_batch_size"]) == (16, 4)
-    assert not (tmp_path / "results").exists()
-
-    start(*command, check=True)  # as `deepspeed --autotuning run` does with the best one
-    run = FinishedRun(tmp_path / "results" / "best", None)
-    assert run.description["status"] == "finished" and len(run.rows("steps.csv")) == 8
-    assert (run.summary["strategy"], run.summary["global_batch_size"]) == ("zero1", "16")
 
 
 @pytest.mark.parametrize("flags, words", [
