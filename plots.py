@@ -5,9 +5,10 @@
     python plots.py results --output_dir report      # write somewhere else
     python plots.py --published                      # and the studies' published figures, beside ours
 
-Prints the tables and writes comparison.md, comparison.csv and figures/*.png. Runs that differ only in their
-seed share a row; rows that are not comparable (another task, batch, ...) share neither table nor figure. Of
-results/ itself, reference/ is left out (give that folder to see it) and published/ holds no runs.
+Prints the tables and writes comparison.md, comparison.csv and figures/*.png; autotuning.csv as well where DeepSpeed's
+autotuner left its results. Runs that differ only in their seed share a row; rows that are not comparable (another
+task, batch, ...) share neither table nor figure. Of results/ itself, reference/ is left out (give that folder to see
+it) and published/ holds no runs.
 
 Here stands what is compared: metrics, tables, figures, names and colours. How is in comparison/.
 """

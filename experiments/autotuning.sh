@@ -4,7 +4,7 @@
 #
 #     DEVICES=4 bash experiments/autotuning.sh                # 4 GPUs, and the Hub for bert-base-uncased and SQuAD v2
 #     DEVICES=4 SEEDS="0 1 2" bash experiments/autotuning.sh  # with intervals
-#     SAMPLE=1 bash experiments/autotuning.sh                 # 2 CPU processes, the embedded sample, a tiny model
+#     SAMPLE=1 bash experiments/autotuning.sh                 # 2 CPU processes, the sample: ten minutes on two cores
 #
 # Not as in the study: its global batch grew with the micro-batch size (from 16 x 128 by hand to 16 x 220). Here a
 # smaller micro-batch accumulates, so that all rows train alike.
@@ -16,6 +16,7 @@ DEVICES=${DEVICES:-2}
 BATCH=64
 BY_HAND=$((BATCH / DEVICES < 16 ? BATCH / DEVICES : 16)) # micro-batch size
 RESULTS=results/autotuning
+BEST=$RESULTS/trials/ds_config_optimal.json
 FLAGS=(--task "$TASK" --global_batch_size "$BATCH" --output_dir "$RESULTS" --overwrite)
 if [[ ${SAMPLE:-} ]]; then
     export CUDA_VISIBLE_DEVICES=
@@ -34,11 +35,11 @@ config |= {"train_micro_batch_size_per_gpu": [size for size in (largest // 4, la
            "autotuning": {"enabled": True, "results_dir": f"{results}/trials", "exps_dir": f"{results}/experiments"}}
 Path(results, "tuner.json").write_text(json.dumps(config))
 END
-echo "DeepSpeed's autotuner makes its trials: on two cores, some ten minutes. What it says is in $RESULTS/tuner.log"
-# LOCAL_SIZE: how many CPU processes the tuner may start; with GPUs it counts those.
-LOCAL_SIZE=$DEVICES deepspeed --autotuning tune --num_gpus "$DEVICES" zero.py "${FLAGS[@]}" \
-    --deepspeed_config "$RESULTS/tuner.json" > "$RESULTS/tuner.log" 2>&1 || true
-if [[ ! -f $RESULTS/trials/ds_config_optimal.json ]]; then
+echo "DeepSpeed's autotuner makes its trials, half a minute each; what it says goes to $RESULTS/tuner.log"
+# LOCAL_SIZE: how many CPU processes the tuner may start; GPUs it counts itself. Where pdsh is not installed, its log has
+# a traceback after each trial: that trial is over by then, and nothing is left to be cleaned up.
+if ! LOCAL_SIZE=$DEVICES deepspeed --autotuning tune --num_gpus "$DEVICES" zero.py "${FLAGS[@]}" \
+        --deepspeed_config "$RESULTS/tuner.json" > "$RESULTS/tuner.log" 2>&1 || [[ ! -f $BEST ]]; then
     echo "error: the autotuner found no settings; see $RESULTS/tuner.log and $RESULTS/trials/*/stderr.log" >&2
     exit 1
 fi
@@ -47,7 +48,6 @@ for seed in ${SEEDS:-0}; do
     flags=("${FLAGS[@]}" --seed "$seed" --num_gpus "$DEVICES")
     python hf_trainer.py "${flags[@]}" --micro_batch_size "$BY_HAND" --run_name "trainer-by-hand-seed$seed"
     python zero.py "${flags[@]}" --stage 1 --micro_batch_size "$BY_HAND" --run_name "deepspeed-by-hand-seed$seed"
-    python zero.py "${flags[@]}" --deepspeed_config "$RESULTS/trials/ds_config_optimal.json" \
-        --run_name "deepspeed-autotuned-seed$seed"
+    python zero.py "${flags[@]}" --deepspeed_config "$BEST" --run_name "deepspeed-autotuned-seed$seed"
 done
 python plots.py "$RESULTS" --published

@@ -92,7 +92,8 @@ def test_a_broken_summary_is_named(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("path, who", [
-    (None, "hand"), ("ds_config.json", "hand"), ("a/trials/ds_config_optimal.json", "autotuner"), ("eyJh", "autotuner")])
+    (None, "hand"), ("ds_config.json", "hand"), ("trials/ds_config_optimal.json", "autotuner"), ("eyJh", "autotuner"),
+])
 def test_who_chose_the_settings(path, who):
     assert tuned_by(path) == who
 
