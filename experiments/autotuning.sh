@@ -4,7 +4,7 @@
 #
 #     DEVICES=4 bash experiments/autotuning.sh                # 4 GPUs, and the Hub for bert-base-uncased and SQuAD v2
 #     DEVICES=4 SEEDS="0 1 2" bash experiments/autotuning.sh  # with intervals
-#     SAMPLE=1 bash experiments/autotuning.sh                 # 2 CPU processes, the sample: ten minutes on two cores
+#     SAMPLE=1 bash experiments/autotuning.sh                 # 2 CPU processes, the sample: some 12 minutes, 2 cores
 #
 # Not as in the study: its global batch grew with the micro-batch size (from 16 x 128 by hand to 16 x 220). Here a
 # smaller micro-batch accumulates, so that all rows train alike.
