@@ -5,9 +5,10 @@
     python plots.py results --output_dir report      # write somewhere else
     python plots.py --published                      # and the studies' published figures, beside ours
 
-Prints the tables and writes comparison.md, comparison.csv and figures/*.png. Runs that differ only in their
-seed share a row; rows that are not comparable (another task, batch, ...) share neither table nor figure. Of
-results/ itself, reference/ is left out (give that folder to see it) and published/ holds no runs.
+Prints the tables and writes comparison.md, comparison.csv and figures/*.png; autotuning.csv as well where DeepSpeed's
+autotuner left its results. Runs that differ only in their seed share a row; rows that are not comparable (another
+task, batch, ...) share neither table nor figure. Of results/ itself, reference/ is left out (give that folder to see
+it) and published/ holds no runs.
 
 Here stands what is compared: metrics, tables, figures, names and colours. How is in comparison/.
 """
@@ -15,6 +16,7 @@ Here stands what is compared: metrics, tables, figures, names and colours. How i
 import argparse
 from pathlib import Path
 
+from comparison.autotuning import find_tuners
 from comparison.published import published_parts
 from comparison.report import write_comparison
 from comparison.rows import compare
@@ -152,6 +154,7 @@ STUDY = Study(
         "pipeline_stages": "{} stage(s)",
         "schedule": "{}",
         "replicas": "{} replica(s)",
+        "tuned_by": "tuned by {}",
     },
     caption="""\
 - Mean over seeds ± half the width of its 95 % confidence interval (Student's t). A single seed has no interval.
@@ -165,6 +168,17 @@ STUDY = Study(
 - At equal global batch, statistical efficiency is the same for every strategy up to noise: goodput ranks rows as
   throughput does.
 - Time to target: over the runs that reached it; compared only where all did, and only among equal targets.""",
+    autotuning=[
+        Metric("throughput_samples_per_s", "throughput", "samples/s"),
+        Metric("tuned_by", "tuned by"),
+        Metric("zero_stage", "ZeRO stage"),
+        Metric("micro_batch_size", "micro-batch size"),
+        Metric("micro_batches", "micro-batches a step"),
+    ],
+    tuner_caption="""\
+A line per search space of DeepSpeed's autotuner, and `global` for all: how many short trials it made there, and the
+best of them. Its throughput counts, over a few steps, only the seconds inside forward, backward and step: it ranks
+the tuner's trials, and is not the throughput of a training, which the tables above have.""",
     published_caption="""\
 The tables below put published figures (results/published/, with their sources) beside ours, under the names
 that their authors gave them. Under the same name they measure something else, or the same on another job: no
@@ -188,7 +202,7 @@ def main() -> None:
     published = published_parts(PUBLISHED, rows, STUDY) if options.published else []
     output = options.output_dir or options.results
     try:
-        text, figures = write_comparison(rows, members, output, STUDY, published)
+        text, figures = write_comparison(rows, members, output, STUDY, find_tuners(options.results), published)
     except OSError as error:
         parser.error(f"cannot write to {output}: {error}")
     print(text)

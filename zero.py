@@ -19,7 +19,7 @@ from measurement.noise_scale import GradientNoise
 from measurement.run import Part, Run
 from workload.arguments import ZeroArguments, parse_arguments
 from workload.batches import Share
-from workload.deepspeed_config import complete_config, read_deepspeed_config
+from workload.deepspeed_config import complete_config, follow_config, read_deepspeed_config
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
@@ -37,9 +37,10 @@ from workload.processes import devices_asked_for, join_deepspeed, leave, quiet_l
 
 def main() -> None:
     arguments = parse_arguments(ZeroArguments)
+    devices = devices_asked_for(arguments.num_gpus)
     config = read_deepspeed_config(arguments.deepspeed_config)
-    job = prepare(f"zero{arguments.stage}" + "_offload" * arguments.offload, arguments,
-                  devices_asked_for(arguments.num_gpus))
+    follow_config(config, arguments, devices)
+    job = prepare(f"zero{arguments.stage}" + "_offload" * arguments.offload, arguments, devices)
     config = complete_config(config, arguments, job.split, job.precision, arguments.stage, arguments.offload)
     task, processes, device = job.task, job.processes, job.processes.device
 

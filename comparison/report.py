@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from comparison.autotuning import end_to_end, tuner_parts
 from comparison.figures import Members, bar_chart, line_chart, quality_chart
 from comparison.rows import ENDS, MEAN
 from comparison.settings import describe
@@ -24,7 +25,7 @@ def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
 
 
 def tables(group: pd.DataFrame, study: Study) -> list[str]:
-    """The first table as it was chosen, of the others what is not empty."""
+    """The first table as it was chosen, of the others what is not empty; last the autotuned, if there are any."""
     parts = []
     for place, (title, metrics) in enumerate(study.tables.items()):
         if place:
@@ -32,7 +33,7 @@ def tables(group: pd.DataFrame, study: Study) -> list[str]:
             parts += [f"### {title}", metrics_table(filled, metrics)] if metrics else []
         else:
             parts.append(metrics_table(group, metrics))
-    return parts
+    return parts + end_to_end(group, study)
 
 
 def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) -> dict[str, Figure]:
@@ -52,16 +53,19 @@ def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) ->
     return drawn
 
 
-def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: Study,
+def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: Study, tuners: pd.DataFrame,
                      published: list[str]) -> tuple[str, int]:
     """Write tables and figures of every group; returns the tables as text, and how many figures.
 
     Args:
+        tuners: a line per tuning space of each autotuner.
         published: what follows the tables of our own runs.
     """
     figures = output / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     write_csv(rows, output / "comparison.csv", study)
+    if len(tuners):
+        tuners.to_csv(output / "autotuning.csv", index=False)
     differing = [column for column in study.group if rows[column].nunique(dropna=False) > 1]
     parts, count = ["# Comparison of training runs"], 0
     for _, group in rows.groupby("group"):
@@ -73,6 +77,7 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
         for name, chart in charts(group, members, heading, study).items():
             chart.savefig(figures / f"{slug}{name}.png")
             count += 1
+    parts += tuner_parts(tuners, study)
     text = "\n\n".join([*parts, "## How to read the tables", study.caption, *published]) + "\n"
     (output / "comparison.md").write_text(text, encoding="utf-8")
     return text, count

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import pandas as pd
 from comparison.study import Study
 
 NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", "seed", "runtime_s"]
+TRIAL = "exp.json"  # DeepSpeed's autotuner writes it for a trial, whose record lies below and is no run of its own
 
 
 class Run(NamedTuple):
@@ -66,16 +68,24 @@ def read_run(folder: Path, study: Study) -> Run:
     return Run(summary.iloc[0].to_dict(), curves)
 
 
-def find_runs(root: Path, study: Study) -> list[Run]:
-    """All usable runs at and below root; the others are named on standard error, each with the reason."""
-    runs = []
+def folders_below(root: Path) -> Iterator[tuple[Path, set[str]]]:
+    """root and the folders below it that may hold something to compare, each with its files."""
     for path, folders, files in os.walk(root):
         top = Path(path) == root and root.resolve().name == "results"
         skipped = {"figures", "reference", "published"} if top else {"figures"}
         folders[:] = sorted(name for name in folders if name not in skipped and not name.startswith("."))
-        if {"run.json", "summary.csv"} & set(files):
+        if TRIAL in files:
+            folders.clear()
+        yield Path(path), set(files)
+
+
+def find_runs(root: Path, study: Study) -> list[Run]:
+    """All usable runs at and below root; the others are named on standard error, each with the reason."""
+    runs = []
+    for folder, files in folders_below(root):
+        if {"run.json", "summary.csv"} & files:
             try:
-                runs.append(read_run(Path(path), study))
+                runs.append(read_run(folder, study))
             except (OSError, ValueError) as error:
-                print(f"left out {path}: {' '.join(str(error).split())}", file=sys.stderr)
+                print(f"left out {folder}: {' '.join(str(error).split())}", file=sys.stderr)
     return runs

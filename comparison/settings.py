@@ -24,6 +24,7 @@ def with_settings(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     # On GPUs the host's threads do little, and their default number falls as the number of processes grows.
     on_gpu = runs["hardware"].notna() & ~runs["hardware"].astype(str).str.startswith("CPU")
     runs.loc[on_gpu, "cpu_threads"] = pd.NA
+    runs["tuned_by"] = runs["tuned_by"].fillna("hand")  # as it was before any record said so
     # A run that does not record its workload counts as equal, unless there are several it could be equal to.
     for _, alike in runs.groupby([column for column in study.group if column != "workload"], dropna=False):
         if alike["workload"].nunique() == 1:

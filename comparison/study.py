@@ -31,7 +31,7 @@ class Target(NamedTuple):
     pattern: str
 
 
-WORDS = {"schedule"}  # of the details; the others are whole numbers
+WORDS = {"schedule", "tuned_by"}  # of the details; the others are whole numbers
 COMPUTED = {"runs", "speedup", "target", "reached"}  # by `comparison.rows`, the others are read
 
 
@@ -47,6 +47,8 @@ class Study:
     group: dict[str, str]  # what comparable rows have in common -> how a heading says it
     details: dict[str, str]  # what else makes a setting -> how a row's name says it
     caption: str  # how to read the tables
+    autotuning: list[Metric]  # of an autotuned row and those beside it: throughput, and the settings that reached it
+    tuner_caption: str  # how to read what a tuner measured
     published_caption: str  # and those of published figures
 
     @property

@@ -28,6 +28,7 @@ SUMMARY_COLUMNS = [
     "bubble_schedule_pct", "imbalance_pct", "workload", "hardware", "mfu_pct", "hfu_pct", "model_flops_per_sample",
     "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step", "target_f1", "target_loss",
     "time_to_target_s", "samples_to_target", "published_stats_efficiency", "published_goodput", "schedule",
+    "tuned_by",
 ]
 
 

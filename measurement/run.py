@@ -89,7 +89,8 @@ class Run:
         if error is None:
             return
         out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        status = "out_of_memory" if out_of_memory else "failed"
+        is_exit = isinstance(error, SystemExit)  # as DeepSpeed's autotuner ends its trials
+        status = "out_of_memory" if out_of_memory else "stopped" if is_exit else "failed"
         mark_ended(self.folder / "run.json", status, f"rank {self.processes.rank}: {kind.__name__}: {error}")
         if out_of_memory:
             print(f"error: out of memory on {self.device}; lower --micro_batch_size (now "

@@ -18,6 +18,7 @@ from measurement.timeline import (
     seconds_by_kind,
     wall_s,
 )
+from workload.deepspeed_config import tuned_by
 
 
 def describe_ranks(ranks: list[dict], reports: list[dict], spans: list[Span]) -> list[dict]:
@@ -81,7 +82,7 @@ def _setting(run, ranks: list[dict]) -> dict:
                                        for rank in ranks for device in rank["devices"]})),
         "model": os.path.basename(os.path.normpath(job.task.model_name)), "devices": job.devices,
         "replicas": job.split.replicas, "pipeline_stages": job.stages, "schedule": job.schedule,
-        "micro_batches": job.split.micro_batches,
+        "micro_batches": job.split.micro_batches, "tuned_by": tuned_by(flags.get("deepspeed_config")),
         "optimizer_steps": run.step, "samples": run.samples}
 
 

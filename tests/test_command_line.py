@@ -14,7 +14,7 @@ from hf_trainer import zero_stage
 from tests.conftest import EXACT, ROOT, FinishedRun, stray_lines
 from workload.arguments import Arguments, PipelineArguments, TrainerArguments, ZeroArguments, parse_arguments
 from workload.batches import plan_stages
-from workload.deepspeed_config import complete_config, read_deepspeed_config
+from workload.deepspeed_config import complete_config, follow_config, read_deepspeed_config
 from workload.errors import InputError
 from workload.job import prepare
 from workload.optimizer import build_optimizer, build_schedule, warmup_steps
@@ -167,6 +167,16 @@ def test_zero_is_set_by_flags_and_tuned_by_the_file():
     assert completed["gradient_clipping"] == 1.0
     with pytest.raises(InputError, match="offload_optimizer"):
         complete_config(config, arguments, Split(2, 4, 8), "fp32", arguments.stage, offload=False)
+
+
+def test_flags_left_open_follow_the_file():
+    config = {"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 2}
+    for flags, expected in (([], (3, 2)), (["--stage", "1"], (1, 2)), (["--micro_batch_size", "8"], (3, 8))):
+        arguments = parse_arguments(ZeroArguments, flags)
+        follow_config(config, arguments, devices=2)
+        assert (arguments.stage, arguments.micro_batch_size, arguments.global_batch_size) == (*expected, 64)
+    with pytest.raises(InputError, match="stage is 4"):
+        follow_config({"zero_optimization": {"stage": 4}}, arguments, devices=2)
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -1,20 +1,26 @@
 """DeepSpeed's settings: the file as it stands, and what the flags decide. A file that says otherwise is refused."""
 
+import base64
 import json
+import os
 from typing import Any
 
-from workload.arguments import Arguments
+from workload.arguments import Arguments, ZeroArguments
 from workload.batches import Split
 from workload.errors import InputError
 
+BASE64 = "eyJ"  # what {" is in base64
+
 
 def read_deepspeed_config(path: str) -> dict[str, Any]:
-    """The settings in a JSON file.
+    """The settings in a JSON file; or in base64, which is how DeepSpeed's autotuner hands them to its trials.
 
     Raises:
         InputError: no such file, not JSON, not an object.
     """
     try:
+        if path.startswith(BASE64):
+            return json.loads(base64.urlsafe_b64decode(path))
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
     except OSError as error:
@@ -27,6 +33,52 @@ def read_deepspeed_config(path: str) -> dict[str, Any]:
         if not isinstance(config.get(block, {}), dict):
             raise InputError(f"--deepspeed_config {path}: {block} should be an object")
     return config
+
+
+def follow_config(config: dict[str, Any], arguments: ZeroArguments, devices: int) -> None:
+    """Let the file decide --stage and --micro_batch_size where they were not given.
+
+    From DeepSpeed's autotuner (`autotuning.enabled`) it decides them in any case, and the batch. A trial's record goes
+    beside the tuner's own files; nothing is measured but what the tuner measures, and it ends the processes after a
+    few steps, so that the record never says finished. `deepspeed --autotuning run` at last repeats the best trial's
+    command in order to train; that is an ordinary run.
+
+    Raises:
+        InputError: ZeRO has no such stage, or settings to be tuned were not handed to the tuner.
+    """
+    stage = config.get("zero_optimization", {}).get("stage", "auto")
+    micro_batch_size = config.get("train_micro_batch_size_per_gpu", "auto")
+    tuner = config.get("autotuning", {})
+    is_tuned = tuner.get("enabled", False)
+    if is_tuned and "metric_path" not in tuner:
+        raise InputError("DeepSpeed config: autotuning.enabled is true, but DeepSpeed's autotuner did not start this; "
+                         "take it out, or start with deepspeed --autotuning run")
+    if stage not in ("auto", 0, 1, 2, 3):
+        raise InputError(f"DeepSpeed config: zero_optimization.stage is {stage}; 0, 1, 2 or 3 fits")
+    if stage != "auto" and (is_tuned or "stage" not in arguments.given):
+        arguments.stage = stage
+    if micro_batch_size != "auto" and (is_tuned or "micro_batch_size" not in arguments.given):
+        arguments.micro_batch_size = micro_batch_size
+    if not is_tuned:
+        return
+    accumulation = config.get("gradient_accumulation_steps", "auto")
+    arguments.global_batch_size = micro_batch_size * (1 if accumulation == "auto" else accumulation) * devices
+    if os.path.exists(tuner["metric_path"]):  # written by the trial, which was this command as well
+        del config["autotuning"]
+        return
+    arguments.output_dir, arguments.run_name, arguments.overwrite = os.path.dirname(tuner["metric_path"]), "run", True
+    arguments.max_steps = arguments.eval_steps = tuner.get("end_profile_step", 5) + 2  # one more than it lets run
+    arguments.warmup_steps = None
+    arguments.measure, arguments.noise_scale_steps, arguments.profile_steps = "throughput", 0, 0
+
+
+def tuned_by(path: str | None) -> str:
+    """Who chose the settings in a run's --deepspeed_config: `hand`, or `autotuner`, DeepSpeed's.
+
+    It hands them over in base64, and keeps its best ones in a file of this name.
+    """
+    is_tuned = path and (path.startswith(BASE64) or os.path.basename(path) == "ds_config_optimal.json")
+    return "autotuner" if is_tuned else "hand"
 
 
 def complete_config(config: dict[str, Any], arguments: Arguments, split: Split, precision: str, zero_stage: int = 0,

@@ -1,0 +1,63 @@
+"""DeepSpeed's autotuner: the throughput that its settings reach end to end, and what it measured to find them.
+
+These are two rates. A run's throughput counts all its wall time; the tuner counts, over a few steps of a trial, the
+seconds inside DeepSpeed's forward, backward and step.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from comparison.digits import mean_text
+from comparison.runs import as_numbers, folders_below
+from comparison.study import Study
+from comparison.tables import markdown, metrics_table
+
+SUMMARY = "summary.txt"  # the tuner's table
+COLUMNS = ["tuning_space", "experiments", "best_value", "best_experiment"]  # of it, by names of ours
+UNITS = {"throughput": " samples/s"}
+
+
+def end_to_end(group: pd.DataFrame, study: Study) -> list[str]:
+    """Heading and table of an autotuned row and of those on as many devices, with the settings of each."""
+    is_tuned = group["tuned_by"] == "autotuner"
+    rows = group[group["devices"].isin(group.loc[is_tuned, "devices"])]
+    rows = rows.assign(zero_stage=rows["strategy"].str.extract(r"zero(\d)", expand=False))
+    return ["### Autotuning: throughput, end to end", metrics_table(rows, study.autotuning)] if len(rows) else []
+
+
+def read_summary(folder: Path) -> pd.DataFrame:
+    """A line per tuning space, as a tuner sums up its trials, with the metric that it was to raise."""
+    lines = (folder / SUMMARY).read_text(encoding="utf-8").splitlines()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    table = pd.DataFrame(lines[2:], columns=COLUMNS)  # below the titles and the rule
+    table["experiments"] = as_numbers(table["experiments"], SUMMARY, whole=True).astype(int)
+    table["best_value"] = as_numbers(table["best_value"], SUMMARY)
+    settings = [json.loads((folder / name / "ds_config.json").read_text("utf-8")) for name in table["best_experiment"]]
+    return table.assign(metric=[each["autotuning"].get("metric", "throughput") for each in settings])
+
+
+def find_tuners(root: Path) -> pd.DataFrame:
+    """The summaries of all tuners at and below root; a broken one is named on standard error, with the reason."""
+    found = [pd.DataFrame(columns=["folder", *COLUMNS, "metric"])]
+    for folder, files in folders_below(root):
+        if {SUMMARY, "ds_config_optimal.json"} <= files:  # the tuner's own names
+            try:
+                name = folder.resolve().relative_to(root.resolve().parent)
+                found.append(read_summary(folder).assign(folder=str(name)))
+            except (OSError, KeyError, ValueError) as error:
+                print(f"left out {folder / SUMMARY}: {' '.join(str(error).split())}", file=sys.stderr)
+    return pd.concat(found[1:] or found)[found[0].columns]
+
+
+def tuner_parts(tuners: pd.DataFrame, study: Study) -> list[str]:
+    """Heading and table of what each tuner measured."""
+    parts = []
+    for (folder, metric), table in tuners.groupby(["folder", "metric"]):
+        cells = [["tuning space", *table["tuning_space"]], ["experiments", *map(str, table["experiments"])],
+                 [f"tuner's best {metric}{UNITS.get(metric, '')}", *map(mean_text, table["best_value"])],
+                 ["best experiment", *table["best_experiment"]]]
+        parts += [f"## Autotuning: what the tuner measured ({folder})", markdown(cells)]
+    return [*parts, study.tuner_caption] if parts else []
