@@ -14,12 +14,13 @@ from pathlib import Path
 def finished_run(command: list[str]) -> Path | None:
     """The folder of a finished run of this command, if there is one."""
     results = Path(command[command.index("--output_dir") + 1])
+    recorded = shlex.join([os.path.basename(command[0]), *command[1:]])
     for path in sorted(results.glob("*/run.json")):
         try:
             description = json.loads(path.read_text())
         except ValueError:  # broken off while it was written
             continue
-        if description.get("status") == "finished" and description.get("command") == shlex.join(command):
+        if description.get("status") == "finished" and description.get("command") == recorded:
             return path.parent
     return None
 

@@ -77,6 +77,7 @@ def test_one_process_with_two_gpus_by_hand():
 # ------------------------------------------------------------------ real runs
 
 PROFILED = ("--profile_steps", "2", "--eval_steps", "4", "--target_loss", "50", "--peak_tflops", "0.05")
+PROFILED_ONLY = ("--profile_steps", "2", "--max_steps", "5", "--max_eval_examples", "8")
 
 
 def test_ddp_reduces_every_gradient_once_a_step(train):
@@ -114,7 +115,7 @@ def test_zero_sends_gradients_to_their_owners_and_gathers_parameters(stage, grad
     Once for each: few enough parameters as these DeepSpeed keeps from the forward to the backward pass. The smallest
     are gathered once a step.
     """
-    run = train(*ROWS[f"ZeRO-{stage} x 2"], "--profile_steps", "2")  # an evaluation would leave some gathered
+    run = train(*ROWS[f"ZeRO-{stage} x 2"], *PROFILED_ONLY)  # an evaluation in between would leave some gathered
     model = 4 * run.description["parameters"] / MIB
     moved = float(run.summary["collective_mib_per_step"])
     assert moved == pytest.approx((gradients + parameters) * model, rel=1e-2)
@@ -126,7 +127,7 @@ def test_zero_sends_gradients_to_their_owners_and_gathers_parameters(stage, grad
     ("FSDP no reshard x 2", (), lambda layers, rest: layers + rest),  # once a step
     ("FSDP x 2", ("--precision", "bf16", "--gather_precision", "bf16"), lambda layers, rest: 2 * (2 * layers + rest))])
 def test_fsdp_gathers_layers_and_reduces_gradients_once_a_step(row, flags, gathered, train):
-    run = train(*ROWS[row], *flags, "--profile_steps", "2")
+    run = train(*ROWS[row], *flags, *PROFILED_ONLY)
     sizes = {name: 4 * weight.numel() / MIB for name, weight in run.weights().items()}
     layers = sum(size for name, size in sizes.items() if "encoder.layer" in name)
     model = sum(sizes.values())

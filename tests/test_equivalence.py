@@ -11,23 +11,28 @@ ONE_PROCESS = ("bert_baseline.py", "--num_gpus", "1")
 # strategy, processes, stages
 ROWS = {
     "DDP x 2": ("bert_baseline.py", "--num_gpus", "2"),
+    "pipeline x 1": ("pipeline.py", "--num_gpus", "1", "--stages", "1", "--micro_batches", "8"),
     "pipeline x 2": ("pipeline.py", "--num_gpus", "2", "--stages", "2"),
     "pipeline x 4": ("pipeline.py", "--num_gpus", "4", "--stages", "4", "--micro_batches", "8"),
     "pipeline 2 x 2": ("pipeline.py", "--num_gpus", "4", "--stages", "2", "--micro_batches", "4"),
+    "torch 1f1b x 1": ("torch_pipeline.py", "--num_gpus", "1", "--stages", "1", "--micro_batches", "8"),
     "torch gpipe x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "gpipe"),
     "torch 1f1b x 4": ("torch_pipeline.py", "--num_gpus", "4", "--schedule", "1f1b", "--micro_batches", "8"),
     "torch 1f1b 2 x 2": ("torch_pipeline.py", "--num_gpus", "4", "--stages", "2", "--micro_batches", "4"),
     "torch interleaved x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "interleaved"),
     "torch zero_bubble x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zero_bubble"),
     "torch zbv x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"),
+    "ZeRO-3 x 1": ("zero.py", "--num_gpus", "1", "--stage", "3"),
     "ZeRO-0 x 2": ("zero.py", "--num_gpus", "2", "--stage", "0"),
     "ZeRO-1 x 2": ("zero.py", "--num_gpus", "2", "--stage", "1"),
     "ZeRO-2 x 2": ("zero.py", "--num_gpus", "2", "--stage", "2"),
     "ZeRO-3 x 2": ("zero.py", "--num_gpus", "2", "--stage", "3"),
     "ZeRO-3 x 4": ("zero.py", "--num_gpus", "4", "--stage", "3"),
     "ZeRO-3 x 2 offload": ("zero.py", "--num_gpus", "2", "--stage", "3", "--offload"),
+    "HF Trainer x 1": ("hf_trainer.py", "--num_gpus", "1"),
     "HF Trainer x 2": ("hf_trainer.py", "--num_gpus", "2"),
     "HF Trainer ZeRO-2 x 2": ("hf_trainer.py", "--num_gpus", "2", "--deepspeed_config", "experiments/zero2.json"),
+    "FSDP x 1": ("fsdp.py", "--num_gpus", "1"),
     "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
     "FSDP no reshard x 2": ("fsdp.py", "--num_gpus", "2", "--reshard_after_forward", "false"),
     "FSDP x 4": ("fsdp.py", "--num_gpus", "4"),
@@ -36,7 +41,7 @@ ROWS = {
     "DataParallel x 2, pretended": ("tests/pretended_gpus.py", "--num_gpus", "2", "--micro_batch_size", "2"),
 }
 SHORT = ("--max_steps", "3", "--max_eval_examples", "8")  # short types are slow on a CPU
-PIPELINES = [row for row, command in ROWS.items() if "pipeline" in command[0]]
+PIPELINES = [row for row, command in ROWS.items() if "pipeline" in command[0] and "x 1" not in row]
 
 
 def relative(value: list[float], expected: list[float]) -> float:
