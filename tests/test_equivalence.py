@@ -134,6 +134,16 @@ def test_precision_means_the_same_arithmetic(precision, row, train):
     assert relative(run.column("grad_norm"), one.column("grad_norm")) < 3e-3
 
 
+@pytest.mark.parametrize("row", ["pipeline x 2", "torch gpipe x 2", "ZeRO-3 x 2", "FSDP x 2"])
+def test_parameters_in_bf16_begin_with_the_same_loss(row, train):
+    """And then differ, for sums of gradients are rounded in each strategy's own order: rows of their own."""
+    flags = ("--precision", "bf16_native", "--max_steps", "1", "--max_eval_examples", "8")
+    run, one = train(*ROWS[row], *flags), train(*ONE_PROCESS, *flags)
+    assert relative(run.column("train_loss"), one.column("train_loss")) < 1e-6
+    assert relative(run.column("grad_norm"), one.column("grad_norm")) < 3e-3
+    assert run.summary["precision"] == "bf16_native"
+
+
 def test_gathering_in_bf16_rounds_a_little_more(train):
     """Its own row, for it is not what the others compute: further from autocast than they are, but no worse."""
     run = train(*ROWS["FSDP x 2"], *SHORT, "--precision", "bf16", "--gather_precision", "bf16")
