@@ -25,7 +25,7 @@ def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
 
 
 def tables(group: pd.DataFrame, study: Study) -> list[str]:
-    """The first table as it was chosen, of the others what is not empty; last the autotuned, if there are any."""
+    """The first table as it was chosen, of the others what is not empty."""
     parts = []
     for place, (title, metrics) in enumerate(study.tables.items()):
         if place:
@@ -33,7 +33,7 @@ def tables(group: pd.DataFrame, study: Study) -> list[str]:
             parts += [f"### {title}", metrics_table(filled, metrics)] if metrics else []
         else:
             parts.append(metrics_table(group, metrics))
-    return parts + end_to_end(group, study)
+    return parts
 
 
 def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) -> dict[str, Figure]:
@@ -73,8 +73,9 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
         known = {column for column in study.group if pd.notna(row[column])} - {"workload"}
         heading = describe(row, [column for column in study.group if column in known.union(differing)], study)
         slug = re.sub(r"\W+", "_", describe(row, differing, study) + "_" if differing else "").lower()
-        parts += [f"## {heading}", *tables(group, study)]
-        for name, chart in charts(group, members, heading, study).items():
+        by_hand = group[group["tuned_by"] != "autotuner"]  # other settings than a strategy's own stand apart
+        parts += [f"## {heading}", *(tables(by_hand, study) if len(by_hand) else []), *end_to_end(group, study)]
+        for name, chart in (charts(by_hand, members, heading, study) if len(by_hand) else {}).items():
             chart.savefig(figures / f"{slug}{name}.png")
             count += 1
     parts += tuner_parts(tuners, study)

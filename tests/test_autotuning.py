@@ -62,6 +62,8 @@ def test_the_two_tables_of_a_study(tmp_path, monkeypatch, capsys):
         ["101 ± 13", "hand", "—", "16", "1"], ["112 ± 13", "hand", "1", "16", "1"], ["90.0", "hand", "1", "8", "2"],
         ["122 ± 13", "autotuner", "1", "16", "1"]])
     assert len({line[0] for line in end_to_end}) == 5
+    strategies = done.out.split("### Autotuning")[0]
+    assert "112" in strategies and "122" not in strategies, "an autotuned run is in no strategy's table"
     assert table_below(done.out, "Autotuning: what the tuner measured (study/trials)") == [
         ["tuning space", "experiments", "tuner's best throughput samples/s", "best experiment"],
         ["z0", "2", "233", "z0_gas4_tmbspg8"], ["z1", "2", "286", "z1_gas1_tmbspg32"],
