@@ -9,6 +9,7 @@ averages the gradients over the devices.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -21,7 +22,7 @@ from workload.batches import Share
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import ordered_layers
+from workload.layers import layer_names
 from workload.optimizer import autocast, build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
 from workload.processes import devices_asked_for, leave
 
@@ -49,12 +50,14 @@ def main() -> None:
                           arguments.noise_scale_steps)
     training, evaluation = job.batches("train", replica), job.batches("validation", replica)
 
-    def forward(share: Share) -> list[torch.Tensor]:
+    def forward(share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         model.eval()
-        with autocast(job.precision, device):
-            return [task.logits(model, micro_batch.inputs) for micro_batch in share.micro_batches]
+        for micro_batch in share.micro_batches:
+            with autocast(job.precision, device):
+                logits = task.logits(model, micro_batch.inputs)
+            yield task.judge(logits, micro_batch.labels)
 
-    part = Part(replica, stage=0, layers=list(ordered_layers(model)), parameters=sum(p.numel() for p in parameters))
+    part = Part(replica, stage=0, layers=layer_names(model), parameters=sum(p.numel() for p in parameters))
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     with Run(job, part) as run:
         for step, share in run.training_steps(training):

@@ -9,6 +9,8 @@ cut over all; logits come back to GPU 0, as do the gradients in the backward pas
 nothing is spread: it runs on one device, the CPU, and run.json says so.
 """
 
+from collections.abc import Iterator
+
 import torch
 
 from measurement.noise_scale import GradientNoise
@@ -18,7 +20,7 @@ from workload.batches import Share
 from workload.errors import InputError, one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import ordered_layers
+from workload.layers import layer_names
 from workload.optimizer import autocast, build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
 from workload.processes import devices_asked_for, leave
 
@@ -67,11 +69,12 @@ def main() -> None:
     noise = GradientNoise(parameters, micro_batches_a_step, 1 / micro_batches_a_step, arguments.noise_scale_steps)
     training, evaluation = job.batches("train", replica=0), job.batches("validation", replica=0)
 
-    def forward(share: Share) -> list[torch.Tensor]:
+    def forward(share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         model.eval()
-        return [parallel(micro_batch.inputs) for micro_batch in share.micro_batches]
+        for micro_batch in share.micro_batches:
+            yield task.judge(parallel(micro_batch.inputs), micro_batch.labels)
 
-    part = Part(replica=0, stage=0, layers=list(ordered_layers(model)), parameters=sum(p.numel() for p in parameters))
+    part = Part(replica=0, stage=0, layers=layer_names(model), parameters=sum(p.numel() for p in parameters))
     torch.manual_seed(arguments.seed)
     for gpu in parallel.device_ids:  # dropout differs between devices
         torch.cuda.default_generators[gpu].manual_seed(arguments.seed + gpu)

@@ -5,9 +5,11 @@
     python fsdp.py --sample --model tiny --num_gpus 2 --max_steps 300 --learning_rate 1e-3
 
 Every device takes its slice of each batch, and keeps one shard of every parameter, of its gradient and of its
-optimizer states. An encoder layer is gathered from all devices just before it is run, and given back after its
+optimizer states. A transformer layer is gathered from all devices just before it is run, and given back after its
 forward pass (as ZeRO-3 does) or, with --reshard_after_forward false, at the end of the step (as ZeRO-2).
 """
+
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -23,7 +25,8 @@ from workload.batches import Share
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import EncoderLayer, ordered_layers
+from workload.layers import layer_names, transformer_modules
+from workload.models import write_model
 from workload.optimizer import autocast, build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
 from workload.processes import devices_asked_for, leave
 
@@ -36,19 +39,16 @@ def main() -> None:
     task, processes, device = job.task, job.processes, job.processes.device
 
     # --- the strategy: a shard of every parameter on every device, and a slice of the batch for each. What is gathered
-    # together is one encoder layer; all the rest, in the model's own shards, is gathered for a whole forward pass.
+    # together is one transformer layer; all the rest, in the model's own shards, is gathered for a whole forward pass.
     # `--precision bf16` is autocast, as in every strategy: products in bf16 of fp32 parameters. FSDP's own mixed
     # precision comes on top, if asked for: it rounds parameters before they travel, instead of after.
     replica = processes.rank
     model = task.build_model().to(dtype=torch.bfloat16 if job.precision == "bf16_native" else None)
-    layers = ordered_layers(model)
     devices = init_device_mesh(device.type, (processes.count,))
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if gathers_bf16 else None,
                                   reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for layer in layers.values():
-        if isinstance(layer, EncoderLayer):
-            fully_shard(layer.module, mesh=devices, mp_policy=policy,
-                        reshard_after_forward=arguments.reshard_after_forward)
+    for module in transformer_modules(model).values():
+        fully_shard(module, mesh=devices, mp_policy=policy, reshard_after_forward=arguments.reshard_after_forward)
     fully_shard(model, mesh=devices, mp_policy=policy)  # moves shards to the device, so that none ever holds all
     # ---
 
@@ -61,12 +61,14 @@ def main() -> None:
                           arguments.noise_scale_steps)
     training, evaluation = job.batches("train", replica), job.batches("validation", replica)
 
-    def forward(share: Share) -> list[torch.Tensor]:
+    def forward(share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         model.eval()
-        with autocast(job.precision, device):
-            return [task.logits(model, micro_batch.inputs) for micro_batch in share.micro_batches]
+        for micro_batch in share.micro_batches:
+            with autocast(job.precision, device):
+                logits = task.logits(model, micro_batch.inputs)
+            yield task.judge(logits, micro_batch.labels)
 
-    part = Part(replica, stage=0, layers=list(layers), parameters=sum(p.numel() for p in parameters))
+    part = Part(replica, stage=0, layers=layer_names(model), parameters=sum(p.numel() for p in parameters))
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     with Run(job, part) as run:
         for step, share in run.training_steps(training):
@@ -105,8 +107,7 @@ def main() -> None:
             # Tensor by tensor from all devices, to rank 0's CPU alone.
             state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
             if processes.is_main:
-                model.save_pretrained(run.folder / "model", state_dict=state)
-                task.tokenizer.save_pretrained(run.folder / "model")
+                write_model(task, state, run.folder / "model")
         run.finish()
     leave()
 

@@ -22,7 +22,7 @@ from workload.deepspeed_config import complete_config, read_deepspeed_config
 from workload.errors import InputError, one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import ordered_layers
+from workload.layers import layer_names
 from workload.optimizer import (
     autocast,
     build_optimizer,
@@ -51,7 +51,7 @@ def main() -> None:
     replica = processes.rank
     model = task.build_model().to(device, dtype=torch.bfloat16 if job.precision == "bf16_native" else None)
     parameters = list(model.parameters())
-    part = Part(replica, stage=0, layers=list(ordered_layers(model)), parameters=sum(p.numel() for p in parameters))
+    part = Part(replica, stage=0, layers=layer_names(model), parameters=sum(p.numel() for p in parameters))
     optimizer = build_optimizer(parameters, arguments)
     schedule = build_schedule(optimizer, arguments, job.steps)
     micro_batches_a_step = job.split.micro_batches
@@ -125,10 +125,12 @@ def main() -> None:
             if run.evaluation_is_due():
                 run.record_evaluation(lambda: evaluate(task, evaluation, processes, forward))
 
-    def forward(share: Share) -> list[torch.Tensor]:
+    def forward(share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         model.eval()
-        with autocast(job.precision, device):
-            return [task.logits(model, micro_batch.inputs) for micro_batch in share.micro_batches]
+        for micro_batch in share.micro_batches:
+            with autocast(job.precision, device):
+                logits = task.logits(model, micro_batch.inputs)
+            yield task.judge(logits, micro_batch.labels)
 
     torch.set_num_threads(processes.cpu_threads)  # the Trainer sets another number where OMP_NUM_THREADS is not set
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices

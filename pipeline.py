@@ -8,6 +8,8 @@ A batch goes through in micro-batches, so that stages work at the same time: whi
 before it is at 3. With more devices than stages there are several such pipelines, each with its slice of the batch.
 """
 
+from collections.abc import Iterable
+
 import torch
 
 from measurement.deepspeed_timeline import watch_instructions
@@ -19,9 +21,10 @@ from workload.deepspeed_config import complete_config, read_deepspeed_config
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import EncoderLayer, ordered_layers, save_model
+from workload.layers import Layer, TransformerLayer, ordered_layers, shared_weight
 from workload.optimizer import build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
 from workload.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
+from workload.stages import SharedWeight, is_counted, save_model
 
 
 def main() -> None:
@@ -33,17 +36,28 @@ def main() -> None:
     config = complete_config(config, arguments, job.split, job.precision)
     task, processes, device = job.task, job.processes, job.processes.device
 
-    def mean_loss(logits: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return task.loss(logits, dict(zip(task.label_names, labels, strict=True))).mean()
+    def judge(logits: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        labels = dict(zip(task.label_names, labels, strict=True))
+        return task.loss(logits, labels).mean() if module.training else task.judge(logits, labels)
 
-    # --- the strategy: DeepSpeed cuts the ordered layers so that every stage gets as many encoder layers
+    # --- the strategy: DeepSpeed cuts the ordered layers so that every stage gets as many transformer layers. Where the
+    # first and the last share a weight, both their stages keep a copy, and DeepSpeed adds up the copies' gradients.
     layers = ordered_layers(task.build_model())
+    shared = shared_weight(layers)
     deepspeed = join_deepspeed()
+
+    def in_pipeline(layer: Layer):
+        if shared is None or getattr(layer.module, "weight", None) is not shared:
+            return layer
+        return deepspeed.pipe.TiedLayerSpec("shared", Layer, layer.module, layer.run, tied_weight_attr="module.weight",
+                                            forward_fn=lambda _, activation: layer(activation))
+
     with quiet_libraries():
-        module = deepspeed.pipe.PipelineModule(list(layers.values()), num_stages=stages, loss_fn=mean_loss,
-                                               partition_method=f"type:{EncoderLayer.__name__}")
-    layers = {name: layer for name, layer in layers.items() if layer in module.forward_funcs}
+        module = deepspeed.pipe.PipelineModule(list(map(in_pipeline, layers.values())), num_stages=stages,
+                                               loss_fn=judge, partition_method=f"type:{TransformerLayer.__name__}")
+    layers = dict(list(layers.items())[module._local_start:module._local_stop])
     module._layer_specs.clear()  # it holds on to the other stages' layers as well
+    copies = [SharedWeight([tied["module"].module.weight], tied["group"]) for tied in module.tied_comms.values()]
     # ---
 
     parameters = list(module.parameters())
@@ -63,7 +77,7 @@ def main() -> None:
         module.to(torch.bfloat16)
 
     noise = GradientNoise(parameters, job.split.replicas * micro_batches, 1 / micro_batches,
-                          arguments.noise_scale_steps)
+                          arguments.noise_scale_steps, *copies)
     is_end = engine.is_first_stage() or engine.is_last_stage()  # the first feeds the model, the last computes its loss
     training = job.batches("train", replica, needed=is_end)
     evaluation = job.batches("validation", replica, needed=is_end)
@@ -78,9 +92,9 @@ def main() -> None:
         return ((tuple(micro_batch.inputs.values()), tuple(micro_batch.labels.values()))
                 for micro_batch in share.micro_batches)
 
-    def forward(share: Share) -> list[torch.Tensor] | None:
-        engine.total_loss = None  # without a loss DeepSpeed adds up logits here, and trips where their shape changes
-        return engine.eval_batch(through_pipeline(share), compute_loss=False, reduce_output=None)
+    def forward(share: Share) -> Iterable[tuple[torch.Tensor, torch.Tensor]] | None:
+        engine.total_loss = None  # here DeepSpeed adds up what `judge` gives, and trips where its shape changes
+        return engine.eval_batch(through_pipeline(share), reduce_output=None, bcast_loss=False)
 
     grad_norm = torch.full((), float("inf"), device=device)
 
@@ -91,11 +105,11 @@ def main() -> None:
     # `train_batch` runs a whole step. DeepSpeed's own clipping there counts the first stage's gradients only.
     optimizer.register_step_pre_hook(clip)
 
-    part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters))
+    part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters if is_counted(p)))
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     with Run(job, part, config) as run:
         for step, share in run.training_steps(training):
-            noise.begin_step(step)
+            noise.begin_step(step, share.micro_batches)
             learning_rate, scale = schedule.get_last_lr()[0], loss_scale(scaler, device)
             grad_norm = torch.full((), float("inf"), device=device)  # stays if fp16 overflows and the step is skipped
 

@@ -15,6 +15,7 @@ As in pipeline.py a batch goes through the devices in micro-batches. A schedule 
 """
 
 import functools
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -28,10 +29,11 @@ from workload.batches import Share
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import Piece, cut, ordered_layers, save_model
+from workload.layers import ordered_layers
 from workload.optimizer import autocast, build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
 from workload.processes import devices_asked_for, leave
 from workload.schedules import plan_schedule
+from workload.stages import Piece, cut, is_counted, save_model, share_over
 
 
 def main() -> None:
@@ -52,8 +54,11 @@ def main() -> None:
     stage, replica = divmod(processes.rank, replicas)
     stage_group, _ = dist.new_subgroups_by_enumeration(grid.T.tolist())
     replica_group, _ = dist.new_subgroups_by_enumeration(grid.tolist())
-    layers_of = {number: layers for number, layers in enumerate(cut(ordered_layers(task.build_model()), plan.pieces))
-                 if number in plan.pieces_of(stage)}
+    all_pieces, mine = cut(ordered_layers(task.build_model()), plan.pieces), plan.pieces_of(stage)
+    ends = [plan.stage_of(piece) for piece in (0, plan.pieces - 1)]  # may share a weight, of which each gets a copy
+    ends_group = dist.new_subgroups_by_enumeration(grid[ends].T.tolist())[0] if ends[0] != ends[1] else None
+    shared = share_over(all_pieces, mine, ends_group)
+    layers_of = {number: all_pieces[number] for number in mine}
     pieces = {number: Piece(layers, autocast(job.precision, device)) for number, layers in layers_of.items()}
     layers = {name: layer for part in layers_of.values() for name, layer in part.items()}
     model = torch.nn.ModuleList(pieces.values())
@@ -65,7 +70,7 @@ def main() -> None:
     schedule = build_schedule(optimizer, arguments, job.steps)
     scaler = build_scaler(job.precision, device, stage_group)
     noise = GradientNoise(parameters, replicas * plan.micro_batches, 1 / plan.micro_batches,
-                          arguments.noise_scale_steps)
+                          arguments.noise_scale_steps, shared)
     is_end = not {0, plan.pieces - 1}.isdisjoint(pieces)  # the first piece feeds the model, the last computes its loss
     training = job.batches("train", replica, needed=is_end)
     evaluation = job.batches("validation", replica, needed=is_end)
@@ -79,10 +84,11 @@ def main() -> None:
         tokens = torch.empty(size, length, dtype=torch.int64, device="meta")
         hidden = torch.empty(size, length, task.config.hidden_size, dtype=parameters[0].dtype, device="meta",
                              requires_grad=True)
-        logits = torch.empty(size, length, task.outputs_per_token, device="meta")
+        between = (hidden, tokens) if "attention_mask" in task.input_names else (hidden,)
+        logits = torch.empty(task.logits_shape(size, length), device="meta")
         stages = [PipelineStage(piece, number, plan.pieces, device, group=stage_group,
-                                input_args=(hidden, tokens) if number else (tokens, tokens, tokens),
-                                output_args=(hidden, tokens) if number < plan.pieces - 1 else logits)
+                                input_args=between if number else (tokens,) * len(task.input_names),
+                                output_args=between if number < plan.pieces - 1 else logits)
                   for number, piece in pieces.items()]
         kind = schedules.get_schedule_class(plan.torch_name)
         made = kind(stages if plan.pieces_a_device > 1 else stages[0], plan.micro_batches,
@@ -99,17 +105,20 @@ def main() -> None:
         parts = zip(*(each.inputs.values() for each in share.micro_batches), strict=True)
         return [torch.cat(part) for part in parts]
 
-    def forward(share: Share) -> list[torch.Tensor] | None:
+    def forward(share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]] | None:
         model.eval()
         logits = pipeline(share.length, is_training=False).step(*inputs(share))
-        return None if logits is None else list(logits.split(size))
+        if logits is None:
+            return None
+        labels = (micro_batch.labels for micro_batch in share.micro_batches)
+        return (task.judge(*pair) for pair in zip(logits.split(size), labels, strict=True))
 
-    part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters))
+    part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters if is_counted(p)))
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     with Run(job, part, actions=actions_of(pipeline(task.max_length, is_training=True))) as run:
         for step, share in run.training_steps(training):
             model.train()
-            noise.begin_step(step)
+            noise.begin_step(step, share.micro_batches)
             scale, timeline = loss_scale(scaler, device), run.timeline()
 
             # --- the strategy: forward and backward of all micro-batches, in the schedule's order over the devices
@@ -118,6 +127,9 @@ def main() -> None:
             with watch_schedule(order, timeline):
                 order.step(*inputs(share), target=torch.arange(plan.micro_batches), loss_kwargs={"labels": labels},
                            losses=losses, return_outputs=False)
+            if shared:
+                with on_timeline(timeline, "reduce"):
+                    shared.add_up_gradients()
             if replicas > 1:  # then the average over the replicas, in one message
                 with on_timeline(timeline, "reduce"):
                     gradients = [parameter.grad for parameter in parameters]

@@ -11,6 +11,7 @@ there are fewer than `stage3_max_live_parameters`. --stage 0 shares out nothing,
 """
 
 import warnings
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,8 @@ from workload.deepspeed_config import complete_config, follow_config, read_deeps
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import ordered_layers
+from workload.layers import layer_names
+from workload.models import write_model
 from workload.optimizer import (
     build_optimizer,
     build_scaler,
@@ -47,7 +49,7 @@ def main() -> None:
     replica = processes.rank
     model = task.build_model().to(device, dtype=torch.bfloat16 if job.precision == "bf16_native" else None)
     parameters = list(model.parameters())
-    part = Part(replica, stage=0, layers=list(ordered_layers(model)), parameters=sum(p.numel() for p in parameters))
+    part = Part(replica, stage=0, layers=layer_names(model), parameters=sum(p.numel() for p in parameters))
     optimizer = build_optimizer(parameters, arguments, fused=arguments.offload or None)
     schedule = build_schedule(optimizer, arguments, job.steps)
 
@@ -75,9 +77,10 @@ def main() -> None:
         nonlocal grad_norm
         grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm)
 
-    def forward(share: Share) -> list[torch.Tensor]:
+    def forward(share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         model.eval()
-        return [task.logits(engine, micro_batch.inputs) for micro_batch in share.micro_batches]
+        for micro_batch in share.micro_batches:
+            yield task.judge(task.logits(engine, micro_batch.inputs), micro_batch.labels)
 
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     with Run(job, part, config) as run:
@@ -119,15 +122,12 @@ def save_model(task, model: torch.nn.Module, is_main: bool, folder) -> None:
     import deepspeed
 
     state = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         with deepspeed.zero.GatheredParameters(parameter):
             if is_main:
                 state[name] = parameter.detach().to("cpu", copy=True)
     if is_main:
-        whole = task.build_model()
-        whole.load_state_dict(state)
-        whole.save_pretrained(folder)
-        task.tokenizer.save_pretrained(folder)
+        write_model(task, state, folder)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ from measurement.results import utc_time
 from workload.job import Job
 
 # Flags that say what is trained and how it is judged; with the data and the model they make two runs comparable.
-WORKLOAD_FLAGS = ("task", "model", "max_train_examples", "max_eval_examples", "max_seq_length", "doc_stride",
-                  "answerable_only", "global_batch_size", "epochs", "max_steps", "learning_rate", "lr_scheduler",
-                  "warmup_steps", "weight_decay", "max_grad_norm", "adam_epsilon", "dropout", "precision",
-                  "reference_batch_size", "eval_steps", "noise_scale_steps")
+WORKLOAD_FLAGS = ("task", "model", "from_scratch", "tokenizer", "max_train_examples", "max_eval_examples",
+                  "max_seq_length", "doc_stride", "answerable_only", "global_batch_size", "epochs", "max_steps",
+                  "learning_rate", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm", "adam_epsilon",
+                  "dropout", "precision", "reference_batch_size", "eval_steps", "noise_scale_steps")
+# Those of them that change with the global batch, or say how many epochs there are: the work of an epoch is the same.
+BATCH_FLAGS = ("global_batch_size", "epochs", "max_steps", "warmup_steps", "eval_steps")
 
 
 def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict:
@@ -32,8 +34,9 @@ def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict
         "status": "running", "reason": None, "run_name": job.folder.name, "strategy": job.strategy,
         "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]), "flags": flags,
         "deepspeed_config": deepspeed_config, "workload": workload_hash(flags, task.data_digest),
+        "epoch_workload": workload_hash(flags, task.data_digest, without=BATCH_FLAGS),
         "data": {split: {"file": path and path_in_project(path), "sha256": task.data_digest.get(split),
-                         "examples": len(task.examples[split]), "features": len(task.features[split])}
+                         "examples": len(task.examples[split]), "samples": len(task.features[split])}
                  for split, path in task.files.items()},
         "git": git_state(), "versions": versions(), "host": socket.gethostname(),
         "cpu": {"name": cpu_name(), "cores": os.cpu_count(),
@@ -43,7 +46,11 @@ def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict
     }
 
 
-def workload_hash(flags: dict, data_digest: dict[str, str]) -> str:
-    """Eight digits that two runs share if they train and judge the same thing, whatever the strategy and the seed."""
-    content = {name: flags[name] for name in WORKLOAD_FLAGS} | {"data": data_digest}
+def workload_hash(flags: dict, data_digest: dict[str, str], without: tuple[str, ...] = ()) -> str:
+    """Eight digits that two runs share if they train and judge the same thing, whatever the strategy and the seed.
+
+    Args:
+        without: flags in which they may differ.
+    """
+    content = {name: flags[name] for name in WORKLOAD_FLAGS if name not in without} | {"data": data_digest}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -5,34 +5,45 @@ or reduced; their squared norms add up over parameters, micro-batches and ranks.
 is the batch's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
+
+from workload.batches import MicroBatch
+from workload.stages import SharedWeight
 
 
 class GradientNoise:
     """Samples a step's squared gradient norms.
 
     Args:
-        parameters: those of this rank, each copy of a tied one on one rank only.
+        parameters: those of this rank.
         micro_batches: in a step, over all replicas.
         gradient_scale: what the strategy multiplies a micro-batch's loss with before `backward`, such as
             1 / (micro-batches of a replica).
         every: sample one step in so many; 0: none.
+        shared: the weight that has its gradient in two parts, where a pipeline has one.
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], micro_batches: int, gradient_scale: float,
-                 every: int) -> None:
+                 every: int, shared: SharedWeight | None = None) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.micro_batches, self.gradient_scale, self.every = micro_batches, gradient_scale, every
+        self.shared = _SharedGradients(shared) if shared else None
         self.hooks: list[torch.utils.hooks.RemovableHandle] = []
         self.squares: list[torch.Tensor] = []
 
-    def begin_step(self, step: int) -> None:
-        """Watch the gradients of `step` (counted from 1), if it is one to sample."""
+    def begin_step(self, step: int, micro_batches: Sequence[MicroBatch] = ()) -> None:
+        """Watch the gradients of `step` (counted from 1), if it is one to sample.
+
+        Args:
+            micro_batches: of this replica in the order of their backward passes; needed for a shared weight only.
+        """
         if self.every and step % self.every == 0:
             self.hooks = [p.register_hook(self._add) for p in self.parameters]
+            if self.shared:
+                self.hooks += self.shared.watch(micro_batches)
 
     def end_step(self, batch_norm: torch.Tensor, loss_scale: torch.Tensor) -> torch.Tensor | None:
         """Squared norms of this step: (2,), the mean over micro-batches and the whole batch's; None if not sampled.
@@ -48,9 +59,41 @@ class GradientNoise:
         self.hooks = []
         total = torch.stack(self.squares).sum() if self.squares else torch.zeros((), device=batch_norm.device)
         self.squares = []
+        if self.shared:
+            total = total + 2 * self.shared.product()
         dist.all_reduce(total)
         mean = total / self.micro_batches / (self.gradient_scale * loss_scale) ** 2
         return torch.cat([mean.reshape(1), batch_norm.float().square().reshape(1)])
 
     def _add(self, gradient: torch.Tensor) -> None:
         self.squares.append(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32).square())
+
+
+class _SharedGradients:
+    """A shared weight's gradient is a sum a + b, of which two pieces of a pipeline make a part each: squared it is
+    |a|^2 + |b|^2 + 2 a.b. Here is a.b, summed over micro-batches.
+
+    a is the embedding's part: zero but in the rows of the tokens that a micro-batch holds. So of b as well only those
+    rows are kept, and sent, once a sampled step.
+    """
+
+    def __init__(self, shared: SharedWeight) -> None:
+        self.copies, self.group = shared.copies, shared.group
+
+    def watch(self, micro_batches: Sequence[MicroBatch]) -> list[torch.utils.hooks.RemovableHandle]:
+        """Keep the rows of every micro-batch's gradients until `product`; gives the hooks to be removed."""
+        tokens = [micro_batch.inputs["input_ids"].unique() for micro_batch in micro_batches]
+        self.kept: list[list[torch.Tensor]] = [[] for _ in self.copies]
+        return [copy.register_hook(lambda gradient, kept=kept: kept.append(gradient[tokens[len(kept)]].float()))
+                for copy, kept in zip(self.copies, self.kept, strict=True)]
+
+    def product(self) -> torch.Tensor | float:
+        """The sum of a.b on the rank that holds the first layer; 0 elsewhere."""
+        kept = [torch.cat(rows) for rows in self.kept]  # (tokens of all micro-batches, hidden)
+        if not kept:
+            return 0.0
+        if self.group is None:
+            return (kept[0] * kept[1]).sum()
+        other = kept[0].clone()
+        dist.broadcast(other, dist.get_global_rank(self.group, 1), group=self.group)
+        return (kept[0] * other).sum() if dist.get_rank(self.group) == 0 else 0.0

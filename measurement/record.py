@@ -1,5 +1,6 @@
 """The folder of a run, which rank 0 writes: what it recorded before it failed stays."""
 
+import dataclasses
 import math
 import shutil
 import time
@@ -10,14 +11,20 @@ import torch
 
 from measurement.clock import Mark
 from measurement.description import describe
-from measurement.results import STEP_COLUMNS, Table, evaluation_columns, utc_time, write_json
+from measurement.results import STEP_COLUMNS, Table, epoch_columns, evaluation_columns, utc_time, write_json
 from workload.errors import InputError
 from workload.evaluation import Evaluation
 from workload.job import Job
 
 
+@dataclasses.dataclass
+class _Epoch:
+    seconds: float = 0.0  # of its steps: evaluations do not count
+    losses: list[float] = dataclasses.field(default_factory=list)  # of its steps
+
+
 class Record:
-    """run.json, steps.csv and evaluations.csv, and what the summary needs of their rows.
+    """run.json, steps.csv, evaluations.csv and epochs.csv, and what the summary needs of their rows.
 
     Args:
         job: what is trained, and on what.
@@ -32,6 +39,10 @@ class Record:
         write_json(self.folder / "run.json", self.description)
         self.steps = Table(self.folder / "steps.csv", STEP_COLUMNS)
         self.evaluations = Table(self.folder / "evaluations.csv", evaluation_columns(job.task.metrics))
+        self.epochs = Table(self.folder / "epochs.csv", epoch_columns(job.task.metrics))
+        self.epoch = _Epoch()  # that is being trained
+        self.epoch_row: dict | None = None  # of the one before, until its evaluation, if there is one, is over
+        self.epoch_seconds: list[float] = []
         self.pending: deque = deque()  # rows of steps.csv whose values may still be on their way from the GPU
         self.noise_norms: list[tuple[float, float]] = []
         self.losses: list[float] = []
@@ -67,13 +78,34 @@ class Record:
                            train_loss=loss, grad_norm=grad_norm, micro_batch_squared_norm=small,
                            batch_squared_norm=large)
             self.losses.append(loss)
+            self._add_to_epoch(row["step"], row["samples"], ended - self.last_step_ended, loss)
             self.last_step_ended = ended
+
+    def _add_to_epoch(self, step: int, samples: int, seconds: float, loss: float) -> None:
+        self._write_epoch()
+        self.epoch.seconds += seconds
+        self.epoch.losses.append(loss)
+        if step % self.job.steps_an_epoch == 0:
+            self.epoch_row = {"epoch": step // self.job.steps_an_epoch, "step": step, "samples": samples,
+                              "epoch_s": round(self.epoch.seconds, 6),
+                              "train_loss": sum(self.epoch.losses) / len(self.epoch.losses)}
+            self.epoch_seconds.append(self.epoch.seconds)
+            self.epoch = _Epoch()
+
+    def _write_epoch(self) -> None:
+        if self.epoch_row:
+            self.epochs.add(**self.epoch_row)
+            self.epoch_row = None
 
     def add_evaluation(self, evaluation: Evaluation, step: int, samples: int) -> None:
         """What was evaluated after `step`."""
         self.evaluation = evaluation
         row = {"step": step, "elapsed_s": self.elapsed(time.time()), "samples": samples}
-        self.evaluations.add(**row, validation_loss=evaluation.validation_loss, **evaluation.metrics)
+        judged = {"validation_loss": evaluation.validation_loss, **evaluation.metrics}
+        self.evaluations.add(**row, **judged)
+        if self.epoch_row and self.epoch_row["step"] == step:
+            self.epoch_row |= judged
+            self._write_epoch()
         if not self.target_reached and self._reaches_target(evaluation):
             self.target_reached = {"time_to_target_s": row["elapsed_s"], "samples_to_target": samples}
 
@@ -97,6 +129,8 @@ class Record:
         """The run is finished; `empty`: why columns of the summary are."""
         self.steps.close()
         self.evaluations.close()
+        self._write_epoch()
+        self.epochs.close()
         if self.evaluation.predictions is not None:
             write_json(self.folder / "predictions.json", self.evaluation.predictions)
         self.description |= {"status": "finished", "ended": utc_time(time.time()), "empty": empty,

@@ -28,13 +28,18 @@ SUMMARY_COLUMNS = [
     "bubble_schedule_pct", "imbalance_pct", "workload", "hardware", "mfu_pct", "hfu_pct", "model_flops_per_sample",
     "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step", "target_f1", "target_loss",
     "time_to_target_s", "samples_to_target", "published_stats_efficiency", "published_goodput", "schedule",
-    "tuned_by",
+    "tuned_by", "accuracy_mismatched", "perplexity", "epoch_s", "epoch_workload",
 ]
 
 
 def evaluation_columns(metrics: tuple[str, ...]) -> list[str]:
     """Columns of evaluations.csv for a task with these metrics."""
     return ["step", "elapsed_s", "samples", "validation_loss", *metrics]
+
+
+def epoch_columns(metrics: tuple[str, ...]) -> list[str]:
+    """Columns of epochs.csv, which has a row for each epoch that was trained to its end."""
+    return ["epoch", "step", "samples", "epoch_s", "train_loss", "validation_loss", *metrics]
 
 
 class Table:

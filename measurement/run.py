@@ -14,7 +14,6 @@ import torch.distributed as dist
 
 from measurement.clock import StepClock, ThroughputClock, Work, synchronize
 from measurement.environment import GIB, devices_of_rank
-from measurement.flops import TransformerShape
 from measurement.interruption import mark_ended, watch_signals
 from measurement.monitor import Monitor
 from measurement.profiling import StepProfiler
@@ -53,8 +52,7 @@ class Run:
         self.device, self.is_main = job.processes.device, job.processes.is_main
         self.deepspeed_config, self.actions, self.folder = deepspeed_config, actions, job.folder
         self.measures_all = self.arguments.measure == "all"
-        self.shape = TransformerShape(job.task.config.num_hidden_layers, job.task.config.hidden_size,
-                                      job.task.config.intermediate_size, job.task.outputs_per_token)
+        self.shape = job.task.shape
         profiled = self.arguments.profile_steps
         first = job.untimed_steps + 2  # the step before it warms the profiler up
         last = first + profiled - 1

@@ -83,12 +83,13 @@ def _setting(run, ranks: list[dict]) -> dict:
         "model": os.path.basename(os.path.normpath(job.task.model_name)), "devices": job.devices,
         "replicas": job.split.replicas, "pipeline_stages": job.stages, "schedule": job.schedule,
         "micro_batches": job.split.micro_batches, "tuned_by": tuned_by(flags.get("deepspeed_config")),
-        "optimizer_steps": run.step, "samples": run.samples}
+        "optimizer_steps": run.step, "samples": run.samples,
+        "epoch_workload": run.record.description["epoch_workload"]}
 
 
 def _quality(run, empty: dict) -> dict:
     evaluation, arguments = run.record.evaluation, run.arguments
-    for name in ("exact_match", "f1", "accuracy"):
+    for name in ("exact_match", "f1", "accuracy", "accuracy_mismatched", "perplexity"):
         if name not in evaluation.metrics:
             empty[name] = f"not a metric of {run.job.task.name}"
     is_asked = arguments.target_f1 is not None or arguments.target_loss is not None
@@ -110,7 +111,11 @@ def _speed(run, ranks: list[dict], empty: dict) -> dict:
     run.record.description["peak_tflops_source"] = source
     if peak is None:
         _because(source, empty, ("peak_tflops", "mfu_pct", "hfu_pct"))
-    row = {"runtime_s": run.record.elapsed(time.time()), "peak_tflops": peak, "throughput_samples_per_s": None}
+    epochs = run.record.epoch_seconds
+    if run.measures_all:
+        empty["epoch_s"] = f"the run ended before its first epoch, of {run.job.steps_an_epoch} steps"
+    row = {"runtime_s": run.record.elapsed(time.time()), "peak_tflops": peak, "throughput_samples_per_s": None,
+           "epoch_s": mean(epochs)}
     if not work.steps:
         _because("no step after those that are not timed", empty, (
             "throughput_samples_per_s", "throughput_tokens_per_s", "mfu_pct", "hfu_pct", "model_flops_per_sample",

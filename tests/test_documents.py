@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from measurement.results import DEVICE_COLUMNS, RANK_COLUMNS, STEP_COLUMNS, SUMMARY_COLUMNS, evaluation_columns
+from measurement.results import (
+    DEVICE_COLUMNS,
+    RANK_COLUMNS,
+    STEP_COLUMNS,
+    SUMMARY_COLUMNS,
+    epoch_columns,
+    evaluation_columns,
+)
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -13,6 +20,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 @pytest.mark.parametrize("file, columns", [
     ("summary.csv", SUMMARY_COLUMNS), ("steps.csv", STEP_COLUMNS), ("devices.csv", DEVICE_COLUMNS),
     ("ranks.csv", RANK_COLUMNS), ("evaluations.csv", evaluation_columns(())),
+    ("epochs.csv", epoch_columns(())),
 ])
 def test_metrics_explains_every_column_and_no_other(file, columns):
     text = (DOCS / "metrics.md").read_text(encoding="utf-8")

@@ -90,6 +90,28 @@ def test_data_seconds_are_a_part_of_every_step(train):
         assert 0 < float(run.summary["data_s_per_step"]) < 1
 
 
+def test_an_epoch_has_a_row_with_the_seconds_of_its_steps(train):
+    run = train(*ONE_PROCESS, "--max_train_examples", "64", "--max_steps", "7", "--eval_steps", "4")
+    epochs = run.rows("epochs.csv")
+    assert [[row[name] for name in ("epoch", "step", "samples")] for row in epochs] == [
+        ["1", "2", "64"], ["2", "4", "128"], ["3", "6", "192"]], "the last is not over"
+    for steps, row in zip(([0, 1], [2, 3], [4, 5]), epochs, strict=True):
+        assert float(row["epoch_s"]) == pytest.approx(sum(run.column("step_s")[step] for step in steps), abs=1e-5)
+        assert float(row["train_loss"]) == pytest.approx(sum(run.column("train_loss")[step] for step in steps) / 2)
+    mean = sum(float(row["epoch_s"]) for row in epochs) / 3
+    assert float(run.summary["epoch_s"]) == pytest.approx(mean, abs=1e-5)
+    evaluation = run.rows("evaluations.csv")[0]
+    assert [row["f1"] for row in epochs] == ["", evaluation["f1"], ""]
+    assert "first epoch" in train(*ONE_PROCESS).description["empty"]["epoch_s"]
+
+
+def test_the_work_of_an_epoch_is_the_same_whatever_the_batch(train):
+    one, other, unlike = (train(*ONE_PROCESS, *BARE, "--max_train_examples", "64", "--max_steps", "2", *flags)
+                          for flags in ((), ("--global_batch_size", "16"), ("--learning_rate", "1e-4")))
+    assert one.summary["workload"] != other.summary["workload"]
+    assert one.summary["epoch_workload"] == other.summary["epoch_workload"] != unlike.summary["epoch_workload"]
+
+
 def test_runtime_reaches_from_the_command_to_the_end(train):
     for run in (train("torchrun", "bert_baseline.py"), train("torchrun", "--nproc-per-node", "2", "zero.py")):
         last_evaluation = float(run.rows("evaluations.csv")[-1]["elapsed_s"])

@@ -13,8 +13,9 @@ from tests.test_command_line import SAMPLE
 from workload.arguments import TorchPipelineArguments, parse_arguments
 from workload.errors import InputError
 from workload.job import prepare
-from workload.layers import cut, ordered_layers
+from workload.layers import ordered_layers
 from workload.schedules import TORCH_NAMES, Schedule, can_run, plan_schedule
+from workload.stages import cut
 
 EQUAL = {"forward": 1, "backward": 1, "weight": 1}
 

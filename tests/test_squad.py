@@ -18,7 +18,8 @@ import torch
 
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
-from workload.tasks.squad_files import file_digest, read_squad
+from workload.tasks.files import file_digest
+from workload.tasks.squad_files import read_squad
 from workload.tasks.squad_score import best_span, normalize_answer, predict_answers, score_answers, token_f1
 from workload.tasks.squad_v2 import SquadV2
 

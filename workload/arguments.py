@@ -26,17 +26,23 @@ def flag(help_text: str, default=None):
 class Arguments:
     """The flags that every script takes."""
 
-    task: Literal["squad_v2"] = flag("what is learned", "squad_v2")
+    task: Literal["squad_v2", "imdb", "mnli", "oscar"] = flag("what is learned", "squad_v2")
     model: str | None = flag("Hub name or local folder; `tiny`: the embedded small model, random weights. "
                              "Default: the task's own")
+    from_scratch: bool | None = flag("random weights in the shape of --model. Default: only where it has no others, "
+                                     "and for oscar's own GPT-2")
+    tokenizer: str | None = flag("Hub name or local folder. Default: the model's own")
     train_file: str | None = flag("training data in the task's official format. Default: the Hub's dataset")
     eval_file: str | None = flag("evaluation data in the task's official format. Default: the Hub's dataset")
+    eval_mismatched_file: str | None = flag("mnli: evaluation data of other genres, for accuracy_mismatched")
     sample: bool = flag("train and evaluate on the small embedded sample", False)
     max_train_examples: int | None = flag("keep the first N training examples")
     max_eval_examples: int | None = flag("keep the first N evaluation examples")
-    max_seq_length: int | None = flag("tokens in a window. Default: 384, or all that the model takes")
-    doc_stride: int | None = flag("tokens that two windows of one context share. Default: 128, or a third of a window")
-    answerable_only: bool = flag("SQuAD without its unanswerable questions", False)
+    max_seq_length: int | None = flag("tokens in a sample. Default: squad_v2 384, imdb 256, mnli 128, oscar 1024, "
+                                       "or all that the model takes")
+    doc_stride: int | None = flag("squad_v2: tokens that two windows of one context share. Default: 128, or a third "
+                                   "of a window")
+    answerable_only: bool = flag("squad_v2 without its unanswerable questions", False)
 
     global_batch_size: int = flag("samples per optimizer step, over all devices", 64)
     micro_batch_size: int | None = flag("samples per forward pass on one device. Default: the largest that leaves "
@@ -145,6 +151,8 @@ class FsdpArguments(Arguments):
                              "--precision bf16 fits")
 
 
+OF_ONE_TASK = {"doc_stride": "squad_v2", "answerable_only": "squad_v2", "eval_mismatched_file": "mnli"}
+
 A = TypeVar("A", bound=Arguments)
 
 
@@ -186,10 +194,16 @@ def _check(arguments: Arguments) -> None:
 
     refuse_together("sample", "train_file", "give one of them")
     refuse_together("sample", "eval_file", "give one of them")
+    refuse_together("sample", "eval_mismatched_file", "give one of them")
     refuse_together("max_steps", "epochs", "give one of them")
     for one, other in (("train_file", "eval_file"), ("eval_file", "train_file")):
         if one in given and other not in given:
             raise InputError(f"--{one} needs --{other} beside it: both from files, or both from the Hub")
+    if "eval_mismatched_file" in given and "eval_file" not in given:
+        raise InputError("--eval_mismatched_file needs --train_file and --eval_file beside it")
+    for name, task in OF_ONE_TASK.items():
+        if name in given and arguments.task != task:
+            raise InputError(f"--{name} would be ignored by --task {arguments.task}; it is for --task {task}")
     if arguments.lr_scheduler == "constant" and arguments.warmup_steps:
         raise InputError("--warmup_steps would be ignored by --lr_scheduler constant; use linear, or leave it out")
 

@@ -1,6 +1,6 @@
 """One evaluation: every evaluation sample once, whatever the number of devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +9,9 @@ import torch.distributed as dist
 from workload.batches import Batches, Share
 from workload.processes import Processes
 
-# Takes this replica's share; gives each micro-batch's logits, or None on a rank that does not hold the model's head.
-Forward = Callable[[Share], list[torch.Tensor] | None]
+# Takes this replica's share; gives what the task's `judge` says of each micro-batch, or None on a rank that does not
+# hold the model's head.
+Forward = Callable[[Share], Iterable[tuple[torch.Tensor, torch.Tensor]] | None]
 
 
 @dataclass
@@ -19,12 +20,12 @@ class Evaluation:
 
     validation_loss: float  # mean over samples
     metrics: dict[str, float]
-    predictions: dict[str, str]
+    predictions: dict[str, str] | None
 
 
 def evaluate(task, batches: Batches, processes: Processes, forward: Forward) -> Evaluation | None:
     """Run `forward` over the evaluation samples; on rank 0 the scores, elsewhere None."""
-    losses, logits = {}, {}
+    losses, judged = {}, {}
     bar = processes.progress_bar(list(batches.evaluation()), desc="evaluating", unit="batch", leave=False)
     with torch.no_grad():
         for batch in bar:
@@ -32,17 +33,17 @@ def evaluate(task, batches: Batches, processes: Processes, forward: Forward) -> 
             outputs = forward(share)
             if outputs is None:
                 continue
-            for micro_batch, output in zip(share.micro_batches, outputs, strict=True):
+            for micro_batch, (loss, output) in zip(share.micro_batches, outputs, strict=True):
                 # Rows that fill up the last batch are repeats: under their row number they change nothing.
-                losses.update(zip(micro_batch.indices, task.loss(output, micro_batch.labels).tolist(), strict=True))
-                logits.update(zip(micro_batch.indices, output.float().cpu().numpy(), strict=True))
+                losses.update(zip(micro_batch.indices, loss.tolist(), strict=True))
+                judged.update(zip(micro_batch.indices, output.float().cpu().numpy(), strict=True))
 
     parts = [None] * processes.count if processes.is_main else None
-    dist.gather_object((losses, logits), parts)
+    dist.gather_object((losses, judged), parts)
     if not processes.is_main:
         return None
     losses = {row: loss for part, _ in parts for row, loss in part.items()}
-    logits = {row: values for _, part in parts for row, values in part.items()}
+    judged = {row: values for _, part in parts for row, values in part.items()}
     assert len(losses) == len(batches.features), "an evaluation sample was left out"
-    metrics, predictions = task.score(logits)
+    metrics, predictions = task.score(judged)
     return Evaluation(sum(losses.values()) / len(losses), metrics, predictions)

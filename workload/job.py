@@ -15,6 +15,7 @@ import transformers
 from workload.arguments import Arguments
 from workload.batches import Batches, Split, split_batch
 from workload.errors import InputError
+from workload.layers import ORDERED_LAYERS
 from workload.optimizer import choose_precision, warmup_steps
 from workload.processes import Processes, join, launch, started_at
 from workload.tasks import TASKS, open_task
@@ -38,6 +39,7 @@ class Job:
     precision: str
     steps: int
     eval_steps: int
+    steps_an_epoch: int
     folder: Path
     started_at: float  # seconds since the epoch
 
@@ -54,7 +56,9 @@ class Job:
     def resolved_flags(self) -> dict[str, Any]:
         """Every flag with the value that was used, defaults filled in."""
         return dataclasses.asdict(self.arguments) | {
-            "model": self.task.model_name, "max_seq_length": self.task.max_length, "doc_stride": self.task.stride,
+            "model": self.task.model_name, "from_scratch": self.task.from_scratch,
+            "tokenizer": self.task.tokenizer_name, "max_seq_length": self.task.max_length,
+            "doc_stride": getattr(self.task, "stride", None),
             "micro_batch_size": self.split.micro_batch_size, "num_gpus": self.devices, "precision": self.precision,
             "cpu_threads": self.processes.cpu_threads, "warmup_steps": warmup_steps(self.arguments, self.steps),
             "eval_steps": self.eval_steps, "run_name": self.folder.name,
@@ -63,7 +67,7 @@ class Job:
 
     def batches(self, part: Literal["train", "validation"], replica: int, needed: bool = True) -> Batches:
         """The global batches of the training or the evaluation data, and `replica`'s share of them."""
-        features = self.task.features[part].remove_columns(self.task.scoring_columns)
+        features = self.task.samples(part).remove_columns(self.task.scoring_columns)
         return Batches(features, torch.tensor(features["length"]), self.task.collate,
                        self.split_of_processes, replica, self.task.max_length, needed)
 
@@ -93,6 +97,9 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     folder = _folder(arguments, strategy, devices, stages, split, precision)
     datasets.disable_progress_bars()
     task = open_task(arguments)
+    if schedule and task.config.model_type not in ORDERED_LAYERS:
+        raise InputError(f"--model {task.model_name}: a {task.config.model_type!r} model cannot be cut into stages "
+                         f"here; {', '.join(ORDERED_LAYERS)} can")
     layers, needed = task.config.num_hidden_layers, "one" if pieces_a_stage == 1 else pieces_a_stage
     if stages * pieces_a_stage > layers:
         raise InputError(f"--stages {stages}: {task.model_name} has {layers} layers, and every stage needs {needed}; "
@@ -113,15 +120,15 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     if processes.local_rank != 0:
         task.load()
 
-    windows = len(task.features["train"])
-    if windows < arguments.global_batch_size:
-        raise InputError(f"--global_batch_size {arguments.global_batch_size}: the training data has only {windows} "
-                         "windows")
-    steps_an_epoch = windows // arguments.global_batch_size
+    samples = len(task.samples("train"))
+    if samples < arguments.global_batch_size:
+        raise InputError(f"--global_batch_size {arguments.global_batch_size}: the training data has only {samples} "
+                         "samples")
+    steps_an_epoch = samples // arguments.global_batch_size
     steps = arguments.max_steps or arguments.epochs * steps_an_epoch
     _check_steps(arguments, steps)
     return Job(strategy, arguments, task, processes, devices, stages, schedule, split, precision, steps,
-               arguments.eval_steps or steps_an_epoch, folder, started_at())
+               arguments.eval_steps or steps_an_epoch, steps_an_epoch, folder, started_at())
 
 
 def _check_steps(arguments: Arguments, steps: int) -> None:

@@ -1,102 +1,131 @@
-"""A Hugging Face BERT as an ordered list of layers, for pipelines to cut: its own modules, with its own weights.
+"""Hugging Face models as ordered lists of layers, for pipelines to cut: their own modules, with their own weights.
 
-Between two layers pass one floating tensor and the attention mask: (hidden, mask). Every floating tensor that
+Between two layers pass at most one floating tensor and the attention mask, in a tuple. Every floating tensor that
 crosses a stage boundary must get a gradient, so the mask crosses as integers and is made additive inside each layer.
 """
 
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
+from torch import Tensor
+from torch.nn import Module
 
-Activation = tuple[torch.Tensor, torch.Tensor]  # hidden: (batch, length, hidden), mask: (batch, length) int64
-
-
-class EmbeddingLayer(torch.nn.Module):
-    """(input_ids, token_type_ids, attention_mask), each (batch, length), -> (hidden, mask)"""
-
-    def __init__(self, embeddings: torch.nn.Module) -> None:
-        super().__init__()
-        self.module = embeddings
-
-    def forward(self, inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> Activation:
-        input_ids, token_type_ids, mask = inputs
-        return self.module(input_ids=input_ids, token_type_ids=token_type_ids), mask
+Activation = tuple[Tensor, ...]  # the model's inputs; then hidden (batch, length, hidden), and a mask if there is one
 
 
-class EncoderLayer(torch.nn.Module):
-    """(hidden, mask) -> (hidden, mask)"""
-
-    def __init__(self, layer: torch.nn.Module) -> None:
-        super().__init__()
-        self.module = layer
-
-    def forward(self, activation: Activation) -> Activation:
-        hidden, mask = activation
-        may_attend = mask[:, None, None, :].bool()  # (batch, 1 head, 1 query, length keys)
-        return self.module(hidden, may_attend), mask
-
-
-class HeadLayer(torch.nn.Module):
-    """(hidden, mask) -> start and end logits (batch, length, 2)"""
-
-    def __init__(self, head: torch.nn.Module) -> None:
-        super().__init__()
-        self.module = head
-
-    def forward(self, activation: Activation) -> torch.Tensor:
-        return self.module(activation[0])
-
-
-class Piece(torch.nn.Sequential):
-    """Some layers that follow each other, as PyTorch's pipelines call them: (hidden, mask) as two arguments.
+class Layer(Module):
+    """One module of a model, called with what the layer before it gives.
 
     Args:
-        autocast: the precision of the forward pass; the backward pass runs outside of it.
+        module: whose weights these are.
+        run: calls the module with the activation.
+        dropout: that `run` applies beside the module, if any; here so that it is switched on and off with the layer.
     """
 
-    def __init__(self, layers: dict[str, torch.nn.Module], autocast: torch.autocast) -> None:
-        super().__init__(*layers.values())
-        self.autocast = autocast
+    def __init__(self, module: Module, run: Callable[["Layer", Activation], Activation | Tensor],
+                 dropout: Module | None = None) -> None:
+        super().__init__()
+        self.module, self.run, self.dropout = module, run, dropout
 
-    def forward(self, *activation: torch.Tensor) -> Activation | torch.Tensor:
-        with self.autocast:
-            return super().forward(activation)
-
-
-def ordered_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The layers of a `BertForQuestionAnswering` in order, each under its module's name there."""
-    layers = {"bert.embeddings": EmbeddingLayer(model.bert.embeddings)}
-    for index, layer in enumerate(model.bert.encoder.layer):
-        layers[f"bert.encoder.layer.{index}"] = EncoderLayer(layer)
-    layers["qa_outputs"] = HeadLayer(model.qa_outputs)
-    return layers
+    def forward(self, activation: Activation) -> Activation | Tensor:
+        return self.run(self, activation)
 
 
-def hugging_face_state(layers: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
-    """The weights of some of `ordered_layers`, on the CPU, under the names of the Hugging Face model."""
-    return {f"{name}.{key}": tensor.detach().cpu()
-            for name, layer in layers.items() for key, tensor in layer.module.state_dict().items()}
+class TransformerLayer(Layer):
+    """One of the equal layers that make up a model's depth: of these every stage gets as many."""
 
 
-def cut(layers: dict[str, torch.nn.Module], pieces: int) -> list[dict[str, torch.nn.Module]]:
-    """`ordered_layers` in consecutive pieces, with as many encoder layers each if they can be divided evenly."""
-    encoder = [name for name, layer in layers.items() if isinstance(layer, EncoderLayer)]
-    made: list[dict[str, torch.nn.Module]] = [{} for _ in range(pieces)]
-    piece = 0
-    for name, layer in layers.items():
-        if name in encoder:
-            piece = encoder.index(name) * pieces // len(encoder)
-        made[piece][name] = layer
-    return made
+def bert_layers(model: Module) -> dict[str, Layer]:
+    """Of a `BertForQuestionAnswering` or a `BertForSequenceClassification`."""
+    def embed(layer: Layer, inputs: Activation) -> Activation:
+        input_ids, token_type_ids, mask = inputs  # each (batch, length)
+        return layer.module(input_ids=input_ids, token_type_ids=token_type_ids), mask
+
+    def encode(layer: Layer, activation: Activation) -> Activation:
+        hidden, mask = activation
+        may_attend = mask[:, None, None, :].bool()  # (batch, 1 head, 1 query, length keys)
+        return layer.module(hidden, may_attend), mask
+
+    def answer(layer: Layer, activation: Activation) -> Tensor:  # (batch, length, 2)
+        return layer.module(activation[0])
+
+    def pool(layer: Layer, activation: Activation) -> Activation:  # (batch, hidden)
+        return (layer.module(activation[0]),)
+
+    def classify(layer: Layer, activation: Activation) -> Tensor:  # (batch, classes)
+        return layer.module(layer.dropout(activation[0]))
+
+    layers = {"bert.embeddings": Layer(model.bert.embeddings, embed)}
+    for index, module in enumerate(model.bert.encoder.layer):
+        layers[f"bert.encoder.layer.{index}"] = TransformerLayer(module, encode)
+    if hasattr(model, "qa_outputs"):
+        return layers | {"qa_outputs": Layer(model.qa_outputs, answer)}
+    return layers | {"bert.pooler": Layer(model.bert.pooler, pool),
+                     "classifier": Layer(model.classifier, classify, model.dropout)}
 
 
-def save_model(task, layers: dict[str, torch.nn.Module], replica: int, is_main: bool, folder: Path) -> None:
-    """Put the layers of all ranks back into one Hugging Face model, on rank 0."""
-    states = [None] * dist.get_world_size() if is_main else None
-    dist.gather_object(hugging_face_state(layers) if replica == 0 else {}, states)
-    if is_main:
-        model = task.build_model()
-        model.load_state_dict({name: tensor for state in states for name, tensor in state.items()})
-        model.save_pretrained(folder)
-        task.tokenizer.save_pretrained(folder)
+def encoder_classifier_layers(model: Module) -> dict[str, Layer]:
+    """Of our own `EncoderClassifier`."""
+    def embed(layer: Layer, inputs: Activation) -> Activation:
+        input_ids, mask = inputs
+        return layer.module(input_ids), mask
+
+    def encode(layer: Layer, activation: Activation) -> Activation:
+        return layer.module(*activation), activation[1]
+
+    def classify(layer: Layer, activation: Activation) -> Tensor:  # (batch, classes)
+        return layer.module(*activation)
+
+    layers = {f"layers.{index}": TransformerLayer(module, encode) for index, module in enumerate(model.layers)}
+    return {"embeddings": Layer(model.embeddings, embed), **layers, "classifier": Layer(model.classifier, classify)}
+
+
+def gpt2_layers(model: Module) -> dict[str, Layer]:
+    """Of a `GPT2LMHeadModel`, whose first and last layer share their weight. Its texts fill their blocks: no mask."""
+    gpt2 = model.transformer
+
+    def embed(layer: Layer, inputs: Activation) -> Activation:
+        return (layer.module(inputs[0]),)
+
+    def add_positions(layer: Layer, activation: Activation) -> Activation:
+        hidden = activation[0]
+        positions = torch.arange(hidden.shape[1], device=hidden.device)
+        return (layer.dropout(hidden + layer.module(positions)),)
+
+    def decode(layer: Layer, activation: Activation) -> Activation:
+        return (layer.module(activation[0]),)
+
+    def predict(layer: Layer, activation: Activation) -> Tensor:  # (batch, length, vocabulary)
+        return layer.module(activation[0])
+
+    layers = {f"transformer.h.{index}": TransformerLayer(module, decode) for index, module in enumerate(gpt2.h)}
+    return {"transformer.wte": Layer(gpt2.wte, embed), "transformer.wpe": Layer(gpt2.wpe, add_positions, gpt2.drop),
+            **layers, "transformer.ln_f": Layer(gpt2.ln_f, decode), "lm_head": Layer(model.lm_head, predict)}
+
+
+ORDERED_LAYERS = {"bert": bert_layers, "encoder_classifier": encoder_classifier_layers, "gpt2": gpt2_layers}
+
+
+def ordered_layers(model: Module) -> dict[str, Layer]:
+    """The layers of a model in order, each under its module's name there; of a kind in `ORDERED_LAYERS`."""
+    return ORDERED_LAYERS[model.config.model_type](model)
+
+
+def transformer_modules(model: Module) -> dict[str, Module]:
+    """The equal modules that make up a model's depth, under their names there; of any Hugging Face model."""
+    name, stack = max(((name, module) for name, module in model.named_modules()
+                       if isinstance(module, torch.nn.ModuleList)), key=lambda found: len(found[1]))
+    return {f"{name}.{index}": module for index, module in enumerate(stack)}
+
+
+def layer_names(model: Module) -> list[str]:
+    """What a rank that holds the whole model holds, for its record; of a kind that is not known, its depth only."""
+    is_known = model.config.model_type in ORDERED_LAYERS
+    return list(ordered_layers(model) if is_known else transformer_modules(model))
+
+
+def shared_weight(layers: dict[str, Layer]) -> torch.nn.Parameter | None:
+    """The weight that the first and the last of `ordered_layers` have in common (GPT-2's token embedding), if any."""
+    first, last = list(layers.values())[:: max(len(layers) - 1, 1)]
+    weight = getattr(first.module, "weight", None)
+    return weight if weight is not None and weight is getattr(last.module, "weight", None) else None

@@ -9,6 +9,7 @@ from transformers import get_scheduler
 
 from workload.arguments import Arguments
 from workload.errors import InputError
+from workload.stages import is_counted
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -108,7 +109,8 @@ def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: floa
         The norm before clipping, the same on every rank of the group. ()
     """
     parameters = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad.float() for p in parameters])  # in fp32, whatever the gradients are
+    # In fp32, whatever the gradients are; of a weight that two stages share only one.
+    norm = torch.nn.utils.get_total_norm([p.grad.float() for p in parameters if is_counted(p)])
     if hasattr(norm, "full_tensor"):  # a DTensor: each rank has added up its shards only
         norm = norm.full_tensor()
     if group is not None:

@@ -28,6 +28,10 @@ class Schedule:
             return [stage, self.pieces - 1 - stage]
         return list(range(stage, self.pieces, self.stages))
 
+    def stage_of(self, piece: int) -> int:
+        """The device that a piece is on."""
+        return next(stage for stage in range(self.stages) if piece in self.pieces_of(stage))
+
 
 TORCH_NAMES = {"gpipe": ("GPipe", 1), "1f1b": ("1F1B", 1), "interleaved": ("Interleaved1F1B", 2),
                "zero_bubble": ("InterleavedZeroBubble", 2), "zbv": ("ZBVZeroBubble", 2)}

@@ -1,12 +1,16 @@
 """The tasks: what is read, what is learned, how it is scored."""
 
 from workload.arguments import Arguments
+from workload.tasks.imdb import Imdb
+from workload.tasks.mnli import Mnli
+from workload.tasks.oscar import Oscar
 from workload.tasks.squad_v2 import SquadV2
+from workload.tasks.task import Task
 
-TASKS = {"squad_v2": SquadV2}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (SquadV2, Imdb, Mnli, Oscar)}
 
 
-def open_task(arguments: Arguments):
+def open_task(arguments: Arguments) -> Task:
     """The task of `--task`, its inputs checked, nothing large loaded yet.
 
     Raises:

@@ -1,22 +1,13 @@
 """Official SQuAD files (v2.0, and v1.1 which has the same shape): read, and checked so that no answer is misplaced."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
 
 from workload.errors import InputError
+from workload.tasks.files import readable
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can say it, UTF-8 cannot
-
-
-def file_digest(path: str) -> str:
-    """SHA-256 of a file's bytes, so that a changed file is never mistaken for a cached one."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[dict]:
@@ -32,16 +23,12 @@ def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[d
         InputError: not JSON, another shape, or an answer that is not at its `answer_start`.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with readable(path), open(path, encoding="utf-8") as file:
             document = json.load(file)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
     except RecursionError as error:
         raise InputError(f"{path}: JSON nested too deeply for a SQuAD file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
     def member(parent, name: str, kind: type, place: str):
         if not isinstance(parent, dict):

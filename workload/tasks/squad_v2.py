@@ -1,122 +1,78 @@
 """SQuAD v2: find the answer to a question in a text, or see that the text does not hold it."""
 
-import os
-from pathlib import Path
-
 import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from datasets.fingerprint import Hasher
 
-from workload.arguments import Arguments
 from workload.errors import InputError
-from workload.hub import go_offline_without_network
-from workload.models import SPECIAL_TOKENS, load_config, load_model, load_tokenizer
-from workload.tasks.squad_files import file_digest, read_squad
+from workload.models import DATA, load_model
+from workload.tasks.squad_files import read_squad
 from workload.tasks.squad_score import predict_answers, score_answers
+from workload.tasks.task import Task
 
 HUB_DATASET = "rajpurkar/squad_v2"
-SAMPLE = Path(__file__).parents[2] / "data" / "squad_v2"
-COLUMNS = datasets.Features({
-    "id": datasets.Value("string"), "question": datasets.Value("string"), "context": datasets.Value("string"),
-    "answers": {"text": datasets.List(datasets.Value("string")),
-                "answer_start": datasets.List(datasets.Value("int32"))},
-})
+SPECIAL_TOKENS = 3  # [CLS] question [SEP] context [SEP]
 
 
-class SquadV2:
-    """The job: its model, its windows ("features"), its loss and its scores.
+class SquadV2(Task):
+    """A sample is one window of at most `max_seq_length` tokens: [CLS] question [SEP] part of the context [SEP].
 
-    A sample is one window of at most `max_seq_length` tokens: [CLS] question [SEP] part of the context [SEP].
     Windows of one context overlap by `doc_stride` tokens. Where a window does not hold the answer, it points at [CLS].
-
-    Raises (from the constructor):
-        InputError: a file, a model or a flag that cannot be used; nothing large has been loaded by then.
     """
 
     name = "squad_v2"
-    default_model = "bert-base-uncased"  # on the Hub
+    default_model = "bert-base-uncased"
+    default_length = 384
+    tiny = DATA / "tiny_bert"
+    sample = {"train": DATA / "squad_v2" / "train.json", "validation": DATA / "squad_v2" / "eval.json"}
+    columns = datasets.Features({
+        "id": datasets.Value("string"), "question": datasets.Value("string"), "context": datasets.Value("string"),
+        "answers": {"text": datasets.List(datasets.Value("string")),
+                    "answer_start": datasets.List(datasets.Value("int32"))},
+    })
     metrics = ("exact_match", "f1")
     outputs_per_token = 2  # start and end
+    input_names = ("input_ids", "token_type_ids", "attention_mask")
     label_names = ("start", "end", "attention_mask")
-    scoring_columns = ["example_index", "offsets"]  # of the features; training has no use for them
+    scoring_columns = ["example_index", "offsets"]
+    read = staticmethod(read_squad)
 
-    def __init__(self, arguments: Arguments) -> None:
-        self.arguments = arguments
-        self.model_name = arguments.model or self.default_model
-        self.files = {"train": arguments.train_file, "validation": arguments.eval_file}
-        if arguments.sample:
-            self.files = {"train": str(SAMPLE / "train.json"), "validation": str(SAMPLE / "eval.json")}
-        for path in filter(None, self.files.values()):
-            if not os.path.isfile(path):
-                raise InputError(f"{path}: no such file")
-        self.config = load_config(self.model_name, "bert", arguments.dropout)
-        self._choose_lengths()
-        self.tokenizer = load_tokenizer(self.model_name)
-        self.data_digest = {}
-        for split, path in self.files.items():
-            if path:
-                self.data_digest[split] = file_digest(path)
-                if not sum(1 for _ in read_squad(path, arguments.answerable_only)):  # all, so that all are checked
-                    raise InputError(f"{path}: holds no question" + " with an answer" * arguments.answerable_only)
-            else:
-                self._from_hub(split)
+    def _check_config(self) -> None:
+        if self.config.model_type != "bert":
+            raise InputError(f"--model {self.model_name}: its config.json says {self.config.model_type!r}; this task "
+                             "takes a 'bert' model")
 
-    def _choose_lengths(self) -> None:
-        given, most = self.arguments, self.config.max_position_embeddings
-        self.max_length = given.max_seq_length or min(384, most)
-        if self.max_length > most:
-            raise InputError(f"--max_seq_length {self.max_length}: {self.model_name} takes at most {most} tokens")
-        self.stride = min(128, self.max_length // 3) if given.doc_stride is None else given.doc_stride
+    def _choose_model(self) -> None:
+        super()._choose_model()
+        given = self.arguments.doc_stride
+        self.stride = min(128, self.max_length // 3) if given is None else given
         # Beside the stride a window needs room for one token of the question and one new token of the context.
         most = self.max_length - SPECIAL_TOKENS - 2
         if self.stride > most:
             raise InputError(f"--doc_stride {self.stride}: leaves no room in windows of {self.max_length} tokens; "
                              f"at most {most} fits")
 
-    def _from_hub(self, split: str) -> Dataset:
-        go_offline_without_network()
-        try:
-            return datasets.load_dataset(HUB_DATASET, split=split)
-        except Exception as error:  # noqa: BLE001  the Hub's clients raise dozens of unrelated kinds
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise InputError(f"{HUB_DATASET} cannot be had from the Hugging Face Hub (no network?); give local files "
-                             f"with --train_file and --eval_file, or --sample ({reason})") from error
-
     # ------------------------------------------------------------------ data
 
-    def load(self) -> None:
-        """Tokenise both parts, or take them from the cache of `datasets`."""
-        arguments = self.arguments
-        self.examples = {}
-        self.features = {}
-        # Before the first use: calling the tokenizer changes what it is written as.
-        tokenizer = self.tokenizer.backend_tokenizer.to_str()
-        for split, limit in (("train", arguments.max_train_examples), ("validation", arguments.max_eval_examples)):
-            examples = self._examples(split)
-            if limit:
-                examples = examples.select(range(min(limit, len(examples))))
-            self.examples[split] = examples
-            self.features[split] = examples.map(
-                self._windows, with_indices=True, batched=True, remove_columns=examples.column_names,
-                desc=f"tokenising {split}",
-                # What the result depends on; `datasets` would hash the tokenizer's changing state as well.
-                new_fingerprint=Hasher.hash([examples._fingerprint, tokenizer, self.max_length, self.stride, "2"]))
+    @property
+    def example_word(self) -> str:
+        return "question" + " with an answer" * self.arguments.answerable_only
 
-    def _examples(self, split: str) -> Dataset:
-        answerable_only = self.arguments.answerable_only
-        if self.files[split]:
-            return Dataset.from_generator(read_squad, features=COLUMNS, gen_kwargs={
-                "path": os.path.abspath(self.files[split]), "answerable_only": answerable_only,
-                "digest": self.data_digest[split]})
-        examples = self._from_hub(split).remove_columns("title")
-        if answerable_only:
+    def _reading(self, split: str) -> dict:
+        return super()._reading(split) | {"answerable_only": self.arguments.answerable_only}
+
+    def _from_hub(self, split: str) -> Dataset:
+        examples = self.load_from_hub(HUB_DATASET, split=split).remove_columns("title")
+        if self.arguments.answerable_only:
             examples = examples.filter(lambda answers: bool(answers["text"]), input_columns="answers")
         return examples
 
-    def _windows(self, examples: dict[str, list], indices: list[int]) -> dict[str, list]:
+    def _tokenised_by(self) -> list:
+        return [self.max_length, self.stride]
+
+    def _tokenise(self, examples: dict[str, list], indices: list[int]) -> dict[str, list]:
         """Cut questions and contexts into windows, and place each answer in them."""
         encoded = self.tokenizer(
             self._cut_questions(examples["question"]), examples["context"], truncation="only_second",
@@ -164,18 +120,10 @@ class SquadV2:
                 if (normalizer.normalize_str(character) if normalizer else character).strip()]
         return (answer_start + held[0], answer_start + held[-1] + 1) if held else (answer_start, answer_start)
 
-    def collate(self, rows: dict[str, list], length: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Pad rows of `features` to (rows, length): what the model takes, and what the loss takes besides logits."""
-        real = torch.tensor(rows["length"])
-        inputs = {name: torch.full((len(real), length), padding)
-                  for name, padding in (("input_ids", self.tokenizer.pad_token_id), ("token_type_ids", 0))}
-        for name, padded in inputs.items():
-            for row, values in zip(padded, rows[name], strict=True):
-                row[: len(values)] = torch.tensor(values)
-        inputs["attention_mask"] = (torch.arange(length) < real[:, None]).long()
-        labels = {"start": torch.tensor(rows["start"]), "end": torch.tensor(rows["end"]),
-                  "attention_mask": inputs["attention_mask"]}
-        return inputs, labels
+    def labels(self, rows: dict[str, list], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """First and last token of each answer, (batch,), and the mask over real tokens. (batch, length)"""
+        return {"start": torch.tensor(rows["start"]), "end": torch.tensor(rows["end"]),
+                "attention_mask": inputs["attention_mask"]}
 
     # ------------------------------------------------------------------ model, loss, score
 
@@ -183,7 +131,12 @@ class SquadV2:
         """The Hugging Face model, the same on every rank."""
         from transformers import BertForQuestionAnswering  # takes seconds, which checking the flags can do without
 
-        return load_model(BertForQuestionAnswering, self.model_name, self.config, self.arguments.seed)
+        return load_model(BertForQuestionAnswering, self.model_source, self.config, self.arguments.seed,
+                          self.from_scratch)
+
+    def logits_shape(self, samples: int, length: int) -> tuple[int, ...]:
+        """Scores of each token as an answer's start and as its end."""
+        return samples, length, 2
 
     def logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Start and end logits of a whole model. (batch, length, 2)"""
@@ -200,10 +153,10 @@ class SquadV2:
         return (F.cross_entropy(logits[..., 0], labels["start"], reduction="none")
                 + F.cross_entropy(logits[..., 1], labels["end"], reduction="none")) / 2
 
-    def score(self, logits: dict[int, np.ndarray]) -> tuple[dict[str, float], dict[str, str]]:
+    def score(self, judged: dict[int, np.ndarray]) -> tuple[dict[str, float], dict[str, str]]:
         """Exact match and F1, and the answers, from the logits of every evaluation feature: row -> (length, 2)."""
         examples = self.examples["validation"]
-        answers = predict_answers(examples, self.features["validation"], logits, not self.arguments.answerable_only)
+        answers = predict_answers(examples, self.features["validation"], judged, not self.arguments.answerable_only)
         return score_answers(examples, answers), answers
 
 

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# GPT-2 small from scratch on 100 MB of OSCAR: DataParallel, DDP, ZeRO-2, ZeRO-3, FSDP and a pipeline on 1, 2 and 4 devices.
+#
+#     DEVICES=4 bash experiments/gpt2_frameworks.sh      # 4 GPUs; OSCAR 23.01 from the Hub, which wants its licence accepted
+#     bash experiments/gpt2_frameworks.sh --train_file train.txt --eval_file eval.txt      # any text in its place
+#     SAMPLE=1 bash experiments/gpt2_frameworks.sh       # a laptop: CPU, the embedded sample, a tiny model
+#
+# One global batch for all. Stopped, it goes on where it was when started again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+DEVICES=${DEVICES:-4}
+RESULTS=${RESULTS:-results}/gpt2_frameworks
+FLAGS=(--task oscar --epochs 1 --global_batch_size 64 --learning_rate 6e-4 --weight_decay 0.1 --profile_steps 3
+       --output_dir "$RESULTS")
+if [[ ${SAMPLE:-} ]]; then
+    export CUDA_VISIBLE_DEVICES=
+    RESULTS+=_sample
+    FLAGS=(--task oscar --sample --model tiny --max_seq_length 128 --max_steps 60 --global_batch_size 16
+           --learning_rate 1e-3 --cpu_threads 1 --profile_steps 3 --noise_scale_steps 4 --output_dir "$RESULTS")
+fi
+FLAGS+=("$@")
+
+trap 'exit 130' INT # Ctrl-C ends all of it, not one run
+failed=()
+run() {
+    python experiments/run_once.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
+}
+
+for seed in ${SEEDS:-0}; do
+    for ((devices = 1; devices <= DEVICES; devices *= 2)); do
+        if ((devices == 1)) || [[ ! ${SAMPLE:-} ]]; then # without GPUs DataParallel has nothing to spread over
+            run data_parallel.py --num_gpus "$devices"
+        fi
+        run bert_baseline.py --num_gpus "$devices"
+        run zero.py --num_gpus "$devices" --stage 2
+        run zero.py --num_gpus "$devices" --stage 3
+        run fsdp.py --num_gpus "$devices"
+        run pipeline.py --num_gpus "$devices"
+    done
+done
+python plots.py "$RESULTS" --published
+if ((${#failed[@]})); then
+    printf 'failed: %s\n' "${failed[@]}" >&2
+    exit 1
+fi

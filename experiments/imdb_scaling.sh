@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# How DDP scales: our own Transformer encoder, from scratch, 20 epochs of IMDB on 1 device and on more.
+#
+#     DEVICES=4 bash experiments/imdb_scaling.sh                   # 4 GPUs; IMDB and bert-base-uncased's tokenizer from the Hub
+#     DEVICES=4 bash experiments/imdb_scaling.sh --train_file aclImdb/train --eval_file aclImdb/test
+#     SAMPLE=1 DEVICES=2 bash experiments/imdb_scaling.sh          # a laptop: CPU, the embedded sample, a tiny model, 6 epochs
+#
+# Strong scaling: the batch stays 64 altogether, so every run takes the same steps and learns the same. Weak scaling: it
+# stays 64 on each device, so that devices have as much to do as alone, but there are fewer steps, of more samples.
+# Every other flag is the same. Stopped, it goes on where it was when started again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+DEVICES=${DEVICES:-4}
+RESULTS=${RESULTS:-results}/imdb_scaling
+BATCH=64 # of one device alone
+FLAGS=(--task imdb --epochs 20 --learning_rate 3e-4 --profile_steps 3 --output_dir "$RESULTS")
+if [[ ${SAMPLE:-} ]]; then
+    export CUDA_VISIBLE_DEVICES=
+    RESULTS+=_sample
+    BATCH=32
+    FLAGS=(--task imdb --sample --model tiny --epochs 6 --learning_rate 1e-3 --cpu_threads 1 --profile_steps 3
+           --noise_scale_steps 4 --output_dir "$RESULTS")
+fi
+FLAGS+=("$@")
+
+trap 'exit 130' INT # Ctrl-C ends all of it, not one run
+failed=()
+run() {
+    python experiments/run_once.py bert_baseline.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
+}
+
+for seed in ${SEEDS:-0}; do
+    run --num_gpus 1 --global_batch_size "$BATCH"
+    for ((devices = 2; devices <= DEVICES; devices *= 2)); do
+        run --num_gpus "$devices" --global_batch_size "$BATCH"
+        run --num_gpus "$devices" --global_batch_size $((BATCH * devices))
+    done
+done
+python plots.py "$RESULTS"
+if ((${#failed[@]})); then
+    printf 'failed: %s\n' "${failed[@]}" >&2
+    exit 1
+fi

@@ -1,0 +1,352 @@
+"""IMDB, MNLI and OSCAR from the file to the score: what is read and refused, samples, losses, scores, models."""
+
+import csv
+import gzip
+import json
+import math
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import zstandard
+
+from tests.conftest import ROOT
+from workload.arguments import Arguments, parse_arguments
+from workload.errors import InputError
+from workload.tasks import open_task
+from workload.tasks.imdb import read_reviews
+from workload.tasks.mnli import read_pairs
+from workload.tasks.oscar import read_documents
+
+TASKS = ("imdb", "mnli", "oscar")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """What `datasets` caches goes to a folder of these tests, not to the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        yield folder
+
+
+def open_flags(*flags):
+    return open_task(parse_arguments(Arguments, [str(flag) for flag in flags]))
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """Each task with its embedded sample, loaded."""
+    made = {task: open_flags("--task", task, "--sample", "--model", "tiny", "--max_seq_length", 64) for task in TASKS}
+    for task in made.values():
+        task.load()
+    return made
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+# ---------------------------------------------------------------------- files
+
+def test_imdb_reads_the_official_folder(tmp_path):
+    write(tmp_path / "train" / "pos" / "0_9.txt", "Good.<br />Really, \"good\".")
+    write(tmp_path / "train" / "neg" / "1_2.txt", "Bad: ñ.\n")
+    write(tmp_path / "train" / "unsup" / "2_0.txt", "Whatever.")
+    assert list(read_reviews(str(tmp_path / "train"))) == [
+        {"id": "neg/1_2", "text": "Bad: ñ.\n", "pair": None, "label": 0},
+        {"id": "pos/0_9", "text": "Good.<br />Really, \"good\".", "pair": None, "label": 1}]
+
+
+@pytest.mark.parametrize("content", [
+    'text,label\n"Good, ""really"".\nYes.",1\nBad.,0\n', '\ufefflabel,text\n1,"Good, ""really"".\nYes."\n0,Bad.\n',
+    'review,sentiment\n"Good, ""really"".\nYes.",positive\nBad.,Negative\n'])
+def test_imdb_reads_csv(tmp_path, content):
+    rows = list(read_reviews(write(tmp_path / "reviews.csv", content)))
+    assert [(row["text"], row["label"]) for row in rows] == [('Good, "really".\nYes.', 1), ("Bad.", 0)]
+
+
+GLUE = "index\tpairID\tgenre\tsentence1\tsentence2\tlabel1\tgold_label\n"
+
+
+def test_mnli_reads_glues_files_without_quoting(tmp_path):
+    path = write(tmp_path / "dev.tsv", GLUE + '0\t7n\ttravel\t"He said.\tShe did."\tx\tneutral\n'
+                 "1\t8e\ttravel\tA.\tB.\tx\t-\n2\t9c\ttravel\tC, d.\tE.\tx\tcontradiction\n")
+    assert list(read_pairs(path)) == [{"id": "7n", "text": '"He said.', "pair": 'She did."', "label": 1},
+                                      {"id": "9c", "text": "C, d.", "pair": "E.", "label": 2}]
+
+
+def test_oscar_reads_json_lines_and_plain_text_packed_or_not(tmp_path):
+    lines = '{"content": "One.\\nTwo.", "metadata": {}}\n{"text": "Three."}\n'
+    texts = ["One.\nTwo.", "Three."]
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    write(tmp_path / "a.jsonl", lines)
+    write(tmp_path / "a.txt", "\n\nOne.\nTwo.\n \n\nThree.")
+    for name in ("a.jsonl", "a.jsonl.zst", "a.jsonl.gz", "a.txt"):
+        assert [document["text"] for document in read_documents(str(tmp_path / name))] == texts, name
+
+
+@pytest.mark.parametrize("task, content, told", [
+    ("imdb", "text,stars\nGood.,9\n", "line 1 has no column label or sentiment"),
+    ("imdb", "text,label\nGood.,9\n", "line 2: the label is '9'; 0 and 1, or neg and pos, fit"),
+    ("imdb", "text,label\nGood.,1\n  ,0\n", "line 3: the review is empty"),
+    ("imdb", "text,label\nGood., really,1\n", "line 2: has 2 columns in its first line, not here"),
+    ("imdb", 'text,label\n"Good.,1\n', "not CSV"),
+    ("imdb", "", "line 1 has no column text"),
+    ("mnli", "a\tb\n", "line 1 has no column pairID, sentence1, sentence2, gold_label"),
+    ("mnli", GLUE + "0\t7n\ttravel\tA.\tB.\tx\tmaybe\n", "line 2: gold_label is 'maybe'"),
+    ("mnli", GLUE + "0\t7n\ttravel\t\tB.\tx\tneutral\n", "line 2: sentence1 is empty"),
+    ("mnli", GLUE + "0\t7n\ttravel\tneutral\n", "line 2: has 7 columns"),
+    ("mnli", GLUE, "holds no pair of sentences"),
+    ("oscar", '{"content": "A."}\n{"content": 3}\n', "line 2: no object with a text as 'content' or 'text'"),
+    ("oscar", '{"content": "A."}\n[\n', "line 2: not JSON (column"),
+    ("oscar", "", "holds no document"),
+])
+def test_a_broken_file_is_refused_with_its_place(tmp_path, task, content, told):
+    path = write(tmp_path / {"imdb": "x.csv", "mnli": "x.tsv", "oscar": "x.jsonl"}[task], content)
+    with pytest.raises(InputError) as error:
+        open_flags("--task", task, "--model", "tiny", "--train_file", path, "--eval_file", path)
+    assert str(error.value).startswith(path) and told in str(error.value)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("content, told", [(b"text,label\n\xff,1\n", "not UTF-8 text"), (None, "no such file")])
+def test_a_file_that_is_no_text_or_not_there_is_named(tmp_path, task, content, told):
+    path = tmp_path / "x.csv"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=told):
+        open_flags("--task", task, "--model", "tiny", "--train_file", path, "--eval_file", path)
+
+
+def test_a_folder_of_reviews_without_one_kind_is_refused(tmp_path):
+    write(tmp_path / "pos" / "0_9.txt", "Good.")
+    with pytest.raises(InputError, match="has no neg/"):
+        open_flags("--task", "imdb", "--model", "tiny", "--train_file", tmp_path, "--eval_file", tmp_path)
+
+
+@pytest.mark.parametrize("flags, told", [
+    (("--task", "imdb", "--sample", "--doc_stride", 8), "--doc_stride would be ignored by --task imdb"),
+    (("--task", "squad_v2", "--sample", "--eval_mismatched_file", "x"), "contradict"),
+    (("--task", "mnli", "--eval_mismatched_file", "x"), "--eval_mismatched_file needs"),
+    (("--task", "imdb", "--sample", "--model", "tiny", "--from_scratch", "false"), "has no trained weights"),
+    (("--task", "oscar", "--sample", "--model", str(ROOT / "data" / "tiny_bert")), "takes a 'gpt2' model"),
+    (("--task", "imdb", "--sample", "--model", str(ROOT / "data" / "tiny_gpt2"), "--from_scratch", "true"),
+     "no padding token"),
+    (("--task", "mnli", "--sample", "--model", "tiny", "--max_seq_length", 600), "takes at most 512 tokens"),
+])
+def test_flags_that_do_not_fit_are_refused(flags, told):
+    with pytest.raises(InputError, match=told):
+        open_flags(*flags)
+
+
+# ---------------------------------------------------------------------- samples
+
+def test_a_review_is_cut_and_a_pair_keeps_both_its_sentences(samples):
+    imdb, mnli = samples["imdb"], samples["mnli"]
+    rows, texts = imdb.samples("train"), imdb.examples["train"]["text"]
+    assert max(rows["length"]) == 64 < max(len(imdb.tokenizer(text)["input_ids"]) for text in texts[:200])
+    for row, text in zip(rows.select(range(20)), texts[:20], strict=True):
+        whole = imdb.tokenizer(text)["input_ids"]
+        assert row["input_ids"] == (whole if len(whole) <= 64 else whole[:63] + whole[-1:])
+    row, example = mnli.samples("train")[0], mnli.examples["train"][0]
+    assert row["input_ids"] == mnli.tokenizer(example["text"], example["pair"])["input_ids"]
+    assert set(row["token_type_ids"]) == {0, 1}
+
+
+def test_mnli_is_evaluated_on_both_its_files(samples):
+    task = samples["mnli"]
+    matched = len(task.features["validation"])
+    everything = task.samples("validation")
+    assert len(everything) == matched + len(task.features["validation_mismatched"])
+    right = np.array(everything["label"])
+    logits = {row: np.eye(3)[right[row]] for row in range(len(right))}
+    assert task.score(logits)[0] == {"accuracy": 100, "accuracy_mismatched": 100}
+    for row in range(matched, len(right)):
+        logits[row] = np.eye(3)[(right[row] + 1) % 3]
+    logits[0] = -logits[0]
+    scores, predictions = task.score(logits)
+    assert scores == {"accuracy": pytest.approx(100 * (matched - 1) / matched), "accuracy_mismatched": 0}
+    assert predictions[everything[1]["feature_id"]] == task.classes[right[1]]
+    assert predictions["mismatched:" + everything[matched]["feature_id"]] == task.classes[(right[matched] + 1) % 3]
+    assert len(predictions) == len(right)
+
+
+def test_mnli_without_a_mismatched_file_has_one_accuracy(tmp_path):
+    train = ROOT / "data" / "mnli" / "dev_matched.tsv"
+    task = open_flags("--task", "mnli", "--model", "tiny", "--train_file", train, "--eval_file", train)
+    assert task.metrics == ("accuracy",)
+
+
+def test_blocks_hold_all_text_in_order_but_the_rest_behind_the_last(samples):
+    task = samples["oscar"]
+    blocks = task.samples("train")
+    assert set(blocks["length"]) == {64} and len(set(blocks["feature_id"])) == len(blocks)
+    tokens = [token for block in blocks["input_ids"] for token in block]
+    expected = [token for text in task.examples["train"]["text"]
+                for token in [*task.tokenizer(text)["input_ids"], task.tokenizer.eos_token_id]]
+    assert tokens == expected[: len(tokens)] and 0 <= len(expected) - len(tokens) < 64
+
+
+def test_collate_pads_what_the_model_takes(samples):
+    for name, task in samples.items():
+        rows = task.samples("train")[:5]
+        inputs, labels = task.collate(rows, 64)
+        assert tuple(inputs) == task.input_names and tuple(labels) == task.label_names
+        assert all(tensor.shape == (5, 64) for tensor in inputs.values())
+        for row, length in enumerate(rows["length"]):
+            assert inputs["input_ids"][row, :length].tolist() == rows["input_ids"][row]
+            if name != "oscar":
+                assert inputs["attention_mask"][row].tolist() == [1] * length + [0] * (64 - length)
+                assert set(inputs["input_ids"][row, length:].tolist()) <= {task.tokenizer.pad_token_id}
+
+
+# ---------------------------------------------------------------------- models and losses
+
+@pytest.fixture(scope="module")
+def models(samples):
+    torch.set_num_threads(1)
+    return {name: task.build_model().eval() for name, task in samples.items()}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_loss_is_the_models_own_whatever_it_is_batched_with(name, samples, models):
+    task, model = samples[name], models[name]
+    rows = [0, 1, 2]
+    inputs, labels = task.collate(task.samples("train")[rows], 64)
+    with torch.no_grad():
+        logits = task.logits(model, inputs)
+        assert logits.shape == task.logits_shape(3, 64)
+        losses = task.loss(logits, labels)
+        for row in rows:
+            features = task.samples("train")[[row]]
+            inputs, labels = task.collate(features, features["length"][0])
+            alone = task.logits(model, inputs)
+            assert task.loss(alone, labels).item() == pytest.approx(losses[row].item(), abs=1e-5)
+            if name == "oscar":
+                assert model(**inputs, labels=inputs["input_ids"]).loss.item() == pytest.approx(losses[row].item())
+            if name == "mnli":
+                assert model(**inputs, labels=labels["label"]).loss.item() == pytest.approx(losses[row].item())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_layers_in_order_are_the_model(name, samples, models):
+    from workload.layers import ordered_layers
+
+    inputs, _ = samples[name].collate(samples[name].samples("train")[:3], 64)
+    with torch.no_grad():
+        activation = tuple(inputs.values())
+        for layer in ordered_layers(models[name]).values():
+            activation = layer(activation)
+        torch.testing.assert_close(activation, samples[name].logits(models[name], inputs), rtol=0, atol=1e-5)
+
+
+def test_perplexity_is_e_to_the_mean_loss(samples):
+    task = samples["oscar"]
+    assert task.score({0: np.float32(math.log(8)), 1: np.float32(math.log(2))})[0]["perplexity"] == pytest.approx(4)
+    uniform = torch.zeros(2, 64, task.config.vocab_size)
+    inputs, labels = task.collate(task.samples("train")[:2], 64)
+    assert task.judge(uniform, labels)[0].tolist() == pytest.approx([math.log(task.config.vocab_size)] * 2)
+
+
+def test_the_study_models_have_their_published_sizes(tmp_path):
+    write(tmp_path / "config.json", json.dumps({"model_type": "gpt2"}))  # as the Hub's in all that is not the default
+    oscar = open_flags("--task", "oscar", "--sample", "--tokenizer", ROOT / "data" / "tiny_gpt2", "--model", tmp_path,
+                       "--from_scratch", "true")
+    assert oscar.max_length == 256, "the tokenizer's"
+    oscar.config.vocab_size = 50257
+    with torch.device("meta"):
+        assert sum(p.numel() for p in oscar.build_model().parameters()) == 124_439_808
+    imdb = open_flags("--task", "imdb", "--sample", "--tokenizer", ROOT / "data" / "tiny_encoder")
+    assert imdb.model_name == "encoder_classifier" and imdb.from_scratch and imdb.max_length == 256
+    assert imdb.config.vocab_size == len(imdb.tokenizer) == 1000
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "roberta"])
+def test_any_encoder_classifies_reviews(kind, tmp_path):
+    """From a local folder laid out as the Hub's; dropout is overridden under whatever name the model has for it."""
+    from workload.layers import ORDERED_LAYERS, layer_names, transformer_modules
+
+    shutil.copytree(ROOT / "data" / "tiny_encoder", tmp_path, dirs_exist_ok=True)
+    sizes = {"distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+             "roberta": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+                         "max_position_embeddings": 514, "pad_token_id": 0}}[kind]
+    write(tmp_path / "config.json", json.dumps({"model_type": kind, "vocab_size": 1000, **sizes}))
+    task = open_flags("--task", "imdb", "--sample", "--model", tmp_path, "--from_scratch", "true", "--dropout", 0)
+    task.load()
+    model = task.build_model().train()
+    assert not {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} - {0}
+    inputs, labels = task.collate(task.samples("train")[:2], 256)
+    assert torch.equal(task.logits(model, inputs), task.logits(model, inputs))
+    assert task.loss(task.logits(model, inputs), labels).shape == (2,)
+    assert layer_names(model) == list(transformer_modules(model)) and len(layer_names(model)) == 2
+    assert kind not in ORDERED_LAYERS
+    assert task.shape.layers == 2 and task.shape.intermediate == 64
+
+
+# ---------------------------------------------------------------------- the Hub
+
+def test_imdb_from_the_hub_is_imdb_from_its_files(samples, tmp_path, monkeypatch):
+    for split, name in (("train", "train"), ("validation", "test")):
+        rows = samples["imdb"].examples[split].select_columns(["text", "label"])
+        rows.to_parquet(tmp_path / "plain_text" / f"{name}-00000-of-00001.parquet")
+    monkeypatch.setattr("workload.tasks.imdb.HUB_DATASET", str(tmp_path))
+    task = open_flags("--task", "imdb", "--model", "tiny", "--max_seq_length", 64)
+    task.load()
+    for split in ("train", "validation"):
+        assert task.samples(split)["input_ids"][:] == samples["imdb"].samples(split)["input_ids"][:]
+        assert task.samples(split)["label"][:] == samples["imdb"].samples(split)["label"][:]
+
+
+def test_mnli_from_the_hub_is_mnli_from_its_files(samples, tmp_path, monkeypatch):
+    names = {"train": "train", "validation": "validation_matched", "validation_mismatched": "validation_mismatched"}
+    files = [{"split": name, "path": f"mnli/{name}-*"} for name in names.values()]
+    write(tmp_path / "README.md", f"---\nconfigs:\n- {json.dumps({'config_name': 'mnli', 'data_files': files})}\n---\n")
+    for split, name in names.items():
+        rows = samples["mnli"].examples[split].rename_columns({"text": "premise", "pair": "hypothesis"})
+        rows = rows.remove_columns("id").add_column("idx", list(range(len(rows))))
+        if split == "train":
+            rows = datasets.concatenate_datasets([rows, rows.select([0]).map(lambda row: {"label": -1})])
+        rows.to_parquet(tmp_path / "mnli" / f"{name}-00000-of-00001.parquet")
+    monkeypatch.setattr("workload.tasks.mnli.HUB_DATASET", str(tmp_path))
+    task = open_flags("--task", "mnli", "--model", "tiny", "--max_seq_length", 64)
+    task.load()
+    for part in ("train", "validation"):
+        for column in ("input_ids", "token_type_ids", "label"):
+            assert task.samples(part)[column][:] == samples["mnli"].samples(part)[column][:], "-1: no label"
+
+
+def test_oscar_from_the_hub_takes_so_many_bytes_and_keeps_every_twentieth_document(tmp_path, monkeypatch):
+    texts = [f"Document {number}." for number in range(200)]
+    lines = "".join(json.dumps({"content": text, "metadata": {}}) + "\n" for text in texts)
+    (tmp_path / "en_meta_part_1.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+    monkeypatch.setattr("workload.tasks.oscar.HUB_FILE", str(tmp_path / "en_meta_part_1.jsonl.zst"))
+    monkeypatch.setattr("workload.tasks.oscar.HUB_BYTES", sum(len(text) for text in texts[:100]))
+    task = open_flags("--task", "oscar", "--model", "tiny", "--max_seq_length", 16)
+    task.load()
+    assert task.examples["validation"]["text"][:] == texts[19:100:20]
+    assert task.examples["train"]["text"][:] == [text for text in texts[:100] if text not in texts[19:100:20]]
+
+
+@pytest.mark.parametrize("task, told", [
+    ("imdb", "stanfordnlp/imdb cannot be had"), ("mnli", "nyu-mll/glue cannot be had"),
+    ("oscar", "It is gated: accept its licence on https://huggingface.co/datasets/oscar-corpus/OSCAR-2301, then `hf "
+              "auth login` or set HF_TOKEN. Or take any text: --train_file")])
+def test_without_the_hub_one_line_says_what_fits(task, told, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError) as error:
+        open_flags("--task", task, "--model", "tiny")
+    assert told in str(error.value) and "--sample" in str(error.value)
+
+
+def test_the_samples_csv_is_what_spreadsheets_read():
+    with open(ROOT / "data" / "imdb" / "eval.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["label"]) for row in rows] == [row["label"] for row in read_reviews(
+        str(ROOT / "data" / "imdb" / "eval.csv"))]

@@ -1,0 +1,25 @@
+"""The shape of our own encoder classifier; its layers, which take longer to import, are in encoder_classifier.py."""
+
+from transformers import AutoConfig, PretrainedConfig
+
+ENCODER_CLASSIFIER = "encoder_classifier"
+
+
+class EncoderClassifierConfig(PretrainedConfig):
+    """Names as in BERT's configuration; the defaults are IMDB's scaling study's model, 11 million parameters."""
+
+    model_type = ENCODER_CLASSIFIER
+
+    vocab_size: int = 30522
+    hidden_size: int = 256
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    intermediate_size: int = 1024
+    hidden_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    pad_token_id: int = 0
+
+
+AutoConfig.register(ENCODER_CLASSIFIER, EncoderClassifierConfig)

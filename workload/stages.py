@@ -1,0 +1,99 @@
+"""What pipelines do with `ordered_layers`: cut them into pieces, keep a shared weight equal, and put them together."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn import Parameter
+
+from workload.layers import Activation, Layer, TransformerLayer, shared_weight
+from workload.models import write_model
+
+
+class Piece(torch.nn.Sequential):
+    """Some layers that follow each other, as PyTorch's pipelines call them: each tensor an argument.
+
+    Args:
+        autocast: the precision of the forward pass; the backward pass runs outside of it.
+    """
+
+    def __init__(self, layers: dict[str, Layer], autocast: torch.autocast) -> None:
+        super().__init__(*layers.values())
+        self.autocast = autocast
+
+    def forward(self, *activation: torch.Tensor) -> Activation | torch.Tensor:
+        with self.autocast:
+            return super().forward(activation)
+
+
+def cut(layers: dict[str, Layer], pieces: int) -> list[dict[str, Layer]]:
+    """`ordered_layers` in consecutive pieces, with as many transformer layers each if they can be divided evenly."""
+    depth = [name for name, layer in layers.items() if isinstance(layer, TransformerLayer)]
+    made: list[dict[str, Layer]] = [{} for _ in range(pieces)]
+    piece = 0
+    for name, layer in layers.items():
+        if name in depth:
+            piece = depth.index(name) * pieces // len(depth)
+        made[piece][name] = layer
+    return made
+
+
+class SharedWeight:
+    """The weight that a model's first and last layer share, where a pipeline has put them into different pieces.
+
+    Either piece has a copy. Both start alike, get the same gradient, the sum of the two pieces', and so stay alike. A
+    copy besides the first has the mark that DeepSpeed gives it, so that norms and counts take it in only once.
+
+    Args:
+        copies: on this rank: none, one, or where it holds both pieces the first layer's and the last's.
+        group: the two ranks that hold the pieces, the first layer's before the last's; None where they are one.
+    """
+
+    def __init__(self, copies: list[Parameter], group: dist.ProcessGroup | None) -> None:
+        self.copies, self.group = copies, group
+
+    def add_up_gradients(self) -> None:
+        """Give every copy the sum of all copies' gradients."""
+        if self.group is not None and self.copies:
+            dist.all_reduce(self.copies[0].grad, group=self.group)
+        elif self.copies:
+            first, last = self.copies
+            first.grad += last.grad
+            last.grad.copy_(first.grad)
+
+
+def is_counted(parameter: Parameter) -> bool:
+    """Whether a parameter is the first copy of its weight, or the only one."""
+    return not getattr(parameter, "ds_pipe_replicated", False)
+
+
+def share_over(pieces: list[dict[str, Layer]], mine: list[int], group: dist.ProcessGroup | None) -> SharedWeight | None:
+    """Give each of two pieces its copy of the weight that they share; None where no two do.
+
+    Args:
+        pieces: what `cut` made, of the whole model.
+        mine: numbers of those on this rank.
+        group: the ranks that hold the first and the last of them; None where one holds both.
+    """
+    weight = shared_weight({name: layer for piece in pieces for name, layer in piece.items()})
+    if weight is None or len(pieces) == 1:
+        return None
+    first, last = next(iter(pieces[0].values())), list(pieces[-1].values())[-1]
+    last.module.weight = Parameter(weight.detach().clone())
+    last.module.weight.ds_pipe_replicated = True
+    copies = [layer.module.weight for layer, piece in ((first, 0), (last, len(pieces) - 1)) if piece in mine]
+    return SharedWeight(copies, group)
+
+
+def hugging_face_state(layers: dict[str, Layer]) -> dict[str, torch.Tensor]:
+    """The weights of some of `ordered_layers`, on the CPU, under the names of the Hugging Face model."""
+    return {f"{name}.{key}": tensor.detach().cpu()
+            for name, layer in layers.items() for key, tensor in layer.module.state_dict().items()}
+
+
+def save_model(task, layers: dict[str, Layer], replica: int, is_main: bool, folder: Path) -> None:
+    """Put the layers of all ranks back into one Hugging Face model, on rank 0."""
+    states = [None] * dist.get_world_size() if is_main else None
+    dist.gather_object(hugging_face_state(layers) if replica == 0 else {}, states)
+    if is_main:
+        write_model(task, {name: tensor for state in states for name, tensor in state.items()}, folder)

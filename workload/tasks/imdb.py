@@ -1,0 +1,97 @@
+"""IMDB: does a film review praise or blame?"""
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from workload.encoder_config import ENCODER_CLASSIFIER
+from workload.errors import InputError
+from workload.models import DATA
+from workload.tasks.classification import Classification
+from workload.tasks.files import readable
+
+HUB_DATASET = "stanfordnlp/imdb"
+HUB_SPLITS = {"train": "train", "validation": "test"}
+FOLDERS = {"neg": 0, "pos": 1}  # of the official release
+COLUMNS = {"text": ("text", "review"), "label": ("label", "sentiment")}  # of CSV files: the Hub's, Kaggle's
+LABELS = {"0": 0, "1": 1, "neg": 0, "pos": 1, "negative": 0, "positive": 1}
+
+
+def read_reviews(path: str, digest: str = "") -> Iterator[dict]:
+    """The reviews of the official folder (with pos/*.txt and neg/*.txt) or of a CSV file, one at a time.
+
+    Yields:
+        id, text (str), pair (None), label (int: 0 negative, 1 positive).
+
+    Args:
+        digest: of the file; part of the key under which `datasets` caches what this yields.
+
+    Raises:
+        InputError: neither, or a review without a text or a label.
+    """
+    for review_id, text, label, place in (_from_folder if os.path.isdir(path) else _from_csv)(path):
+        if not text.strip():
+            raise InputError(f"{place}: the review is empty")
+        yield {"id": review_id, "text": text, "pair": None, "label": label}
+
+
+def _from_folder(path: str) -> Iterator[tuple[str, str, int, str]]:
+    for folder, label in FOLDERS.items():
+        files = sorted(Path(path, folder).glob("*.txt"))
+        if not files:
+            raise InputError(f"{path}: has no {folder}/*.txt; aclImdb/train and aclImdb/test have")
+        for file in files:
+            with readable(str(file)):
+                yield f"{folder}/{file.stem}", file.read_text(encoding="utf-8"), label, str(file)
+
+
+def _from_csv(path: str) -> Iterator[tuple[str, str, int, str]]:
+    csv.field_size_limit(2**31 - 1)
+    with readable(path), open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            found = {name: next((each for each in names if each in (reader.fieldnames or ())), None)
+                     for name, names in COLUMNS.items()}
+            for name, column in found.items():
+                if column is None:
+                    raise InputError(f"{path}: line 1 has no column {' or '.join(COLUMNS[name])}, as a CSV file of "
+                                     "reviews has; the official release is a folder")
+            for number, row in enumerate(reader):
+                place, label = f"{path}: line {reader.line_num}", row[found["label"]]
+                if None in row or None in row.values():
+                    raise InputError(f"{place}: has {len(reader.fieldnames)} columns in its first line, not here")
+                if label.strip().lower() not in LABELS:
+                    raise InputError(f"{place}: the label is {label!r}; 0 and 1, or neg and pos, fit")
+                yield str(number), row[found["text"]], LABELS[label.strip().lower()], place
+        except csv.Error as error:
+            raise InputError(f"{path}: line {reader.line_num}: not CSV ({error})") from error
+
+
+class Imdb(Classification):
+    """A review is one sample, cut after `max_seq_length` tokens."""
+
+    name = "imdb"
+    default_model = ENCODER_CLASSIFIER
+    default_length = 256
+    tiny = DATA / "tiny_encoder"
+    sample = {"train": DATA / "imdb" / "train.csv", "validation": DATA / "imdb" / "eval.csv"}
+    classes = ("negative", "positive")
+    metrics = ("accuracy",)
+    example_word = "review"
+    read = staticmethod(read_reviews)
+
+    def _own_tokenizer(self) -> str:
+        return "bert-base-uncased" if self.model_name == ENCODER_CLASSIFIER else self.model_source
+
+    def _from_hub(self, split: str) -> Dataset:
+        examples = self.load_from_hub(HUB_DATASET, split=HUB_SPLITS[split])
+        examples = examples.add_column("id", [str(number) for number in range(len(examples))])
+        return examples.add_column("pair", [None] * len(examples)).cast(self.columns)
+
+    def accuracies(self, right: np.ndarray) -> dict[str, float]:
+        """Share of the reviews that were put into their class, in percent."""
+        return {"accuracy": 100 * right.mean()}

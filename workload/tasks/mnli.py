@@ -1,0 +1,101 @@
+"""MNLI: does one sentence follow from another, contradict it, or neither?"""
+
+import csv
+from collections.abc import Iterator
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+
+from workload.errors import InputError
+from workload.models import DATA
+from workload.tasks.classification import Classification
+from workload.tasks.files import readable
+
+HUB_DATASET = "nyu-mll/glue"
+HUB_SPLITS = {"train": "train", "validation": "validation_matched",
+              "validation_mismatched": "validation_mismatched"}
+CLASSES = ("entailment", "neutral", "contradiction")  # numbered as on the Hub
+COLUMNS = ("pairID", "sentence1", "sentence2", "gold_label")
+NO_LABEL = "-"  # where the annotators did not agree
+
+
+def read_pairs(path: str, digest: str = "") -> Iterator[dict]:
+    """The pairs of one of GLUE's files (train.tsv, dev_matched.tsv, dev_mismatched.tsv), one at a time.
+
+    Yields:
+        id, text, pair (str), label (int, of `CLASSES`). Pairs whose annotators did not agree are left out.
+
+    Args:
+        digest: of the file; part of the key under which `datasets` caches what this yields.
+
+    Raises:
+        InputError: another layout, or a pair without one of its sentences or a label.
+    """
+    csv.field_size_limit(2**31 - 1)
+    with readable(path), open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(f"{path}: line 1 has no column {', '.join(missing)}, as GLUE's MNLI files have")
+        try:
+            for row in reader:
+                place = f"{path}: line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise InputError(f"{place}: has {len(reader.fieldnames)} columns in its first line, not here")
+                if row["gold_label"] == NO_LABEL:
+                    continue
+                if row["gold_label"] not in CLASSES:
+                    raise InputError(f"{place}: gold_label is {row['gold_label']!r}; {' or '.join(CLASSES)} fits")
+                for name in ("sentence1", "sentence2"):
+                    if not row[name].strip():
+                        raise InputError(f"{place}: {name} is empty")
+                yield {"id": row["pairID"], "text": row["sentence1"], "pair": row["sentence2"],
+                       "label": CLASSES.index(row["gold_label"])}
+        except csv.Error as error:
+            raise InputError(f"{path}: line {reader.line_num}: {error}") from error
+
+
+class Mnli(Classification):
+    """A pair is one sample, its longer sentence cut first. Judged on the genres of training, and on others as well."""
+
+    name = "mnli"
+    default_model = "bert-base-cased"
+    default_length = 128
+    tiny = DATA / "tiny_bert_cased"
+    sample = {"train": DATA / "mnli" / "train.tsv", "validation": DATA / "mnli" / "dev_matched.tsv",
+              "validation_mismatched": DATA / "mnli" / "dev_mismatched.tsv"}
+    classes = CLASSES
+    example_word = "pair of sentences"
+    read = staticmethod(read_pairs)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Mismatched accuracy only where there is something to judge it on."""
+        return "accuracy", *["accuracy_mismatched"] * ("validation_mismatched" in self.files)
+
+    def _files_given(self) -> dict[str, str | None]:
+        files, mismatched = super()._files_given(), self.arguments.eval_mismatched_file
+        return files | ({"validation_mismatched": mismatched} if mismatched or not files["train"] else {})
+
+    def _from_hub(self, split: str) -> Dataset:
+        examples = self.load_from_hub(HUB_DATASET, "mnli", split=HUB_SPLITS[split])
+        examples = examples.rename_columns({"premise": "text", "hypothesis": "pair", "idx": "id"})
+        examples = examples.filter(lambda label: label >= 0, input_columns="label")
+        return examples.select_columns(list(self.columns)).cast(self.columns)
+
+    def samples(self, part: str) -> Dataset:
+        """The features of "train", or of "validation": matched, then mismatched."""
+        if part == "train":
+            return self.features[part]
+        return concatenate_datasets([features for split, features in self.features.items() if split != "train"])
+
+    def prediction_ids(self) -> list[str]:
+        """The pairs' own ids; the second file's are told apart, as both number theirs from the beginning."""
+        first, *others = (features for split, features in self.features.items() if split != "train")
+        return first["feature_id"][:] + [f"mismatched:{name}" for each in others for name in each["feature_id"]]
+
+    def accuracies(self, right: np.ndarray) -> dict[str, float]:
+        """Share of the pairs that were put into their class, in percent: GLUE's two accuracies."""
+        matched = len(self.features["validation"])
+        parts = (right[:matched], right[matched:])
+        return {name: 100 * part.mean() for name, part in zip(self.metrics, parts, strict=False)}
