@@ -7,8 +7,8 @@
 
 Prints the tables and writes comparison.md, comparison.csv and figures/*.png; autotuning.csv as well where DeepSpeed's
 autotuner left its results. Runs that differ only in their seed share a row; rows that are not comparable (another
-task, batch, ...) share neither table nor figure. Of results/ itself, reference/ is left out (give that folder to see
-it) and published/ holds no runs.
+task, batch, ...) share neither table nor figure, but for weak scaling, where the batch grows with the devices. Of
+results/ itself, reference/ is left out (give that folder to see it) and published/ holds no runs.
 
 Here stands what is compared: metrics, tables, figures, names and colours. How is in comparison/.
 """
@@ -27,6 +27,9 @@ PUBLISHED = Path(__file__).resolve().parent / "results" / "published"
 
 GPU_UTILIZATION = Metric("gpu_utilization_pct", "GPU utilization", "%")
 RUNS = Metric("runs", "runs")
+VALIDATION_LOSS = Metric("validation_loss", "validation loss")
+ACCURACY = Metric("accuracy", "accuracy", "%")
+EPOCH_TIME = Metric("epoch_s", "average epoch time", "s")
 
 # A table is a choice of metrics. The first keeps those that no run could measure; of the others only what is
 # there is printed. Each metric has a figure of its own; times to a target have one per target.
@@ -34,7 +37,7 @@ TABLES = {
     "Result": [
         Metric("runtime_s", "runtime", "s"),
         Metric("throughput_samples_per_s", "throughput", "samples/s"),
-        Metric("validation_loss", "validation loss"),
+        VALIDATION_LOSS,
         GPU_UTILIZATION,
         Metric("statistical_efficiency", "statistical efficiency"),
         Metric("goodput_samples_per_s", "goodput", "samples/s"),
@@ -43,8 +46,11 @@ TABLES = {
     "Quality and speedup": [
         Metric("exact_match", "exact match", "%"),
         Metric("f1", "F1", "%"),
-        Metric("accuracy", "accuracy"),
+        ACCURACY,
+        Metric("accuracy_mismatched", "accuracy, mismatched", "%"),
+        Metric("perplexity", "perplexity"),
         Metric("speedup", "speedup", "x 1 device"),
+        EPOCH_TIME,
         Metric("throughput_tokens_per_s", "token rate", "tokens/s"),
         Metric("noise_scale_samples", "noise scale", "samples"),
     ],
@@ -89,11 +95,32 @@ TABLES = {
 
 STUDY = Study(
     tables=TABLES,
+    # For strong and weak scaling each: a table with a row per setting, and pivots of devices by strategy.
+    scaling=[
+        Metric("devices", "devices"),
+        Metric("global_batch_size", "global batch", "samples"),
+        EPOCH_TIME,
+        Metric("epoch_speedup", "speedup", "T_1 / T_N"),
+        Metric("parallel_efficiency_pct", "parallel efficiency", "%"),
+        ACCURACY,
+        VALIDATION_LOSS,
+    ],
+    pivots={
+        "global samples/s, x one device of the same strategy": "own_speedup",
+        "global samples/s, x DDP on one device": "speedup",
+    },
     # Beside published figures only: what a study's own formulas give on our runs.
     published_metrics=[
         Metric("published_stats_efficiency", "published statistical efficiency", "loss/sample"),
         Metric("published_goodput", "published goodput", "loss/s"),
     ],
+    # Published column -> ours beside it: a published speedup is relative to the same strategy, its batch may grow.
+    published_beside={
+        "speedup": [
+            Metric("own_speedup", "samples/s, same global batch,", "x 1 device of the strategy"),
+            Metric("weak_own_speedup", "samples/s, same batch per device,", "x 1 device of the strategy"),
+        ]
+    },
     published_tasks={
         "bert_squad": "squad_v2",
         "elsewhere": "squad_v2",
@@ -101,13 +128,16 @@ STUDY = Study(
         "autotuning": "mnli",
         "gpt2_oscar": "oscar",
     },
-    # A figure of lines is a curve against an axis.
+    # A figure of lines is a curve against each of its axes.
     curves=[
         Curve("steps.csv", "train_loss", "training loss"),
         Curve("evaluations.csv", "validation_loss", "validation loss"),
         Curve("evaluations.csv", "f1", "F1 (%)"),
+        Curve("evaluations.csv", "accuracy", "accuracy (%)"),
+        Curve("evaluations.csv", "perplexity", "perplexity"),
+        Curve("epochs.csv", "epoch_s", "training time per epoch (s)", axes=("epoch",)),
     ],
-    axes={"samples": "samples", "elapsed_s": "time (s)"},
+    axes={"samples": "samples", "elapsed_s": "time (s)", "epoch": "epoch"},
     targets={
         "target_f1": Target("f1", "F1 ≥ {:g} %"),
         "target_loss": Target("validation_loss", "validation loss ≤ {:g}"),
@@ -156,18 +186,6 @@ STUDY = Study(
         "replicas": "{} replica(s)",
         "tuned_by": "tuned by {}",
     },
-    caption="""\
-- Mean over seeds ± half the width of its 95 % confidence interval (Student's t). A single seed has no interval.
-  No more digits than the interval supports are shown; without one, three. comparison.csv has all digits.
-- In brackets: the change against DDP on as many devices (the row marked baseline), in percent of its mean, over
-  the seeds that both have and paired by seed; none without such a row or a common seed. Speedup is paired too.
-- The mark * on a change: its own 95 % interval excludes zero. Where nothing differs, one change in twenty gets it
-  by chance.
-- — : could not be measured, see run.json, or nothing to compare with. Further tables leave out rows that have
-  nothing in them.
-- At equal global batch, statistical efficiency is the same for every strategy up to noise: goodput ranks rows as
-  throughput does.
-- Time to target: over the runs that reached it; compared only where all did, and only among equal targets.""",
     autotuning=[
         Metric("throughput_samples_per_s", "throughput", "samples/s"),
         Metric("tuned_by", "tuned by"),
@@ -175,14 +193,6 @@ STUDY = Study(
         Metric("micro_batch_size", "micro-batch size"),
         Metric("micro_batches", "micro-batches a step"),
     ],
-    tuner_caption="""\
-A line per search space of DeepSpeed's autotuner, and `global` for all: how many short trials it made there, and the
-best of them. Its throughput counts, over a few steps, only the seconds inside forward, backward and step: it ranks
-the tuner's trials, and is not the throughput of a training, which the tables above have.""",
-    published_caption="""\
-The tables below put published figures (results/published/, with their sources) beside ours, under the names
-that their authors gave them. Under the same name they measure something else, or the same on another job: no
-change against them is stated. docs/published_results.md explains what each of them measures.""",
 )
 
 

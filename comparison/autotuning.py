@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from comparison import captions
 from comparison.digits import mean_text
 from comparison.runs import as_numbers, folders_below
 from comparison.study import Study
@@ -52,7 +53,7 @@ def find_tuners(root: Path) -> pd.DataFrame:
     return pd.concat(found[1:] or found)[found[0].columns]
 
 
-def tuner_parts(tuners: pd.DataFrame, study: Study) -> list[str]:
+def tuner_parts(tuners: pd.DataFrame) -> list[str]:
     """Heading and table of what each tuner measured."""
     parts = []
     for (folder, metric), table in tuners.groupby(["folder", "metric"]):
@@ -60,4 +61,4 @@ def tuner_parts(tuners: pd.DataFrame, study: Study) -> list[str]:
                  [f"tuner's best {metric}{UNITS.get(metric, '')}", *map(mean_text, table["best_value"])],
                  ["best experiment", *table["best_experiment"]]]
         parts += [f"## Autotuning: what the tuner measured ({folder})", markdown(cells)]
-    return [*parts, study.tuner_caption] if parts else []
+    return [*parts, captions.TUNER] if parts else []

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot it draws with Agg and never needs a display
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from comparison.digits import mean_text
 from comparison.rows import MEAN
@@ -93,8 +94,33 @@ def line_chart(rows: pd.DataFrame, members: Members, curve: Curve, axis: str, he
             look = {"color": colour, "linestyle": line, "linewidth": width, "markersize": size}
             drawn.setdefault(rows.loc[index, "setting"], *axes.plot(table[axis], points, **look, **marks))
     axes.set_xlabel(study.axes[axis])
+    if axis == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, drawn)
     return figure if drawn else None
+
+
+def devices_chart(rows: pd.DataFrame, metric: Metric, ideal: tuple, title: str, heading: str, study: Study) -> Figure:
+    """A line per strategy over the number of devices, beside the ideal one.
+
+    Args:
+        rows: with the name of its `line` for each.
+        ideal: values on one device and on the most.
+    """
+    figure, axes = new_chart(title, heading, f"{metric.label} ({metric.unit})", 9)
+    ends = [1, rows["devices"].max()]
+    drawn = {"ideal": axes.plot(ends, ideal, color="0.35", linewidth=1, zorder=1)[0]}
+    firsts = rows.drop_duplicates("line")
+    for name, (colour, line, marker, _) in zip(firsts["line"], looks(firsts, study), strict=True):
+        points = rows[rows["line"] == name].sort_values("devices")
+        look = {"color": colour, "linestyle": line, "marker": marker, "markerfacecolor": "none", "capsize": 4}
+        values, errors = points[metric.column], points[metric.column + MEAN[1]]
+        drawn[name] = axes.errorbar(points["devices"].astype(int), values, errors, **look).lines[0]
+    axes.set_xticks(sorted({1, *rows["devices"]}))
+    axes.set_xlabel("devices")
+    axes.set_ylim(bottom=0)
+    legend(figure, drawn)
+    return figure
 
 
 def quality_chart(rows: pd.DataFrame, members: Members, aim: Aim, heading: str, study: Study) -> Figure:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from comparison import captions
 from comparison.digits import mean_text
 from comparison.rows import MEAN
 from comparison.runs import as_numbers, read_table
@@ -53,11 +54,13 @@ def published_part(name: str, table: pd.DataFrame, rows: pd.DataFrame, study: St
     metrics = [*study.metrics, *study.published_metrics]
     metrics = [metric for metric in metrics if metric.column in set(table["column"])]
     columns = [metric.column for metric in metrics]
+    beside = [each for column in columns for each in study.published_beside.get(column, [])]
     if not metrics:
         reason = "Its authors published no figures." if table.empty else "None of its figures is in a column of ours."
         return [f"## Published: {name}", reason]
 
-    ours = rows[rows["task"] == study.published_tasks.get(name)].dropna(how="all", subset=columns)
+    needed = [*columns, *(metric.column for metric in beside)]
+    ours = rows[rows["task"] == study.published_tasks.get(name)].dropna(how="all", subset=needed)
     differing = [column for column in study.group if ours[column].nunique(dropna=False) > 1]
     names = [", ".join(filter(None, [row["setting"], describe(row, differing, study)])) for _, row in ours.iterrows()]
     shared = table[table["column"].isin(columns)]
@@ -65,15 +68,18 @@ def published_part(name: str, table: pd.DataFrame, rows: pd.DataFrame, study: St
     for setting, devices in theirs:
         names.append(f"published: {setting}" + (f", {devices} GPU{'s' * (devices > 1)}" if pd.notna(devices) else ""))
     cells = [["setting", *names]]
-    for metric in metrics:
+    for metric in metrics + [metric for metric in beside if ours[metric.column].notna().any()]:
         mean, half_width = ours[metric.column], ours[metric.column + MEAN[1]]
         own = [mean_text(*pair) if pd.notna(pair[0]) else EMPTY for pair in zip(mean, half_width, strict=True)]
         cells.append([metric.title, *own, *(as_published(lines, metric) for lines in theirs.values())])
-    return [f"## Published: {name}", markdown(cells)]
+    notes = [f"- published {metric.label} of {', '.join(lines['setting'].unique())}: {text}"
+             for metric in metrics if metric.column in study.published_beside  # ours under its name is another figure
+             for text, lines in shared[shared["column"] == metric.column].groupby("measures", sort=False)]
+    return [f"## Published: {name}", markdown(cells), *(["\n".join(notes)] if notes else [])]
 
 
 def published_parts(folder: Path, rows: pd.DataFrame, study: Study) -> list[str]:
     """A part of the report per published study, after the sentence that says what they are."""
     found = read_published(folder)
     parts = [part for name, table in found.items() for part in published_part(name, table, rows, study)]
-    return [study.published_caption, *parts] if parts else []
+    return [captions.PUBLISHED, *parts] if parts else []

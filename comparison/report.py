@@ -6,19 +6,23 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from comparison import captions
 from comparison.autotuning import end_to_end, tuner_parts
 from comparison.figures import Members, bar_chart, line_chart, quality_chart
-from comparison.rows import ENDS, MEAN
+from comparison.rows import ENDS, MEAN, WEAK
+from comparison.scaling import scaling_charts, scaling_tables, weak_charts, weak_groups
 from comparison.settings import describe
-from comparison.study import Study
+from comparison.study import SPEEDUPS, Study
 from comparison.tables import metrics_table, without_empty
 from comparison.targets import TIMES, aim_of
 
 
 def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
     """Everything about every row, at full precision."""
-    metrics = [metric.column + end for metric in (*study.metrics, *study.published_metrics) for end in ENDS]
-    columns = ["setting", "baseline", "runs", *study.settings, *(column for column in metrics if column in rows)]
+    metrics = [metric.column for metric in (*study.metrics, *study.published_metrics)]
+    metrics += [*SPEEDUPS, *(WEAK + column for column in SPEEDUPS)]
+    ends = [metric + end for metric in metrics for end in ENDS if metric + end in rows]
+    columns = ["setting", "baseline", "runs", *study.settings, "epoch_workload", *ends]
     columns = list(dict.fromkeys(columns))
     counts = {column: "Int64" for column in columns if column.endswith("_n")}
     rows[columns].astype(counts).to_csv(path, index=False)
@@ -33,7 +37,7 @@ def tables(group: pd.DataFrame, study: Study) -> list[str]:
             parts += [f"### {title}", metrics_table(filled, metrics)] if metrics else []
         else:
             parts.append(metrics_table(group, metrics))
-    return parts
+    return parts + scaling_tables(group, study, "strong")
 
 
 def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) -> dict[str, Figure]:
@@ -44,18 +48,25 @@ def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) ->
         if is_mean and group[metric.column].notna().any():
             drawn[metric.column] = bar_chart(group, metric, heading, study)
     for curve in study.curves:
-        for axis, label in study.axes.items():
+        for axis in curve.axes:
             chart = line_chart(group, members, curve, axis, heading, study)
-            drawn |= {f"{curve.column}_over_{label.split()[0]}": chart} if chart else {}
+            drawn |= {f"{curve.column}_over_{study.axes[axis].split()[0]}": chart} if chart else {}
     aims = {aim_of(run.summary, study) for index in group.index for run in members[index]} - {None}
     for aim in sorted(aims):
         drawn[f"time_to_{aim.curve}_{aim.value:g}"] = quality_chart(group, members, aim, heading, study)
-    return drawn
+    return drawn | scaling_charts(group, heading, study, "strong")
+
+
+def save(drawn: dict[str, Figure], folder: Path, prefix: str) -> int:
+    """Write figures under their names; returns how many."""
+    for name, chart in drawn.items():
+        chart.savefig(folder / f"{prefix}{name}.png")
+    return len(drawn)
 
 
 def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: Study, tuners: pd.DataFrame,
                      published: list[str]) -> tuple[str, int]:
-    """Write tables and figures of every group; returns the tables as text, and how many figures.
+    """Write tables and figures of every group and of weak scaling; returns the tables as text, and how many figures.
 
     Args:
         tuners: a line per tuning space of each autotuner.
@@ -75,10 +86,12 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
         slug = re.sub(r"\W+", "_", describe(row, differing, study) + "_" if differing else "").lower()
         by_hand = group[group["tuned_by"] != "autotuner"]  # other settings than a strategy's own stand apart
         parts += [f"## {heading}", *(tables(by_hand, study) if len(by_hand) else []), *end_to_end(group, study)]
-        for name, chart in (charts(by_hand, members, heading, study) if len(by_hand) else {}).items():
-            chart.savefig(figures / f"{slug}{name}.png")
-            count += 1
-    parts += tuner_parts(tuners, study)
-    text = "\n\n".join([*parts, "## How to read the tables", study.caption, *published]) + "\n"
+        count += save(charts(by_hand, members, heading, study) if len(by_hand) else {}, figures, slug)
+    for heading, slug, group in weak_groups(rows, study):
+        parts += [f"## {heading}", *scaling_tables(group, study, "weak")]
+        count += save(weak_charts(group, members, heading, study), figures, slug)
+    reading = [captions.COMPARISON, *([captions.SCALING] if any(" scaling: " in part for part in parts) else [])]
+    parts += [*tuner_parts(tuners), "## How to read the tables", "\n".join(reading)]
+    text = "\n\n".join([*parts, *published]) + "\n"
     (output / "comparison.md").write_text(text, encoding="utf-8")
     return text, count

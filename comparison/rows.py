@@ -1,10 +1,10 @@
-"""Runs -> a row per setting, with means, intervals, changes against the baseline and speedup."""
+"""Runs -> a row per setting, with means, intervals, changes against the baseline and speedups."""
 
 import numpy as np
 import pandas as pd
 
 from comparison.runs import Run
-from comparison.settings import add_names, ddp_row, with_settings
+from comparison.settings import add_names, ddp_row, one_device_row, with_settings
 from comparison.statistics import Estimate, estimate, excludes_zero, paired_change, paired_ratio
 from comparison.study import Study
 from comparison.targets import TIMES, add_targets, may_compare_times
@@ -14,6 +14,7 @@ MEAN = ("", "_ci95", "_n")
 CHANGE = ("_change_pct", "_change_ci95", "_change_n")
 DIFFERS = "_differs"
 ENDS = (*MEAN, *CHANGE, DIFFERS)
+WEAK = "weak_"  # before the name of what is relative to one device, in weak scaling
 
 Samples = dict[int, pd.DataFrame]  # row -> its values, a line per seed and a column per metric; -1: none
 
@@ -34,13 +35,32 @@ def changes(rows: pd.DataFrame, samples: Samples, baseline: np.ndarray) -> pd.Da
     return pd.DataFrame(lines, rows.index).infer_objects()
 
 
-def speedups(rows: pd.DataFrame, samples: Samples, single: np.ndarray) -> pd.DataFrame:
-    """Throughput of each row in multiples of one device's, over the seeds that both have."""
-    throughput = {index: sample["throughput_samples_per_s"].to_frame("speedup") for index, sample in samples.items()}
-    ratios = [paired_ratio(throughput[index], throughput[one]) for index, one in zip(rows.index, single, strict=True)]
-    table = pd.DataFrame([in_one_line(ratio, MEAN) for ratio in ratios], rows.index)
-    table.loc[rows.index == single, "speedup_ci95"] = np.nan  # 1 by definition
+def ratios(samples: Samples, column: str, above: np.ndarray, below: np.ndarray, name: str) -> pd.DataFrame:
+    """A column of the rows `above` over that of the rows `below`, over the seeds that both have."""
+    values = pd.DataFrame({index: sample[column] for index, sample in samples.items()})  # (seeds, rows)
+    top, base = (values[side].set_axis(range(len(side)), axis=1) for side in (above, below))
+    table = pd.concat(paired_ratio(top, base), axis=1).set_axis([name + end for end in MEAN], axis=1)
+    table.loc[above == below, name + MEAN[1]] = np.nan  # 1 by definition
     return table
+
+
+def speedups(rows: pd.DataFrame, samples: Samples, kind: str) -> pd.DataFrame:
+    """Each row in multiples of one device, in strong or in weak scaling.
+
+    Throughput over that of DDP (`speedup`) and of the same strategy (`own_speedup`); seconds of an epoch on one
+    device, of the same strategy where it has such a row, else of DDP, over the row's (`epoch_speedup`), and that
+    divided by the number of devices (`parallel_efficiency_pct`).
+    """
+    here = rows.index.to_numpy()
+    ddp = np.array([one_device_row(rows, row, "ddp", kind) for _, row in rows.iterrows()])
+    own = np.array([one_device_row(rows, row, row["strategy"], kind) for _, row in rows.iterrows()])
+    epoch = ratios(samples, "epoch_s", np.where(own < 0, ddp, own), here, "epoch_speedup")
+    percent = 100 / rows["devices"].to_numpy(float)
+    efficiency = epoch.rename(columns=lambda column: column.replace("epoch_speedup", "parallel_efficiency_pct"))
+    efficiency.iloc[:, :2] = efficiency.iloc[:, :2].mul(percent, axis=0)  # not the number of seeds
+    throughput = [ratios(samples, "throughput_samples_per_s", here, one, name)
+                  for one, name in ((ddp, "speedup"), (own, "own_speedup"))]
+    return pd.concat([*throughput, epoch, efficiency], axis=1).set_index(rows.index)
 
 
 def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list[Run]]]:
@@ -49,10 +69,12 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     Beside the settings a row has for each metric its mean over seeds, `_ci95` (half-width of the mean's 95 %
     confidence interval), `_n` (seeds), and against its `baseline`, DDP on as many devices, `_change_pct`,
     `_change_ci95`, `_change_n` (seeds that both have) and `_differs` (the change's interval excludes zero).
+    `speedups` of strong scaling stand under their names, those of weak scaling under `weak_` and their names.
     Several runs of one seed count as one: their mean.
     """
     numbers = [*dict.fromkeys([*study.targets, *study.measured, *TIMES])]
-    table = pd.DataFrame([run.summary for run in runs]).reindex(columns=["seed", *study.settings, *numbers])
+    columns = ["seed", "epoch_workload", *study.settings, *numbers]
+    table = pd.DataFrame([run.summary for run in runs]).reindex(columns=columns)
     table = with_settings(table.astype(dict.fromkeys(numbers, float)), study)
     settings = table.groupby(study.settings, dropna=False, sort=False)
     table["row"] = settings.ngroup()
@@ -62,11 +84,11 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     seeds = table.groupby(["row", "seed"])[study.measured].mean()
     samples = {index: seeds.loc[index] for index in rows.index} | {-1: seeds.loc[0].iloc[:0]}
     rows = rows.join(pd.DataFrame([in_one_line(estimate(samples[index]), MEAN) for index in rows.index]))
+    rows["epoch_workload"] = table.groupby("row")["epoch_workload"].first()
     add_names(rows, study)
-    baseline = np.array([ddp_row(rows, row, row["devices"]) for _, row in rows.iterrows()])
-    baseline[baseline == rows.index] = -1  # a baseline is not compared with itself
-    single = np.array([ddp_row(rows, row, 1) for _, row in rows.iterrows()])
-    rows = rows.join(changes(rows, samples, baseline)).join(speedups(rows, samples, single))
+    baseline = np.array([ddp_row(rows, row) for _, row in rows.iterrows()])
+    scaled = [speedups(rows, samples, "strong"), speedups(rows, samples, "weak").add_prefix(WEAK)]
+    rows = rows.join([changes(rows, samples, baseline), *scaled])
     rows["baseline"] = rows["setting"].reindex(baseline).to_numpy()
     rows["is_baseline"] = rows.index.isin(baseline)
     rows["rank"] = [[*study.strategies, name].index(name) for name in rows["strategy"]]

@@ -61,9 +61,9 @@ def read_run(folder: Path, study: Study) -> Run:
     if missing := [column for column in NEEDED if column not in summary or summary[column].isna().any()]:
         raise ValueError(f"summary.csv has no {', '.join(missing)}")
     curves = {}
-    for name, column, _ in study.curves:
+    for name, column, _, axes in study.curves:
         if (folder / name).is_file():  # a run without curves still has its row in the tables
-            table = read_table(folder / name).reindex(columns=[column, *study.axes])
+            table = read_table(folder / name).reindex(columns=[column, *axes])
             curves[column] = pd.DataFrame({axis: as_numbers(table[axis], name) for axis in table})
     return Run(summary.iloc[0].to_dict(), curves)
 

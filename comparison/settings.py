@@ -32,33 +32,71 @@ def with_settings(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     return runs
 
 
+def is_staged(row: pd.Series) -> bool:
+    return "pipeline" in row["strategy"] and pd.notna(row["pipeline_stages"])
+
+
+def strategy_name(row: pd.Series, study: Study) -> str:
+    """The strategy whatever the number of devices; a pipeline's with its stages."""
+    label = study.strategies.get(row["strategy"], [row["strategy"]])[0]
+    return f"{label} {phrase(study.details['pipeline_stages'], row['pipeline_stages'])}" if is_staged(row) else label
+
+
 def setting_name(row: pd.Series, study: Study) -> str:
-    strategy, devices, replicas = row["strategy"], row["devices"], row["replicas"]
-    label = study.strategies.get(strategy, [strategy])[0]
-    if "pipeline" in strategy and pd.notna(row["pipeline_stages"]):
-        copies = f" x {replicas} replicas" if pd.notna(replicas) and replicas > 1 else ""
-        return f"{label} {phrase(study.details['pipeline_stages'], row['pipeline_stages'])}{copies}"
-    return "1 device" if strategy == "ddp" and devices == 1 else f"{label} x {devices}"
+    devices, replicas = row["devices"], row["replicas"]
+    if is_staged(row):
+        return strategy_name(row, study) + (f" x {replicas} replicas" if pd.notna(replicas) and replicas > 1 else "")
+    return "1 device" if row["strategy"] == "ddp" and devices == 1 else f"{strategy_name(row, study)} x {devices}"
 
 
-def add_names(rows: pd.DataFrame, study: Study) -> None:
-    """Number the groups of comparable rows, and name each row so that it is unlike the others of its group."""
-    rows["group"] = rows.groupby(list(study.group), dropna=False).ngroup()
-    rows["setting"] = [setting_name(row, study) for _, row in rows.iterrows()]
-    for column, pattern in study.details.items():
-        for _, alike in rows.groupby(["group", "setting"]):
+def tell_apart(rows: pd.DataFrame, name: str, beside: list[str], patterns: dict[str, str]) -> None:
+    """Add to a name that several rows share, and the columns beside it, in what they differ."""
+    for column, pattern in patterns.items():
+        for _, alike in rows.groupby([name, *beside]):
             if alike[column].nunique(dropna=False) > 1:
-                rows.loc[alike.index, "setting"] += [
+                rows.loc[alike.index, name] += [
                     ", " + (phrase(pattern, value) if pd.notna(value) else f"unrecorded {column.replace('_', ' ')}")
                     for value in alike[column]]
 
 
-def ddp_row(rows: pd.DataFrame, row: pd.Series, devices: int) -> int:
-    """Index of the DDP row on so many devices that a row is measured against; -1 where there is none.
+def add_names(rows: pd.DataFrame, study: Study) -> None:
+    """Number the groups of comparable rows, and name each row so that it is unlike the others of its group.
 
-    Of several that of the same micro-batch size, else the fastest.
+    Rows of one `epoch_group` train on the same in an epoch, whatever their global batch; NaN where that is unrecorded.
     """
-    same = rows[(rows["group"] == row["group"]) & (rows["strategy"] == "ddp") & (rows["devices"] == devices)]
-    same_size = same[same["micro_batch_size"] == row["micro_batch_size"]]
-    choices = same if same_size.empty else same_size
+    rows["group"] = rows.groupby(list(study.group), dropna=False).ngroup()
+    columns = [column for column in study.group if column not in ("global_batch_size", "workload")]
+    numbers = rows.groupby([*columns, "epoch_workload"], dropna=False).ngroup()
+    rows["epoch_group"] = numbers.where(rows["epoch_workload"].notna())
+    rows["setting"] = [setting_name(row, study) for _, row in rows.iterrows()]
+    tell_apart(rows, "setting", ["group"], study.details)
+
+
+def closest(choices: pd.DataFrame, row: pd.Series) -> int:
+    """Index of the row to measure another against: that of its schedule and micro-batch size, else the fastest."""
+    for column in ("schedule", "micro_batch_size"):
+        same = choices[choices[column] == row[column]]
+        choices = choices if same.empty else same
     return -1 if choices.empty else choices["throughput_samples_per_s"].fillna(0).idxmax()
+
+
+def ddp_row(rows: pd.DataFrame, row: pd.Series) -> int:
+    """Index of the DDP row on as many devices; -1 where there is none, or where it is this row."""
+    same = (rows["group"] == row["group"]) & (rows["strategy"] == "ddp") & (rows["devices"] == row["devices"])
+    found = closest(rows[same], row)
+    return -1 if found == row.name else found
+
+
+def one_device_row(rows: pd.DataFrame, row: pd.Series, strategy: str, kind: str) -> int:
+    """Index of the strategy's row on one device that a row is scaled from; -1 where there is none.
+
+    Args:
+        kind: "strong" for the same global batch, so the same group; "weak" for the same batch per device.
+    """
+    same = rows["group"] == row["group"]
+    if kind == "weak":
+        per_device = rows["global_batch_size"] * row["devices"] == row["global_batch_size"]  # of one device: its all
+        same = (rows["epoch_group"] == row["epoch_group"]) & per_device
+    by_hand = rows["tuned_by"] != "autotuner"
+    choices = rows[same & by_hand & (rows["strategy"] == strategy) & (rows["devices"] == 1)]
+    return row.name if row.name in choices.index else closest(choices, row)

@@ -17,11 +17,12 @@ class Metric(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A column of a run's file that has a row per step or per evaluation."""
+    """A column of a run's file that has a row per step, evaluation or epoch."""
 
     file: str
     column: str
     label: str
+    axes: tuple[str, ...] = ("samples", "elapsed_s")  # columns of the same file
 
 
 class Target(NamedTuple):
@@ -32,24 +33,25 @@ class Target(NamedTuple):
 
 
 WORDS = {"schedule", "tuned_by"}  # of the details; the others are whole numbers
-COMPUTED = {"runs", "speedup", "target", "reached"}  # by `comparison.rows`, the others are read
+SPEEDUPS = ["speedup", "own_speedup", "epoch_speedup", "parallel_efficiency_pct"]
+COMPUTED = {"runs", "target", "reached", *SPEEDUPS}  # by `comparison.rows`, the others are read
 
 
 @dataclass(frozen=True)
 class Study:
     tables: dict[str, list[Metric]]  # title -> metrics; the first is printed without title and whole
+    scaling: list[Metric]  # of the table of strong and that of weak scaling
+    pivots: dict[str, str]  # title -> column; a row per number of devices, a column per strategy
     published_metrics: list[Metric]  # for the tables of published figures only
+    published_beside: dict[str, list[Metric]]  # published column -> more of ours to stand beside it
     published_tasks: dict[str, str]  # file in results/published -> task of our runs that stand beside it
     curves: list[Curve]
-    axes: dict[str, str]  # column to draw a curve over -> label
+    axes: dict[str, str]  # column to draw curves over -> label
     targets: dict[str, Target]  # column of summary.csv -> what it asks for
     strategies: dict[str, tuple[str, str]]  # name and colour, in the order of the rows
     group: dict[str, str]  # what comparable rows have in common -> how a heading says it
     details: dict[str, str]  # what else makes a setting -> how a row's name says it
-    caption: str  # how to read the tables
     autotuning: list[Metric]  # of an autotuned row and those beside it: throughput, and the settings that reached it
-    tuner_caption: str  # how to read what a tuner measured
-    published_caption: str  # and those of published figures
 
     @property
     def metrics(self) -> list[Metric]:

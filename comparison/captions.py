@@ -1,0 +1,35 @@
+"""How to read what plots.py writes, in the words that stand below its tables."""
+
+COMPARISON = """\
+- Mean over seeds ± half the width of its 95 % confidence interval (Student's t). A single seed has no interval.
+  No more digits than the interval supports are shown; without one, three. comparison.csv has all digits.
+- In brackets: the change against DDP on as many devices (the row marked baseline), in percent of its mean, over
+  the seeds that both have and paired by seed; none without such a row or a common seed. Speedup is paired too.
+- The mark * on a change: its own 95 % interval excludes zero. Where nothing differs, one change in twenty gets it
+  by chance.
+- — : could not be measured, see run.json, or nothing to compare with. Further tables leave out rows that have
+  nothing in them.
+- At equal global batch, statistical efficiency is the same for every strategy up to noise: goodput ranks rows as
+  throughput does.
+- Time to target: over the runs that reached it; compared only where all did, and only among equal targets."""
+
+TUNER = """\
+A line per search space of DeepSpeed's autotuner, and `global` for all: how many short trials it made there, and the
+best of them. Its throughput counts, over a few steps, only the seconds inside forward, backward and step: it ranks
+the tuner's trials, and is not the throughput of a training, which the tables above have."""
+
+SCALING = """\
+- Scaling: speedup T_1 / T_N, the average seconds of an epoch on one device over those on N, paired by seed; parallel
+  efficiency is that / N. T_1 is that of the same strategy (of the same schedule and micro-batch size if there is one)
+  where it has a row on one device, else DDP's. Tables of throughput say to which of the two they relate it.
+- Strong scaling holds the global batch equal, and with it everything that the training learns from: as many
+  optimizer steps, each on less per device.
+- Weak scaling holds the batch per device equal. The global batch grows with the devices, so its rows train
+  differently: fewer and larger optimizer steps an epoch, and another loss and accuracy after as many epochs. Only
+  the time of an epoch and throughput compare; data, model, learning rate and all else of an epoch are the same.
+- Tables with a row per number of devices hold the strategies that ran on several."""
+
+PUBLISHED = """\
+The tables below put published figures (results/published/, with their sources) beside ours, under the names
+that their authors gave them. Under the same name they measure something else, or the same on another job: no
+change against them is stated. docs/published_results.md explains what each of them measures."""
