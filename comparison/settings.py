@@ -24,7 +24,8 @@ def with_settings(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     # On GPUs the host's threads do little, and their default number falls as the number of processes grows.
     on_gpu = runs["hardware"].notna() & ~runs["hardware"].astype(str).str.startswith("CPU")
     runs.loc[on_gpu, "cpu_threads"] = pd.NA
-    runs["tuned_by"] = runs["tuned_by"].fillna("hand")  # as it was before any record said so
+    for column, value in (("tuned_by", "hand"), ("nodes", 1)):  # as it was before any record said so
+        runs[column] = runs[column].fillna(value)
     # A run that does not record its workload counts as equal, unless there are several it could be equal to.
     for _, alike in runs.groupby([column for column in study.group if column != "workload"], dropna=False):
         if alike["workload"].nunique() == 1:
@@ -56,9 +57,11 @@ def add_names(rows: pd.DataFrame, study: Study) -> None:
 def ddp_row(rows: pd.DataFrame, row: pd.Series, devices: int) -> int:
     """Index of the DDP row on so many devices that a row is measured against; -1 where there is none.
 
-    Of several that of the same micro-batch size, else the fastest.
+    On as many nodes, too, as far as the devices go round. Of several that of the same micro-batch size, else the
+    fastest.
     """
-    same = rows[(rows["group"] == row["group"]) & (rows["strategy"] == "ddp") & (rows["devices"] == devices)]
+    same = rows[(rows["group"] == row["group"]) & (rows["strategy"] == "ddp") & (rows["devices"] == devices)
+                & (rows["nodes"] == min(row["nodes"], devices))]
     same_size = same[same["micro_batch_size"] == row["micro_batch_size"]]
     choices = same if same_size.empty else same_size
     return -1 if choices.empty else choices["throughput_samples_per_s"].fillna(0).idxmax()
