@@ -19,6 +19,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from tqdm import tqdm
 
@@ -118,6 +119,8 @@ def launch(processes: int) -> None:
     try:
         torchrun.run(torchrun.parse_args(["--standalone", "--nproc-per-node", str(processes),
                                           os.path.abspath(sys.argv[0]), *words]))
+    except SignalException as stopped:  # it has passed the signal on; run.json says so
+        sys.exit(128 + stopped.sigval)
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         if failure.exitcode != 2:  # with 2 the rank has said all there is to say

@@ -20,19 +20,24 @@ export LAUNCHER=$PWD/experiments/slurm/launch.sh
 # study COMMAND: run it to its end, or until SLURM says by USR1 (--signal) that the job's time is nearly over. Then the
 # job queues up again, to go on behind the runs that are finished; but not where it finished none, for ever.
 study() {
-    local began
+    local status=0
     began=$(date +%s)
-    trap 'queue_again "$began"' USR1
+    trap queue_again USR1
+    # With this shell the job ends, and SLURM kills what is left of it: runs shall have the time to say that they were
+    # stopped.
+    trap 'sleep 10; exit 143' TERM
     "$@" & # bash heeds a signal only between two commands, but at once while it waits
-    wait $!
+    while kill -0 $! 2> /dev/null; do
+        wait $! && status=0 || status=$?
+    done
+    return "$status"
 }
 
 queue_again() {
-    if [[ $(find "$RESULTS" -name summary.csv -newermt "@$1") ]]; then
+    if [[ $(find "$RESULTS" -name summary.csv -newermt "@$began") ]]; then
         echo "the job's time is nearly over: it queues up again, and goes on behind the runs that are finished"
         scontrol requeue "$SLURM_JOB_ID"
     else
         echo "error: the job's time is nearly over and no run was finished in it; give sbatch a longer --time" >&2
     fi
-    exit 1
 }
