@@ -181,6 +181,7 @@ STUDY = Study(
         "micro_batches": "{} micro-batch(es)",
         "micro_batch_size": "micro-batch size {}",
         "devices": "{} device(s)",
+        "nodes": "{} node(s)",
         "pipeline_stages": "{} stage(s)",
         "schedule": "{}",
         "replicas": "{} replica(s)",

@@ -36,7 +36,8 @@ def with_lines(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     rows = rows.assign(line=[strategy_name(row, study) for _, row in rows.iterrows()])
     patterns = study.details | study.group
     tell_apart(rows, "line", [], {"schedule": patterns["schedule"]})
-    tell_apart(rows, "line", ["devices"], {column: patterns[column] for column in ("micro_batches", "workload")})
+    columns = ("nodes", "micro_batches", "workload")
+    tell_apart(rows, "line", ["devices"], {column: patterns[column] for column in columns})
     return rows
 
 

@@ -24,7 +24,8 @@ def with_settings(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     # On GPUs the host's threads do little, and their default number falls as the number of processes grows.
     on_gpu = runs["hardware"].notna() & ~runs["hardware"].astype(str).str.startswith("CPU")
     runs.loc[on_gpu, "cpu_threads"] = pd.NA
-    runs["tuned_by"] = runs["tuned_by"].fillna("hand")  # as it was before any record said so
+    for column, value in (("tuned_by", "hand"), ("nodes", 1)):  # as it was before any record said so
+        runs[column] = runs[column].fillna(value)
     # A run that does not record its workload counts as equal, unless there are several it could be equal to.
     for _, alike in runs.groupby([column for column in study.group if column != "workload"], dropna=False):
         if alike["workload"].nunique() == 1:
@@ -81,8 +82,9 @@ def closest(choices: pd.DataFrame, row: pd.Series) -> int:
 
 
 def ddp_row(rows: pd.DataFrame, row: pd.Series) -> int:
-    """Index of the DDP row on as many devices; -1 where there is none, or where it is this row."""
-    same = (rows["group"] == row["group"]) & (rows["strategy"] == "ddp") & (rows["devices"] == row["devices"])
+    """Index of the DDP row on as many devices, of as many nodes; -1 where there is none, or where it is this row."""
+    same = (rows["group"] == row["group"]) & (rows["strategy"] == "ddp")
+    same &= (rows["devices"] == row["devices"]) & (rows["nodes"] == row["nodes"])
     found = closest(rows[same], row)
     return -1 if found == row.name else found
 

@@ -15,7 +15,7 @@ TASK=${TASK:-squad_v2}
 DEVICES=${DEVICES:-2}
 BATCH=64
 BY_HAND=$((BATCH / DEVICES < 16 ? BATCH / DEVICES : 16)) # micro-batch size
-RESULTS=results/autotuning
+RESULTS=${RESULTS:-results}/autotuning
 BEST=$RESULTS/trials/ds_config_optimal.json
 FLAGS=(--task "$TASK" --global_batch_size "$BATCH" --output_dir "$RESULTS" --overwrite)
 if [[ ${SAMPLE:-} ]]; then

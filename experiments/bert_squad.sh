@@ -6,16 +6,19 @@
 #     bash experiments/bert_squad.sh --epochs 1                # further flags go to every run
 #
 # Stopped, it goes on where it was when started again. A run that fails is named at the end; the others go on.
+# On a cluster: experiments/slurm/bert_squad.sbatch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 DEVICES=${DEVICES:-4}
+DEVICES_A_NODE=${DEVICES_A_NODE:-$DEVICES}
+RESULTS=${RESULTS:-results}
 STAGES=$DEVICES # of PyTorch's pipelines, some of which put two pieces of the model on each
-FLAGS=(--profile_steps 3 --output_dir results/bert_squad)
+FLAGS=(--profile_steps 3 --output_dir "$RESULTS/bert_squad")
 if [[ ${SAMPLE:-} ]]; then
     export CUDA_VISIBLE_DEVICES=
     STAGES=2 # the tiny model has 4 layers
-    FLAGS=(--profile_steps 3 --output_dir results/bert_squad_sample --sample --model tiny --max_seq_length 128
+    FLAGS=(--profile_steps 3 --output_dir "$RESULTS/bert_squad_sample" --sample --model tiny --max_seq_length 128
            --global_batch_size 32 --max_steps 100 --learning_rate 1e-3 --cpu_threads 1 --noise_scale_steps 4)
 fi
 FLAGS+=("$@")
@@ -48,7 +51,7 @@ for seed in ${SEEDS:-0}; do
     if [[ ${SAMPLE:-} ]]; then
         run data_parallel.py # one device: there is nothing to spread without GPUs
     else
-        run data_parallel.py --num_gpus "$DEVICES"
+        run data_parallel.py --num_gpus "$DEVICES_A_NODE"
     fi
 done
 python plots.py "${FLAGS[3]}"

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 export CUDA_VISIBLE_DEVICES=
 
 FLAGS=(--sample --model tiny --max_seq_length 128 --max_steps 300 --global_batch_size 32 --learning_rate 1e-3
-       --cpu_threads 1 --eval_steps 300 --dropout 0.1 --output_dir results/dropout --overwrite "$@")
+       --cpu_threads 1 --eval_steps 300 --dropout 0.1 --output_dir "${RESULTS:-results}/dropout" --overwrite "$@")
 
 for seed in ${SEEDS:-0 1 2}; do
     python bert_baseline.py "${FLAGS[@]}" --seed "$seed" --num_gpus 1
@@ -16,4 +16,4 @@ for seed in ${SEEDS:-0 1 2}; do
     python pipeline.py "${FLAGS[@]}" --seed "$seed" --num_gpus 4 --micro_batches 4
     python pipeline.py "${FLAGS[@]}" --seed "$seed" --num_gpus 4 --stages 2 --micro_batches 4
 done
-python plots.py results/dropout
+python plots.py "${RESULTS:-results}/dropout"

@@ -12,12 +12,13 @@
 # fp16 is autocast, as everywhere here; longer texts are cut into windows, not truncated; the baseline's 80 % are the
 # first, not drawn by chance; batches are padded to their own longest window; biases and LayerNorm never decay.
 # Settings differ between these rows, so no table sets them against each other: that is the point.
+# Stopped, it goes on with the run at which it was when started again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 read -r BASELINE TWO FOUR <<< "${DEVICES:-4 2 4}" # devices of the baseline, "2 stages", "4 stages"
 COMMON=(--answerable_only --micro_batch_size 16 --weight_decay 0.01 --max_grad_norm 1e9
-        --output_dir results/published_setup --overwrite)
+        --output_dir "${RESULTS:-results}/published_setup")
 AS_BASELINE=(--precision fp32 --global_batch_size 64 --max_seq_length 512 --max_train_examples 69456
              --learning_rate 5e-5 --lr_scheduler constant --adam_epsilon 1e-8)
 AS_PIPELINE=(--precision fp16 --max_seq_length 384
@@ -32,15 +33,15 @@ if [[ ${SAMPLE:-} ]]; then
 fi
 
 for seed in ${SEEDS:-0}; do
-    python bert_baseline.py "${COMMON[@]}" "${AS_BASELINE[@]}" --max_steps "${STEPS[0]}" --seed "$seed" \
+    python experiments/run_once.py bert_baseline.py "${COMMON[@]}" "${AS_BASELINE[@]}" --max_steps "${STEPS[0]}" --seed "$seed" \
         --num_gpus "$BASELINE" --run_name "baseline-ddp-x$BASELINE-fp32-batch64-seed$seed"
     for setup in "$TWO 64 ${STEPS[1]} pipeline-of-2" "$FOUR 128 ${STEPS[2]} pipeline-of-4"; do
         read -r devices batch steps called <<< "$setup"
         flags=("${COMMON[@]}" "${AS_PIPELINE[@]}" --deepspeed_config experiments/zero2.json --seed "$seed"
                --num_gpus "$devices" --global_batch_size "$batch" --max_steps "$steps")
         what="zero2-x$devices-fp16-batch$batch-called-$called-seed$seed"
-        python hf_trainer.py "${flags[@]}" --run_name "hf-trainer-$what"
-        python zero.py "${flags[@]}" --stage 2 --run_name "$what"
+        python experiments/run_once.py hf_trainer.py "${flags[@]}" --run_name "hf-trainer-$what"
+        python experiments/run_once.py zero.py "${flags[@]}" --stage 2 --run_name "$what"
     done
 done
-python plots.py results/published_setup
+python plots.py "${RESULTS:-results}/published_setup"

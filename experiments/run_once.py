@@ -2,12 +2,15 @@
 
 A finished run of the very same command below --output_dir is left as it is; anything else is run, and a run that was
 broken off is replaced. So an experiment that was interrupted goes on where it was when it is started again.
+
+LAUNCHER in the environment names a program that takes Python's place, as experiments/slurm/launch.sh does.
 """
 
 import json
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 
 
@@ -30,4 +33,7 @@ if __name__ == "__main__":
     if folder := finished_run([*words, "--overwrite"]):
         print(f"{folder} is finished")
     else:
-        os.execv(sys.executable, [sys.executable, *words, "--overwrite"])
+        launcher = os.environ.get("LAUNCHER", sys.executable)
+        if launcher != sys.executable:
+            os.environ["RUN_STARTED_AT"] = str(time.time())  # runtimes begin here, not where a node's processes do
+        os.execv(launcher, [launcher, *words, "--overwrite"])

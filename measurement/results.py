@@ -20,10 +20,10 @@ RANK_COLUMNS = ["rank", "node", "device", "replica", "stage", "parameters", "pea
                 "power_w", "energy_j", "temperature_c", "throttled_pct", "data_s_per_step", *STAGE_TIMES,
                 "idle_s_per_step", *PROFILED]
 SUMMARY_COLUMNS = [
-    "run_name", "strategy", "task", "model", "devices", "cpu_threads", "replicas", "pipeline_stages", "micro_batches",
-    "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed", "optimizer_steps", "samples",
-    "runtime_s", "throughput_samples_per_s", "throughput_tokens_per_s", "validation_loss", "exact_match", "f1",
-    "accuracy", "gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib", "noise_scale_samples",
+    "run_name", "strategy", "task", "model", "devices", "nodes", "cpu_threads", "replicas", "pipeline_stages",
+    "micro_batches", "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed", "optimizer_steps",
+    "samples", "runtime_s", "throughput_samples_per_s", "throughput_tokens_per_s", "validation_loss", "exact_match",
+    "f1", "accuracy", "gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib", "noise_scale_samples",
     "statistical_efficiency", "goodput_samples_per_s", "noise_scale_negative_pct", "reference_batch_size", "bubble_pct",
     "bubble_schedule_pct", "imbalance_pct", "workload", "hardware", "mfu_pct", "hfu_pct", "model_flops_per_sample",
     "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step", "target_f1", "target_loss",

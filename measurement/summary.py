@@ -81,6 +81,7 @@ def _setting(run, ranks: list[dict]) -> dict:
         "hardware": " + ".join(sorted({device["gpu"] or f"CPU {run.record.description['cpu']['name']}"
                                        for rank in ranks for device in rank["devices"]})),
         "model": os.path.basename(os.path.normpath(job.task.model_name)), "devices": job.devices,
+        "nodes": len({rank["node"] for rank in ranks}),
         "replicas": job.split.replicas, "pipeline_stages": job.stages, "schedule": job.schedule,
         "micro_batches": job.split.micro_batches, "tuned_by": tuned_by(flags.get("deepspeed_config")),
         "optimizer_steps": run.step, "samples": run.samples,

@@ -223,6 +223,19 @@ def test_schedules_are_rows_of_their_own(tmp_path):
     assert list(rows_of(tmp_path).loc[names, "runs"]) == [2, 2, 1, 1]
 
 
+def test_runs_on_another_number_of_nodes_are_rows_of_their_own(tmp_path):
+    write_run(tmp_path / "single", throughput=50)  # recorded before records had nodes
+    write_run(tmp_path / "one", devices=4, throughput=200, nodes=1)
+    write_run(tmp_path / "two", devices=4, throughput=100, nodes=2)
+    write_run(tmp_path / "zero", "zero3", devices=4, throughput=110, nodes=2)
+    write_run(tmp_path / "four", "zero2", devices=4, throughput=110, nodes=4)
+    rows = rows_of(tmp_path)
+    assert rows.loc["DDP x 4, 1 node", "speedup"] == 4 and rows.loc["DDP x 4, 2 nodes", "speedup"] == 2
+    assert rows.loc["ZeRO-3 x 4", "baseline"] == "DDP x 4, 2 nodes"
+    assert rows.loc["ZeRO-3 x 4", "throughput_samples_per_s_change_pct"] == pytest.approx(10)
+    assert pd.isna(rows.loc["ZeRO-2 x 4", "baseline"])
+
+
 def test_an_unrecorded_workload_counts_as_equal(tmp_path):
     write_run(tmp_path / "a", devices=2, throughput=100)
     write_run(tmp_path / "b", "pipeline", 2, throughput=60, workload=None)

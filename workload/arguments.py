@@ -61,7 +61,7 @@ class Arguments:
         "Default: fp32 on a CPU, bf16 on a GPU that has it")
 
     num_gpus: int | None = flag("processes, one per device; without GPUs CPU processes. Default: all visible GPUs")
-    cpu_threads: int | None = flag("threads per process. Default: cores // processes")
+    cpu_threads: int | None = flag("threads per process. Default: cores // processes of this machine")
     seed: int = flag("new weights, order, dropout", 0)
     eval_steps: int | None = flag("evaluate every N steps besides at the end. Default: once an epoch")
     reference_batch_size: int = flag("the batch against which statistical efficiency is stated", 16)

@@ -12,10 +12,10 @@ class InputError(Exception):
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an `InputError` into one line on stderr, printed by rank 0 only, and exit code 2 on every rank."""
+    """Turn an `InputError` into one line on stderr, printed by rank 0 (or SLURM's task 0) only, and exit code 2."""
     try:
         yield
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
             print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
         sys.exit(2)

@@ -17,7 +17,7 @@ from workload.batches import Batches, Split, split_batch
 from workload.errors import InputError
 from workload.layers import ORDERED_LAYERS
 from workload.optimizer import choose_precision, warmup_steps
-from workload.processes import Processes, join, launch, started_at
+from workload.processes import Processes, join, launch, nodes, started_at
 from workload.tasks import TASKS, open_task
 
 A = TypeVar("A", bound=Arguments)
@@ -145,7 +145,8 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, spli
     model = os.path.basename(os.path.normpath(arguments.model or TASKS[arguments.task].default_model))
     name = arguments.run_name or "-".join([
         arguments.task, model, strategy, *([arguments.schedule] if hasattr(arguments, "schedule") else []),
-        f"{devices}dev", *([f"{stages}stages", f"{split.micro_batches}micro"] if stages > 1 else []),
+        f"{devices}dev", *([f"{nodes()}nodes"] if nodes() > 1 else []),
+        *([f"{stages}stages", f"{split.micro_batches}micro"] if stages > 1 else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
     is_free = not folder.exists() or folder.is_dir() and not any(folder.iterdir())

@@ -19,6 +19,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from tqdm import tqdm
 
@@ -55,18 +56,27 @@ class Processes:
         return tqdm(iterable, disable=not self.is_main, mininterval=0.5 if sys.stderr.isatty() else 20.0, **options)
 
 
+def nodes() -> int:
+    """How many nodes the launcher that started us runs on: torchrun, or DeepSpeed's; 1 without one."""
+    return int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("CROSS_SIZE") or 1)
+
+
 def devices_asked_for(num_gpus: int | None) -> int:
     """How many devices the run is to use, from `--num_gpus`, the launcher that started us, or the visible GPUs.
 
     Raises:
-        InputError: more devices than this machine has GPUs, or than the launcher started on several nodes.
+        InputError: more devices than this machine has GPUs, or than the launcher started on several nodes; or SLURM
+            started several of us, which know nothing of each other.
     """
     started = int(os.environ.get("WORLD_SIZE", 0))  # 0: no launcher started this process
-    nodes = int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("CROSS_SIZE") or 1)
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     visible = torch.cuda.device_count()
-    if nodes > 1:
+    if tasks > 1 and not started:  # by `srun`, or `deepspeed --launcher slurm`, which is no more than that
+        raise InputError(f"srun started this script {tasks} times, and none would know of the others; let it start "
+                         "one torchrun on each node, as docs/clusters.md shows")
+    if nodes() > 1:
         if num_gpus not in (None, started):
-            raise InputError(f"--num_gpus {num_gpus}: the launcher started {started} processes on {nodes} nodes; "
+            raise InputError(f"--num_gpus {num_gpus}: the launcher started {started} processes on {nodes()} nodes; "
                              "leave the flag out or let them agree")
         return started
     devices = num_gpus or started or visible or 1
@@ -109,6 +119,8 @@ def launch(processes: int) -> None:
     try:
         torchrun.run(torchrun.parse_args(["--standalone", "--nproc-per-node", str(processes),
                                           os.path.abspath(sys.argv[0]), *words]))
+    except SignalException as stopped:  # it has passed the signal on; run.json says so
+        sys.exit(128 + stopped.sigval)
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         if failure.exitcode != 2:  # with 2 the rank has said all there is to say
@@ -120,7 +132,8 @@ def launch(processes: int) -> None:
 def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1) -> Processes:
     """Join the process group: NCCL between GPUs, gloo between CPU processes (and for small objects)."""
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    threads = cpu_threads or max((os.cpu_count() or 1) // processes, 1)
+    on_this_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or processes)
+    threads = cpu_threads or max(_usable_cores() // on_this_node, 1)
     torch.set_num_threads(threads)  # torchrun would give 1, DeepSpeed all
     if torch.cuda.is_available():
         first = local_rank * devices_a_process
@@ -175,6 +188,11 @@ def quiet_libraries() -> Iterator[None]:
 def started_at() -> float:
     """When the user's command began, in seconds since the epoch."""
     return float(os.environ.get(STARTED_AT, time.time()))
+
+
+def _usable_cores() -> int:
+    """Those that this process may run on: a job of a cluster often has but some of a node's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_port() -> int:

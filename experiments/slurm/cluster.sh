@@ -1,0 +1,43 @@
+# What every job begins with; the .sbatch files source it, in the project's folder.
+#
+# RESULTS         where runs go, on storage that all nodes share; results/ in the project by default
+# DEVICES_A_NODE  devices that a training uses on each node: the job's GPUs, or, without GPUs, as many CPU processes
+# DEVICES         devices of the whole job, as the experiments take it
+set -euo pipefail
+if [[ ! -f experiments/run_once.py ]]; then
+    echo "error: $PWD is not the project's folder; call sbatch there, or give it --chdir" >&2
+    exit 2
+fi
+DEVICES_A_NODE=${DEVICES_A_NODE:-${SLURM_GPUS_ON_NODE:-}}
+if [[ ! $DEVICES_A_NODE ]]; then
+    echo "error: this job has no GPUs; DEVICES_A_NODE=2 before sbatch gives it 2 CPU processes a node" >&2
+    exit 2
+fi
+export PATH="$PWD/.venv/bin:$PATH"
+export RESULTS=${RESULTS:-results} DEVICES_A_NODE DEVICES=${DEVICES:-$((DEVICES_A_NODE * SLURM_JOB_NUM_NODES))}
+export LAUNCHER=$PWD/experiments/slurm/launch.sh
+
+# study COMMAND: run it to its end, or until SLURM says by USR1 (--signal) that the job's time is nearly over. Then the
+# job queues up again, to go on behind the runs that are finished; but not where it finished none, for ever.
+study() {
+    local status=0
+    began=$(date +%s)
+    trap queue_again USR1
+    # With this shell the job ends, and SLURM kills what is left of it: runs shall have the time to say that they were
+    # stopped.
+    trap 'sleep 10; exit 143' TERM
+    "$@" & # bash heeds a signal only between two commands, but at once while it waits
+    while kill -0 $! 2> /dev/null; do
+        wait $! && status=0 || status=$?
+    done
+    return "$status"
+}
+
+queue_again() {
+    if [[ $(find "$RESULTS" -name summary.csv -newermt "@$began") ]]; then
+        echo "the job's time is nearly over: it queues up again, and goes on behind the runs that are finished"
+        scontrol requeue "$SLURM_JOB_ID"
+    else
+        echo "error: the job's time is nearly over and no run was finished in it; give sbatch a longer --time" >&2
+    fi
+}
