@@ -10,6 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 DEVICES=${DEVICES:-4}
+DEVICES_A_NODE=${DEVICES_A_NODE:-$DEVICES}
 RESULTS=${RESULTS:-results}/gpt2_frameworks
 FLAGS=(--task oscar --epochs 1 --global_batch_size 64 --learning_rate 6e-4 --weight_decay 0.1 --profile_steps 3
        --output_dir "$RESULTS")
@@ -29,7 +30,8 @@ run() {
 
 for seed in ${SEEDS:-0}; do
     for ((devices = 1; devices <= DEVICES; devices *= 2)); do
-        if ((devices == 1)) || [[ ! ${SAMPLE:-} ]]; then # without GPUs DataParallel has nothing to spread over
+        # DataParallel is one process, on one node; without GPUs it has nothing to spread over.
+        if ((devices == 1)) || [[ ! ${SAMPLE:-} ]] && ((devices <= DEVICES_A_NODE)); then
             run data_parallel.py --num_gpus "$devices"
         fi
         run bert_baseline.py --num_gpus "$devices"
