@@ -42,9 +42,14 @@ def mean_text(value: float, half_width: float = math.nan) -> str:
     return number(value, shown) + ("" if math.isnan(half_width) else f" ± {half_width_text(half_width, shown)}")
 
 
+BEYOND_PERCENT = 1000  # of next to nothing everything is many times as much
+
+
 def change_text(change: float, half_width: float, differs: bool) -> str:
     """`(-18.0 ± 1.2%*)`, or `(-18.0%)` without an interval; the mark says that the interval excludes zero."""
     shown = decimals(change, half_width)
+    if change > BEYOND_PERCENT:
+        return f"(> +{BEYOND_PERCENT}%{'*' if differs else ''})"
     if math.isnan(half_width):
         return f"({number(change, min(shown, 1), '+')}%)"
     return f"({number(change, shown, '+')} ± {half_width_text(half_width, shown)}%{'*' if differs else ''})"

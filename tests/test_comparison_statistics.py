@@ -146,6 +146,8 @@ def test_digits_of_a_mean(value, half_width, text):
         (-18.04, nan, "(-18.0%)"),
         (-0.04, nan, "(+0.0%)"),
         (123.4, nan, "(+123%)"),
+        (207e6, nan, "(> +1000%)"),
+        (4200, 300, "(> +1000%*)"),
     ],
 )
 def test_digits_of_a_change(change, half_width, text):

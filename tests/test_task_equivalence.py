@@ -10,7 +10,6 @@ TASKS = {"imdb": ("--max_grad_norm", "2"), "mnli": ("--max_grad_norm", "1.2"),
 STRATEGIES = {
     "DDP x 2": ("bert_baseline.py", "--num_gpus", "2"),
     "ZeRO-3 x 2": ("zero.py", "--num_gpus", "2", "--stage", "3"),
-    "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
     "pipeline x 2": ("pipeline.py", "--num_gpus", "2"),
     "torch 1f1b x 2": ("torch_pipeline.py", "--num_gpus", "2"),
 }
@@ -21,7 +20,7 @@ SHARED = {
     "torch 1f1b 2 x 2": ("torch_pipeline.py", "--num_gpus", "4", "--stages", "2", "--micro_batches", "4"),
     "torch zero_bubble x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zero_bubble"),
     "torch zbv x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"),
-    "HF Trainer x 1": ("hf_trainer.py", "--num_gpus", "1"),
+    "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
     "DataParallel x 2, pretended": ("tests/pretended_gpus.py", "--num_gpus", "2", "--micro_batch_size", "2"),
 }
 ROWS = [*((task, strategy) for task in TASKS for strategy in STRATEGIES), *(("oscar", strategy) for strategy in SHARED)]
