@@ -22,12 +22,7 @@ if [[ ${SAMPLE:-} ]]; then
            --global_batch_size 32 --max_steps 100 --learning_rate 1e-3 --cpu_threads 1 --noise_scale_steps 4)
 fi
 FLAGS+=("$@")
-
-trap 'exit 130' INT # Ctrl-C ends all of it, not one run
-failed=()
-run() {
-    python experiments/run_once.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
-}
+source experiments/runs.sh
 
 for seed in ${SEEDS:-0}; do
     run bert_baseline.py --num_gpus 1
@@ -54,8 +49,4 @@ for seed in ${SEEDS:-0}; do
         run data_parallel.py --num_gpus "$DEVICES_A_NODE"
     fi
 done
-python plots.py "${FLAGS[3]}"
-if ((${#failed[@]})); then
-    printf 'failed: %s\n' "${failed[@]}" >&2
-    exit 1
-fi
+compare "${FLAGS[3]}"

@@ -21,12 +21,7 @@ if [[ ${SAMPLE:-} ]]; then
            --learning_rate 1e-3 --cpu_threads 1 --profile_steps 3 --noise_scale_steps 4 --output_dir "$RESULTS")
 fi
 FLAGS+=("$@")
-
-trap 'exit 130' INT # Ctrl-C ends all of it, not one run
-failed=()
-run() {
-    python experiments/run_once.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
-}
+source experiments/runs.sh
 
 for seed in ${SEEDS:-0}; do
     for ((devices = 1; devices <= DEVICES; devices *= 2)); do
@@ -41,8 +36,4 @@ for seed in ${SEEDS:-0}; do
         run pipeline.py --num_gpus "$devices"
     done
 done
-python plots.py "$RESULTS" --published
-if ((${#failed[@]})); then
-    printf 'failed: %s\n' "${failed[@]}" >&2
-    exit 1
-fi
+compare "$RESULTS" --published

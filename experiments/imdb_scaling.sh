@@ -23,22 +23,13 @@ if [[ ${SAMPLE:-} ]]; then
            --noise_scale_steps 4 --output_dir "$RESULTS")
 fi
 FLAGS+=("$@")
-
-trap 'exit 130' INT # Ctrl-C ends all of it, not one run
-failed=()
-run() {
-    python experiments/run_once.py bert_baseline.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
-}
+source experiments/runs.sh
 
 for seed in ${SEEDS:-0}; do
-    run --num_gpus 1 --global_batch_size "$BATCH"
+    run bert_baseline.py --num_gpus 1 --global_batch_size "$BATCH"
     for ((devices = 2; devices <= DEVICES; devices *= 2)); do
-        run --num_gpus "$devices" --global_batch_size "$BATCH"
-        run --num_gpus "$devices" --global_batch_size $((BATCH * devices))
+        run bert_baseline.py --num_gpus "$devices" --global_batch_size "$BATCH"
+        run bert_baseline.py --num_gpus "$devices" --global_batch_size $((BATCH * devices))
     done
 done
-python plots.py "$RESULTS"
-if ((${#failed[@]})); then
-    printf 'failed: %s\n' "${failed[@]}" >&2
-    exit 1
-fi
+compare "$RESULTS"

@@ -52,6 +52,17 @@ def stray_lines(output: subprocess.CompletedProcess) -> list[str]:
     return [line for line in lines if line.strip() and "%|" not in line and "examples/s" not in line]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """What `datasets` caches in the tests' own process goes to a folder of theirs, not to the user's."""
+    import datasets
+
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory) -> dict[str, str]:
     """No network, a cache of our own, and the commands of the virtual environment, not yet on a new shell's path."""

@@ -9,6 +9,8 @@ from workload.tasks import open_task
 FLAGS = ("--num_gpus", "1", "--global_batch_size", "32", "--micro_batch_size", "32", "--learning_rate", "1e-3",
          "--warmup_steps", "10", "--max_grad_norm", "1", "--noise_scale_steps", "0", "--max_eval_examples", "400")
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 def sample_of(task: str):
     opened = open_task(parse_arguments(Arguments, ["--task", task, "--sample", "--model", "tiny", "--max_seq_length",

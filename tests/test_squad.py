@@ -11,7 +11,6 @@ import sys
 import unicodedata
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -26,15 +25,7 @@ from workload.tasks.squad_v2 import SquadV2
 ROOT = Path(__file__).resolve().parents[1]
 TINY_FOLDER = ROOT / "data" / "tiny_bert"
 MISSING = object()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """What `datasets` caches goes to a folder of these tests, not to the user's."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-        yield folder
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")

@@ -21,15 +21,7 @@ from workload.tasks.mnli import read_pairs
 from workload.tasks.oscar import read_documents
 
 TASKS = ("imdb", "mnli", "oscar")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """What `datasets` caches goes to a folder of these tests, not to the user's."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-        yield folder
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def open_flags(*flags):
