@@ -68,8 +68,9 @@ class Task(ABC):
         self.model_source = str(self.tiny) if self.model_name == TINY else self.model_name
         self.config = load_config(self.model_source, arguments.dropout)
         self._check_config()
-        self.tokenizer_name = arguments.tokenizer or self._own_tokenizer()
-        self.tokenizer = load_tokenizer(self.tokenizer_name, "tokenizer" if arguments.tokenizer else "model")
+        source = arguments.tokenizer or self._own_tokenizer()
+        self.tokenizer_name = self.model_name if source == self.model_source else source
+        self.tokenizer = load_tokenizer(source, "tokenizer" if arguments.tokenizer else "model")
         if self.from_scratch:
             self.config.vocab_size = len(self.tokenizer)
         elif len(self.tokenizer) > self.config.vocab_size:
