@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from tqdm import tqdm
 
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
@@ -65,13 +66,15 @@ def _text_of(line: str, place: str) -> str:
 
 def read_from_hub(path: str, split: str) -> Iterator[dict]:
     """The first `HUB_BYTES` of OSCAR's text, read as it arrives, and of those the documents of one split."""
-    taken = 0
-    for number, document in enumerate(read_documents(path)):
-        if (number % EVALUATED == EVALUATED - 1) == (split == "validation"):
-            yield document
-        taken += len(document["text"].encode())
-        if taken >= HUB_BYTES:
-            return
+    documents = read_documents(path)
+    first = list(itertools.islice(documents, 1))  # before there is a bar: the Hub may refuse it
+    with tqdm(total=HUB_BYTES, desc=f"OSCAR for {split}", unit="B", unit_scale=True, leave=False) as bar:
+        for number, document in enumerate(itertools.chain(first, documents)):
+            if (number % EVALUATED == EVALUATED - 1) == (split == "validation"):
+                yield document
+            bar.update(len(document["text"].encode()))
+            if bar.n >= HUB_BYTES:
+                return
 
 
 class Oscar(Task):

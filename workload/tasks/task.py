@@ -70,7 +70,7 @@ class Task(ABC):
         self._check_config()
         source = arguments.tokenizer or self._own_tokenizer()
         self.tokenizer_name = self.model_name if source == self.model_source else source
-        self.tokenizer = load_tokenizer(source, "tokenizer" if arguments.tokenizer else "model")
+        self.tokenizer = load_tokenizer(source, "model" if source == self.model_source else "tokenizer")
         if self.from_scratch:
             self.config.vocab_size = len(self.tokenizer)
         elif len(self.tokenizer) > self.config.vocab_size:
