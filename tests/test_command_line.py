@@ -213,9 +213,7 @@ def test_a_deepspeed_config_that_the_trainer_cannot_follow_is_refused(content, f
     ("torchrun", "bert_baseline.py"),
     ("torchrun", "bert_baseline.py", "--num_gpus", "2"),
     ("torchrun", "--nproc-per-node", "2", "bert_baseline.py", "--num_gpus", "1"),
-    ("torchrun", "--nproc-per-node", "2", "fsdp.py"),
     (sys.executable, "pipeline.py", "--num_gpus", "2"),
-    (sys.executable, "torch_pipeline.py", "--num_gpus", "2"),
     (sys.executable, "hf_trainer.py", "--num_gpus", "2"),
 ])
 def test_every_way_of_starting(command, train):

@@ -40,7 +40,7 @@ ROWS = {
     # Two samples for each device make one forward pass of four, the reference's micro-batch.
     "DataParallel x 2, pretended": ("tests/pretended_gpus.py", "--num_gpus", "2", "--micro_batch_size", "2"),
 }
-SHORT = ("--max_steps", "3", "--max_eval_examples", "8")  # short types are slow on a CPU
+SHORT = ("--max_steps", "2", "--max_eval_examples", "8")  # short types are slow on a CPU
 PIPELINES = [row for row, command in ROWS.items() if "pipeline" in command[0] and "x 1" not in row]
 
 
@@ -88,8 +88,9 @@ def test_clipping_left_to_deepspeed_would_be_seen(train):
 
 def test_loss_scaling_left_to_deepspeed_would_be_seen(train):
     """It clips by the norm of a gradient that is still scaled."""
-    one = train(*ONE_PROCESS, *SHORT, "--precision", "fp16")
-    run = train("tests/unaided_loss_scaling.py", "--num_gpus", "2", "--stage", "2", *SHORT, "--precision", "fp16")
+    flags = (*SHORT, "--max_steps", "3", "--precision", "fp16")
+    one = train(*ONE_PROCESS, *flags)
+    run = train("tests/unaided_loss_scaling.py", "--num_gpus", "2", "--stage", "2", *flags)
     assert run.column("grad_norm")[0] == pytest.approx(2**16 * one.column("grad_norm")[0], rel=1e-3)
     assert relative(run.column("train_loss"), one.column("train_loss")) > 1e-3
 

@@ -28,7 +28,7 @@ ROWS = [*((task, strategy) for task in TASKS for strategy in STRATEGIES), *(("os
 
 def run_of(train, task, strategy=None):
     command = (STRATEGIES | SHARED).get(strategy, ("bert_baseline.py", "--num_gpus", "1"))
-    return train(*command, "--task", task, "--max_steps", "4", *TASKS[task])
+    return train(*command, "--task", task, "--max_steps", "3", *TASKS[task])
 
 
 @pytest.mark.parametrize("task, strategy", ROWS)
