@@ -65,8 +65,12 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory) -> dict[str, str]:
-    """No network, a cache of our own, and the commands of the virtual environment, not yet on a new shell's path."""
+    """No network, a cache of our own, and the commands of the virtual environment, not yet on a new shell's path.
+
+    And DeepSpeed's operation as it was installed, also for what does not come by way of the scripts' `launch`.
+    """
     return os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("hugging_face")),
+                         "TORCH_EXTENSIONS_DIR": os.path.join(sys.prefix, "torch_extensions"),
                          "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
 
