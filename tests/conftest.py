@@ -85,6 +85,14 @@ def start(environment):
     return start
 
 
+@pytest.fixture
+def start_rank(environment, tmp_path_factory):
+    """Start a script in one process that has its imports already, and wait for it."""
+    def start_rank(script: str, *words: str) -> subprocess.CompletedProcess:
+        return run_ranks(script, [str(word) for word in words], 1, environment, tmp_path_factory.mktemp("output"), 240)
+    return start_rank
+
+
 @pytest.fixture(scope="session")
 def train(start, environment, tmp_path_factory):
     """Run a script with the flags of `EXACT` and some more (later ones win); the same command only once a session."""

@@ -30,7 +30,7 @@ def test_classes_are_told_apart_far_better_than_by_the_commonest(task, steps, tr
 
 
 def test_text_is_predicted_far_better_than_by_how_often_its_tokens_occur(train):
-    run = train("bert_baseline.py", *FLAGS, "--task", "oscar", "--max_steps", "30", "--max_seq_length", "64")
+    run = train("bert_baseline.py", *FLAGS, "--task", "oscar", "--max_steps", "50", "--max_seq_length", "64")
     task = sample_of("oscar")
     train_tokens, tokens = (np.concatenate(task.features[split]["input_ids"]) for split in ("train", "validation"))
     counts = np.bincount(train_tokens, minlength=len(task.tokenizer)) + 1
