@@ -63,6 +63,18 @@ def test_two_torchruns_carry_a_pipeline_with_a_stage_on_each_node(train_on_two_n
     assert not stray_lines(run.output)
 
 
+def test_two_deepspeed_launchers_carry_a_pipeline(train_on_two_nodes, train, tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("node1 slots=1\nnode2 slots=1\n")
+    deepspeed = ["deepspeed", "--hostfile", str(hosts), "--no_ssh", "--no_local_rank", "--log_level", "error",
+                 "--master_addr", "127.0.0.1", "--master_port", str(free_port()), "--node_rank"]
+    run = train_on_two_nodes([[*deepspeed, "0"], [*deepspeed, "1"]], "pipeline.py")
+    assert_same_computation(run, train(*ONE_PROCESS))
+    assert_record_of_two_nodes(run)
+    assert [rank["stage"] for rank in run.description["ranks"]] == [0, 1]
+    assert run.description["command"].startswith("pipeline.py --sample ")
+
+
 @pytest.fixture
 def bare(monkeypatch):
     """An environment in which no launcher has left a trace."""

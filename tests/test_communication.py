@@ -108,7 +108,7 @@ def test_a_pipeline_sends_activations_and_their_gradients(row, train):
     assert float(run.summary["collective_mib_per_step"]) < 0.01, "one replica has nobody to average gradients with"
 
 
-@pytest.mark.parametrize("stage, gradients, parameters", [(1, 1, 1), (2, 4, 1), (3, 4, 4)])
+@pytest.mark.parametrize("stage, gradients, parameters", [(0, 1, 0), (1, 1, 1), (2, 4, 1), (3, 4, 4)])
 def test_zero_sends_gradients_to_their_owners_and_gathers_parameters(stage, gradients, parameters, train):
     """How often a step moves the model's size. Of 4 micro-batches stage 2 reduces each, and stage 3 gathers for each.
 

@@ -122,7 +122,7 @@ def test_a_pipeline_is_one(row, train):
 @pytest.mark.parametrize("precision, row", [
     ("bf16", "pipeline x 2"), ("fp16", "pipeline x 2"), ("fp16", "torch zero_bubble x 2"), ("fp16", "ZeRO-0 x 2"),
     ("fp16", "ZeRO-2 x 2"), ("bf16", "ZeRO-3 x 2"), ("fp16", "HF Trainer x 2"),
-    ("fp16", "HF Trainer ZeRO-2 x 2"), ("fp16", "FSDP x 2"),
+    ("fp16", "HF Trainer ZeRO-2 x 2"), ("fp16", "FSDP x 2"), ("bf16", "FSDP x 2"),
     ("fp16", "DataParallel x 2, pretended")])
 def test_precision_means_the_same_arithmetic(precision, row, train):
     """Nearer to each other than to fp32 by an order of magnitude: the same products in the same type."""
@@ -135,7 +135,7 @@ def test_precision_means_the_same_arithmetic(precision, row, train):
     assert relative(run.column("grad_norm"), one.column("grad_norm")) < 3e-3
 
 
-@pytest.mark.parametrize("row", ["pipeline x 2", "ZeRO-3 x 2", "FSDP x 2"])
+@pytest.mark.parametrize("row", ["pipeline x 2", "torch gpipe x 2", "ZeRO-3 x 2", "FSDP x 2"])
 def test_parameters_in_bf16_begin_with_the_same_loss(row, train):
     """And then differ, for sums of gradients are rounded in each strategy's own order: rows of their own."""
     flags = ("--precision", "bf16_native", "--max_steps", "1", "--max_eval_examples", "8")

@@ -17,6 +17,7 @@ STRATEGIES = {
 SHARED = {
     "pipeline x 1": ("pipeline.py", "--num_gpus", "1", "--micro_batches", "8"),
     "pipeline 2 x 2": ("pipeline.py", "--num_gpus", "4", "--stages", "2", "--micro_batches", "4"),
+    "torch 1f1b 2 x 2": ("torch_pipeline.py", "--num_gpus", "4", "--stages", "2", "--micro_batches", "4"),
     "torch zero_bubble x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zero_bubble"),
     "torch zbv x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"),
     "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),

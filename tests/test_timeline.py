@@ -12,6 +12,7 @@ STAGE_KINDS = ("forward", "backward", "send", "receive", "reduce", "optimizer")
 
 @pytest.mark.parametrize("units, micro_batches, expected_bubble, expected_imbalance", [
     ([1, 1], 2, 100 / 3, 0),
+    ([1, 1, 1, 1], 8, 100 * 3 / 11, 0),
     # The slow stage sets the pace: 7 micro-batches at its 2 units and one through all 5, of 4 x 19 units 40 at work.
     ([1, 1, 2, 1], 8, 100 * (1 - 40 / 76), 60),
 ])
