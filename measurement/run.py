@@ -100,12 +100,13 @@ class Run:
         """Number (from 1) and this replica's share of every step's batch, under a progress bar."""
         self.bar = self.processes.progress_bar(total=self.job.steps, desc=self.folder.name, unit="step")
         self._go_on()
-        for batch in batches.training(self.arguments.seed, self.job.steps):
+        shares = batches.shares(batches.training(self.arguments.seed, self.job.steps))
+        while self.step < self.job.steps:
             self.step += 1
             if self.profiler:
                 self.profiler.begin_step(self.step)
             began = time.perf_counter()
-            share = batches.share(batch, self.device)
+            batch, share = next(shares)
             data_s = time.perf_counter() - began
             if self.part.stage == 0:
                 for micro_batch in share.micro_batches:

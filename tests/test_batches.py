@@ -12,13 +12,15 @@ ROWS = 103
 
 
 def collate(rows, length):
-    return {"input_ids": torch.zeros(len(rows["row"]), length, dtype=torch.long)}, {"row": torch.tensor(rows["row"])}
+    own = torch.tensor(rows["row"].to_numpy())
+    return {"input_ids": own[:, None].expand(-1, length)}, {"row": own}
 
 
-def batches(split: Split, replica: int = 0) -> Batches:
-    lengths = torch.arange(ROWS) % 38 + 5
-    features = Dataset.from_dict({"row": list(range(ROWS)), "feature_id": [f"id{row}" for row in range(ROWS)]})
-    return Batches(features, lengths, collate, split, replica, max_length=42, needed=True)
+def batches(split: Split, replica: int = 0, rows: int = ROWS, is_grouped: bool = True) -> Batches:
+    features = Dataset.from_dict({"row": list(range(rows)), "feature_id": [f"id{row}" for row in range(rows)],
+                                  "length": [row % 38 + 5 for row in range(rows)]})
+    return Batches(features, collate, split, replica, torch.device("cpu"), max_length=42, is_grouped=is_grouped,
+                   needed=True)
 
 
 def consumed(split: Split, steps: int = 12, seed: int = 3) -> tuple[list[set[int]], str]:
@@ -28,7 +30,7 @@ def consumed(split: Split, steps: int = 12, seed: int = 3) -> tuple[list[set[int
     for replica in range(split.replicas):
         part, order = batches(split, replica), OrderHash()
         for step, batch in enumerate(part.training(seed, steps)):
-            for micro_batch in part.share(batch, torch.device("cpu")).micro_batches:
+            for micro_batch in part.share(batch).micro_batches:
                 assert sets[step].isdisjoint(micro_batch.indices)
                 sets[step] |= set(micro_batch.indices)
                 order.add(step, micro_batch.sample_ids)
@@ -41,13 +43,69 @@ def test_every_split_sees_the_same_batches(split):
     assert consumed(split) == consumed(Split(1, 2, 4))
 
 
-def test_an_epoch_sees_no_row_twice_and_drops_the_incomplete_batch():
-    part = batches(Split(1, 2, 4))
+@pytest.mark.parametrize("is_grouped", [True, False])
+def test_an_epoch_sees_no_row_twice_and_drops_the_incomplete_batch(is_grouped):
+    part = batches(Split(1, 2, 4), is_grouped=is_grouped)
     epoch = part.epoch(seed=0, epoch=0)
     assert epoch.shape == (ROWS // 8, 8) and len(epoch.unique()) == epoch.numel()
     assert not torch.equal(epoch, part.epoch(seed=0, epoch=1))
     assert not torch.equal(epoch, part.epoch(seed=1, epoch=0))
     assert torch.equal(epoch, part.epoch(seed=0, epoch=0))
+
+
+def padding(part: Batches, epoch: torch.Tensor) -> float:
+    """Share of what the devices compute."""
+    padded = torch.tensor([part.padded_length(batch) for batch in epoch]) * epoch.shape[1]
+    return 1 - part.lengths[epoch].sum().item() / padded.sum().item()
+
+
+def test_grouping_leaves_little_padding_and_no_order_of_lengths():
+    part, plain = (batches(Split(1, 4, 4), rows=4000, is_grouped=is_grouped) for is_grouped in (True, False))
+    epoch = part.epoch(seed=0, epoch=0)
+    assert padding(part, epoch) < 0.15 < 0.35 < padding(plain, plain.epoch(seed=0, epoch=0))
+    lengths = part.lengths[epoch].float()  # (steps, batch)
+    assert all(0 < (part.lengths[batch][:-1] <= part.lengths[batch][1:]).float().mean() < 1 for batch in epoch
+               if part.lengths[batch].max() - part.lengths[batch].min() > 1), "sorted within a batch"
+    steps = torch.arange(len(epoch)).float()
+    assert abs(torch.corrcoef(torch.stack([steps, lengths.mean(1)]))[0, 1]) < 0.2, "sorted over the epoch"
+    first, second = lengths[:, :8].mean(), lengths[:, 8:].mean()
+    assert abs(first - second) < 0.1, "the first slices of the batches hold other lengths than the last"
+
+
+def test_what_is_dropped_at_the_end_of_an_epoch_does_not_hang_on_its_length():
+    part = batches(Split(1, 1, 64), rows=120)
+    dropped = [sorted(set(range(120)) - set(part.epoch(seed, 0).flatten().tolist())) for seed in range(20)]
+    means = [part.lengths[rows].float().mean() for rows in dropped]
+    assert abs(sum(means) / len(means) - part.lengths.float().mean()) < 1
+
+
+def test_a_replicas_shares_are_its_slices_and_come_one_ahead():
+    split = Split(2, 2, 4)
+    part = batches(split, replica=1)
+    asked = []
+
+    def watched():
+        for batch in part.training(seed=0, steps=5):
+            asked.append(batch)
+            yield batch
+
+    seen = 0
+    for batch, share in part.shares(watched()):
+        seen += 1
+        assert len(asked) == min(seen + 1, 5)
+        assert [row for each in share.micro_batches for row in each.indices] == batch[8:].tolist()
+        for each in share.micro_batches:
+            assert each.inputs["input_ids"].shape == (4, share.length)
+            assert each.inputs["input_ids"][:, 0].tolist() == each.labels["row"].tolist() == each.indices
+            assert each.sample_ids == [f"id{row}" for row in each.indices]
+    assert seen == 5
+
+
+def test_what_goes_wrong_while_a_share_is_made_is_raised():
+    part = batches(Split(1, 2, 4))
+    part.collate = None
+    with pytest.raises(TypeError):
+        list(part.shares(part.training(seed=0, steps=3)))
 
 
 def test_the_hash_notices_another_order_a_double_and_a_gap():
@@ -77,7 +135,7 @@ def test_evaluation_covers_every_row_once(split):
     for replica in range(split.replicas):
         part = batches(split, replica)
         for batch in part.evaluation():
-            for micro_batch in part.share(batch, torch.device("cpu")).micro_batches:
+            for micro_batch in part.share(batch).micro_batches:
                 assert len(micro_batch.indices) == split.micro_batch_size
                 seen.extend(micro_batch.indices)
     assert set(seen) == set(range(ROWS))
@@ -87,7 +145,7 @@ def test_evaluation_covers_every_row_once(split):
 def test_a_global_batch_is_padded_to_one_length_on_every_replica():
     parts = [batches(Split(4, 1, 2), replica) for replica in range(4)]
     for batch in parts[0].training(seed=0, steps=5):
-        lengths = {part.share(batch, torch.device("cpu")).length for part in parts}
+        lengths = {part.share(batch).length for part in parts}
         [length] = lengths
         longest = int(parts[0].lengths[batch].max())
         assert longest <= length <= 42 and (length % 8 == 0 or length == 42)

@@ -168,7 +168,7 @@ def test_saved_model_is_the_trained_one(row, train, monkeypatch):
                                                "50", "--max_train_examples", "1", "--max_seq_length", "128"]))
     task.load()
     features = task.features["validation"]
-    inputs, labels = task.collate(features[:], length=128)
+    inputs, labels = task.collate(features.with_format("arrow")[:], length=128)
     with torch.no_grad():
         logits = task.logits(model, inputs)
     assert float(task.loss(logits, labels).mean()) == pytest.approx(float(run.summary["validation_loss"]), rel=1e-5)

@@ -210,7 +210,7 @@ def test_a_file_without_questions_is_refused(tmp_path, paragraphs, flags, told):
 # ---------------------------------------------------------------------- windows
 
 
-def windows_of(task, split="train"):
+def windows_of(task, split="validation"):
     """The windows of each question, in order."""
     windows = [[] for _ in task.examples[split]]
     for feature in task.features[split]:
@@ -326,7 +326,7 @@ def test_the_first_gold_answer_is_learned_and_its_own_occurrence(tmp_path):
 ])
 def test_answers_are_placed_by_characters_in_any_script(tmp_path, letters, context, answer, covered):
     path = write_squad(tmp_path / "squad.json", (context, [ask("q1", context, answer)]))
-    [feature] = load_squad(path, model=letters).features["train"]
+    [feature] = load_squad(path, model=letters).features["validation"]
     assert covered_text(feature, context) == covered
     assert feature["start"] <= feature["end"]
 
@@ -372,7 +372,7 @@ def test_a_question_that_leaves_no_room_is_cut(tmp_path, letters, question, stri
 def test_a_cut_question_keeps_its_beginning(tmp_path, letters):
     context = "red fox " * 10
     path = write_squad(tmp_path / "squad.json", (context, [ask("q1", context, question="abcdef ghijkl mnopqr")]))
-    feature = load_squad(path, "--max_seq_length", 24, "--doc_stride", 12, model=letters).features["train"][0]
+    feature = load_squad(path, "--max_seq_length", 24, "--doc_stride", 12, model=letters).features["validation"][0]
     # 24 tokens less [CLS], two [SEP], the stride, and one new token of the context: 8 are left.
     assert feature["token_type_ids"] == [0] * 10 + [1] * 14
     assert sum(start >= 0 for start, _ in feature["offsets"]) == 13
@@ -396,11 +396,12 @@ def test_more_questions_than_one_batch_keep_their_numbers_and_names(tmp_path):
     # `datasets` maps 1,000 rows at a time; each batch counts its rows from 0.
     paragraphs = [("red fox " * (1 + number % 9), [ask(f"q{number}", "red fox", "fox")]) for number in range(1050)]
     path = write_squad(tmp_path / "squad.json", *paragraphs)
-    task = load_squad(path, "--max_seq_length", 16, "--doc_stride", 2, "--max_eval_examples", 1)
-    features = task.features["train"]
+    task = load_squad(path, "--max_seq_length", 16, "--doc_stride", 2)
+    features = task.features["validation"]
     names = features["feature_id"][:]
     assert len(set(names)) == len(names) > 1050
     assert features["example_index"][:] == [int(name[1:].split(":")[0]) for name in names]
+    assert task.features["train"].to_dict() == features.remove_columns(task.scoring_columns).to_dict()
     for number, windows in enumerate(windows_of(task)):
         assert [window["feature_id"] for window in windows] == [f"q{number}:{n}" for n in range(len(windows))]
 
@@ -622,10 +623,15 @@ def test_answerable_only_never_answers_nothing(tmp_path):
 # ---------------------------------------------------------------------- batches, loss
 
 
+def collate(task, rows, length):
+    """As `Batches` does, some rows of the training data."""
+    return task.collate(task.samples("train").with_format("arrow")[rows], length)
+
+
 def test_collate_pads_on_the_right_and_masks_the_padding(story):
     rows = story.features["train"][[0, 23]]
     assert rows["length"][0] < rows["length"][1]
-    inputs, labels = story.collate(rows, 56)
+    inputs, labels = collate(story, [0, 23], 56)
     assert {name: tuple(tensor.shape) for name, tensor in inputs.items()} == dict.fromkeys(
         ("input_ids", "token_type_ids", "attention_mask"), (2, 56))
     assert all(tensor.dtype == torch.int64 for tensor in [*inputs.values(), *labels.values()])
@@ -648,7 +654,7 @@ def model(story):
 
 
 def losses(story, model, rows, length):
-    inputs, labels = story.collate(story.features["train"][rows], length)
+    inputs, labels = collate(story, rows, length)
     with torch.no_grad():
         return story.loss(story.logits(model, inputs), labels)
 
@@ -665,7 +671,7 @@ def test_a_loss_does_not_depend_on_what_it_is_batched_with(story, model):
 def test_without_padding_the_loss_is_the_models_own(story, model):
     for row in (0, 1, 10):
         feature = story.features["train"][row]
-        inputs, labels = story.collate(story.features["train"][[row]], feature["length"])
+        inputs, labels = collate(story, [row], feature["length"])
         with torch.no_grad():
             own = model(**inputs, start_positions=labels["start"], end_positions=labels["end"]).loss
         assert losses(story, model, [row], feature["length"]).item() == pytest.approx(own.item(), abs=1e-6)
@@ -728,7 +734,7 @@ def test_a_changed_file_of_the_same_name_is_read_anew(tmp_path, letters):
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert path.stat().st_size == stamp.st_size, "neither size nor time tell the two apart"
     second = load_squad(path, model=letters)
-    assert [covered_text(task.features["train"][0], ADA) for task in (first, second)] == ["Ada", "wro"]
+    assert [covered_text(task.features["validation"][0], ADA) for task in (first, second)] == ["Ada", "wro"]
     assert second.examples["validation"][0]["answers"]["text"] == ["wro"]
 
 

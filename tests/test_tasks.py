@@ -185,10 +185,15 @@ def test_blocks_hold_all_text_in_order_but_the_rest_behind_the_last(samples):
     assert tokens == expected[: len(tokens)] and 0 <= len(expected) - len(tokens) < 64
 
 
+def collate(task, rows, length):
+    """As `Batches` does, some rows of the training data."""
+    return task.collate(task.samples("train").with_format("arrow")[list(rows)], length)
+
+
 def test_collate_pads_what_the_model_takes(samples):
     for name, task in samples.items():
         rows = task.samples("train")[:5]
-        inputs, labels = task.collate(rows, 64)
+        inputs, labels = collate(task, range(5), 64)
         assert tuple(inputs) == task.input_names and tuple(labels) == task.label_names
         assert all(tensor.shape == (5, 64) for tensor in inputs.values())
         for row, length in enumerate(rows["length"]):
@@ -210,14 +215,13 @@ def models(samples):
 def test_a_loss_is_the_models_own_whatever_it_is_batched_with(name, samples, models):
     task, model = samples[name], models[name]
     rows = [0, 1, 2]
-    inputs, labels = task.collate(task.samples("train")[rows], 64)
+    inputs, labels = collate(task, rows, 64)
     with torch.no_grad():
         logits = task.logits(model, inputs)
         assert logits.shape == task.logits_shape(3, 64)
         losses = task.loss(logits, labels)
         for row in rows:
-            features = task.samples("train")[[row]]
-            inputs, labels = task.collate(features, features["length"][0])
+            inputs, labels = collate(task, [row], task.samples("train")[row]["length"])
             alone = task.logits(model, inputs)
             assert task.loss(alone, labels).item() == pytest.approx(losses[row].item(), abs=1e-5)
             if name == "oscar":
@@ -230,7 +234,7 @@ def test_a_loss_is_the_models_own_whatever_it_is_batched_with(name, samples, mod
 def test_layers_in_order_are_the_model(name, samples, models):
     from workload.layers import ordered_layers
 
-    inputs, _ = samples[name].collate(samples[name].samples("train")[:3], 64)
+    inputs, _ = collate(samples[name], range(3), 64)
     with torch.no_grad():
         activation = tuple(inputs.values())
         for layer in ordered_layers(models[name]).values():
@@ -242,7 +246,7 @@ def test_perplexity_is_e_to_the_mean_loss(samples):
     task = samples["oscar"]
     assert task.score({0: np.float32(math.log(8)), 1: np.float32(math.log(2))})[0]["perplexity"] == pytest.approx(4)
     uniform = torch.zeros(2, 64, task.config.vocab_size)
-    inputs, labels = task.collate(task.samples("train")[:2], 64)
+    inputs, labels = collate(task, range(2), 64)
     assert task.judge(uniform, labels)[0].tolist() == pytest.approx([math.log(task.config.vocab_size)] * 2)
 
 
@@ -273,7 +277,7 @@ def test_any_encoder_classifies_reviews(kind, tmp_path):
     task.load()
     model = task.build_model().train()
     assert not {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} - {0}
-    inputs, labels = task.collate(task.samples("train")[:2], 256)
+    inputs, labels = collate(task, range(2), 256)
     assert torch.equal(task.logits(model, inputs), task.logits(model, inputs))
     assert task.loss(task.logits(model, inputs), labels).shape == (2,)
     assert layer_names(model) == list(transformer_modules(model)) and len(layer_names(model)) == 2

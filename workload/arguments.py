@@ -44,6 +44,8 @@ class Arguments:
                                    "of a window")
     answerable_only: bool = flag("squad_v2 without its unanswerable questions", False)
 
+    length_grouping: bool = flag("batches of samples of similar length, which leaves little padding; false: plain "
+                                 "shuffling", True)
     global_batch_size: int = flag("samples per optimizer step, over all devices", 64)
     micro_batch_size: int | None = flag("samples per forward pass on one device. Default: the largest that leaves "
                                         "at least 4 micro-batches a step over all devices")

@@ -4,7 +4,9 @@ Per seed there is one list of global batches. A replica takes its slice of each,
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,9 @@ from datasets import Dataset
 from workload.arguments import Arguments
 from workload.errors import InputError
 
-PAD_TO_MULTIPLE_OF = 8  # lengths that matrix units like
+SORTED_BATCHES = 50  # that are sorted by length together: of 64 samples, 3,200
+# Lengths that batches are padded to. On GPUs few, so that kernels are chosen and compiled for few shapes.
+PAD_TO_MULTIPLE_OF = {"cuda": 64, "cpu": 8}
 
 
 @dataclass(frozen=True)
@@ -97,27 +101,40 @@ class Batches:
     """The global batches of a data set, and this replica's micro-batches of each.
 
     Args:
-        features: rows with `feature_id` and whatever `collate` needs.
-        lengths: tokens of each row. (rows,)
-        collate: (rows, length) -> (inputs, labels), padded to `length`.
+        features: rows with `feature_id`, `length` (tokens) and whatever `collate` needs.
+        collate: (Arrow table of rows, length) -> (inputs, labels), padded to `length`.
         split: how a global batch is spread.
         replica: which slice is ours.
+        device: that the micro-batches go to.
         max_length: that no batch is padded beyond.
+        is_grouped: whether the samples of a batch have similar lengths.
         needed: whether this rank feeds the model or computes its loss; a pipeline's middle stages do neither.
     """
 
-    def __init__(self, features: Dataset, lengths: torch.Tensor, collate, split: Split, replica: int,
-                 max_length: int, needed: bool) -> None:
-        self.features, self.lengths, self.collate = features, lengths, collate
-        self.split, self.replica, self.max_length, self.needed = split, replica, max_length, needed
+    def __init__(self, features: Dataset, collate, split: Split, replica: int, device: torch.device, max_length: int,
+                 is_grouped: bool, needed: bool) -> None:
+        self.features, self.collate = features.with_format("arrow"), collate
+        self.lengths = torch.from_numpy(features.with_format("numpy")["length"][:])  # (rows,)
+        self.split, self.replica, self.device, self.needed = split, replica, device, needed
+        self.max_length, self.is_grouped = max_length, is_grouped
         self.global_batch_size = split.replicas * split.micro_batches * split.micro_batch_size
 
     def epoch(self, seed: int, epoch: int) -> torch.Tensor:
-        """Row numbers of an epoch's global batches, the last incomplete one dropped. (steps, global_batch)"""
+        """Row numbers of an epoch's global batches, the last incomplete one dropped. (steps, global_batch)
+
+        Grouped by length, rows are shuffled; sorted by length within stretches of many batches; the batches are
+        shuffled, and the rows within each: so the slices that are cut from a batch are random samples of it.
+        """
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
         order = torch.randperm(len(self.features), generator=generator)
         steps = len(order) // self.global_batch_size
-        return order[: steps * self.global_batch_size].view(steps, self.global_batch_size)
+        order = order[: steps * self.global_batch_size]
+        if not self.is_grouped:
+            return order.view(steps, self.global_batch_size)
+        stretches = order.split(SORTED_BATCHES * self.global_batch_size)
+        order = torch.cat([rows[self.lengths[rows].argsort(stable=True)] for rows in stretches])
+        batches = order.view(steps, self.global_batch_size)[torch.randperm(steps, generator=generator)]
+        return batches.gather(1, torch.rand(batches.shape, generator=generator).argsort(dim=1))
 
     def training(self, seed: int, steps: int) -> Iterator[torch.Tensor]:
         """The run's global batches, epoch after epoch: `steps` tensors of row numbers. (global_batch,)"""
@@ -129,29 +146,50 @@ class Batches:
             epoch += 1
 
     def evaluation(self) -> Iterator[torch.Tensor]:
-        """Every row once, in order; the last batch is filled up with repeats of its last row. (global_batch,)"""
-        for rows in torch.arange(len(self.features)).split(self.global_batch_size):
+        """Every row once, the longest first, so that what fits into memory is seen at once; the last batch is filled up
+        with repeats of its last row. (global_batch,)"""
+        for rows in self.lengths.argsort(stable=True, descending=True).split(self.global_batch_size):
             yield torch.cat([rows, rows[-1:].expand(self.global_batch_size - len(rows))])
 
     def padded_length(self, batch: torch.Tensor) -> int:
         """The length that a whole global batch is padded to, the same on every replica."""
-        longest = int(self.lengths[batch].max())
-        return min(-(-longest // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF, self.max_length)
+        longest, multiple = int(self.lengths[batch].max()), PAD_TO_MULTIPLE_OF[self.device.type]
+        return min(-(-longest // multiple) * multiple, self.max_length)
 
-    def share(self, batch: torch.Tensor, device: torch.device) -> Share:
-        """This replica's slice of a global batch, cut and padded."""
+    def share(self, batch: torch.Tensor) -> Share:
+        """This replica's slice of a global batch, cut and padded, on its way to the device."""
         length = self.padded_length(batch)
         if not self.needed:
             return Share(length, [])
-        slices = batch.view(self.split.replicas, self.split.micro_batches, self.split.micro_batch_size)[self.replica]
-        made = []
-        for indices in slices.tolist():
-            rows = self.features[indices]
-            inputs, labels = self.collate(rows, length)
-            made.append(MicroBatch({name: tensor.to(device) for name, tensor in inputs.items()},
-                                   {name: tensor.to(device) for name, tensor in labels.items()},
-                                   indices, rows["feature_id"]))
-        return Share(length, made)
+        mine = batch.view(self.split.replicas, -1)[self.replica].tolist()
+        rows = self.features[mine]
+        inputs, labels = ({name: self._to_device(tensor).split(self.split.micro_batch_size)
+                           for name, tensor in tensors.items()} for tensors in self.collate(rows, length))
+        ids, size = rows["feature_id"].to_pylist(), self.split.micro_batch_size
+        return Share(length, [
+            MicroBatch({name: parts[number] for name, parts in inputs.items()},
+                       {name: parts[number] for name, parts in labels.items()},
+                       mine[number * size:(number + 1) * size], ids[number * size:(number + 1) * size])
+            for number in range(self.split.micro_batches)])
+
+    def shares(self, batches: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, Share]]:
+        """Each global batch with our share of it, made by a thread while the devices work on the one before."""
+        on_gpu = self.device.type == "cuda"  # a thread has a current GPU of its own, by default the first
+        with ThreadPoolExecutor(1, initializer=torch.cuda.set_device if on_gpu else None,
+                                initargs=(self.device,) if on_gpu else ()) as loader:
+            coming: deque = deque()
+            for batch in batches:
+                coming.append((batch, loader.submit(self.share, batch)))
+                if len(coming) > 1:
+                    batch, share = coming.popleft()
+                    yield batch, share.result()
+            for batch, share in coming:
+                yield batch, share.result()
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cuda":  # from pinned memory the copy does not make the host wait
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor
 
 
 class OrderHash:

@@ -26,10 +26,11 @@ class Evaluation:
 def evaluate(task, batches: Batches, processes: Processes, forward: Forward) -> Evaluation | None:
     """Run `forward` over the evaluation samples; on rank 0 the scores, elsewhere None."""
     losses, judged = {}, {}
-    bar = processes.progress_bar(list(batches.evaluation()), desc="evaluating", unit="batch", leave=False)
+    global_batches = list(batches.evaluation())
+    bar = processes.progress_bar(batches.shares(global_batches), total=len(global_batches), desc="evaluating",
+                                 unit="batch", leave=False)
     with torch.no_grad():
-        for batch in bar:
-            share = batches.share(batch, processes.device)
+        for _, share in bar:
             outputs = forward(share)
             if outputs is None:
                 continue

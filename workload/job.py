@@ -67,9 +67,8 @@ class Job:
 
     def batches(self, part: Literal["train", "validation"], replica: int, needed: bool = True) -> Batches:
         """The global batches of the training or the evaluation data, and `replica`'s share of them."""
-        features = self.task.samples(part).remove_columns(self.task.scoring_columns)
-        return Batches(features, torch.tensor(features["length"]), self.task.collate,
-                       self.split_of_processes, replica, self.task.max_length, needed)
+        return Batches(self.task.samples(part), self.task.collate, self.split_of_processes, replica,
+                       self.processes.device, self.task.max_length, self.arguments.length_grouping, needed)
 
 
 def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, micro_batches: int | None = None,
@@ -95,7 +94,8 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     split = split_batch(arguments, devices // stages, micro_batches)
     precision = choose_precision(arguments.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     folder = _folder(arguments, strategy, devices, stages, split, precision)
-    datasets.disable_progress_bars()
+    if os.environ.get("RANK", "0") != "0":
+        datasets.disable_progress_bars()
     task = open_task(arguments)
     if schedule and task.config.model_type not in ORDERED_LAYERS:
         raise InputError(f"--model {task.model_name}: a {task.config.model_type!r} model cannot be cut into stages "
@@ -112,10 +112,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
 
     processes = join(devices // devices_a_process, arguments.cpu_threads, devices_a_process)
     if processes.local_rank == 0:  # fills the cache for the others of its machine
-        if processes.is_main:
-            datasets.enable_progress_bars()
         task.load()
-        datasets.disable_progress_bars()
     dist.barrier()
     if processes.local_rank != 0:
         task.load()

@@ -133,7 +133,7 @@ def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1) ->
     """Join the process group: NCCL between GPUs, gloo between CPU processes (and for small objects)."""
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     on_this_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or processes)
-    threads = cpu_threads or max(_usable_cores() // on_this_node, 1)
+    threads = cpu_threads or max(usable_cores() // on_this_node, 1)
     torch.set_num_threads(threads)  # torchrun would give 1, DeepSpeed all
     if torch.cuda.is_available():
         first = local_rank * devices_a_process
@@ -190,7 +190,7 @@ def started_at() -> float:
     return float(os.environ.get(STARTED_AT, time.time()))
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Those that this process may run on: a job of a cluster often has but some of a node's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
@@ -54,9 +55,9 @@ class Classification(Task):
                 "label": examples["label"],
                 **{name: encoded[name] for name in self.input_names if name != "attention_mask"}}
 
-    def labels(self, rows: dict[str, list], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def labels(self, rows: pa.Table, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The right classes' numbers. (batch,)"""
-        return {"label": torch.tensor(rows["label"])}
+        return {"label": torch.tensor(rows["label"].to_numpy())}
 
     def build_model(self) -> torch.nn.Module:
         """The Hugging Face model, the same on every rank."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import fsspec
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
@@ -116,6 +117,10 @@ class Oscar(Task):
                 "then `hf auth login` or set HF_TOKEN. Or take any text: --train_file and --eval_file (.txt, .jsonl, "
                 f".jsonl.zst), or --sample ({reason})") from error
 
+    def _tokenising_processes(self, examples: int) -> None:
+        """One: which documents make up a block would depend on the number."""
+        return
+
     def _tokenise(self, examples: dict[str, list], indices: list[int]) -> dict[str, list]:
         """Blocks of some documents; what is left behind the last whole block, less than one, is dropped."""
         end = self.tokenizer.eos_token_id
@@ -135,7 +140,7 @@ class Oscar(Task):
         """Scores of every token of the vocabulary as the next one."""
         return samples, length, self.config.vocab_size
 
-    def labels(self, rows: dict[str, list], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def labels(self, rows: pa.Table, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tokens themselves. (batch, length)"""
         return {"input_ids": inputs["input_ids"]}
 

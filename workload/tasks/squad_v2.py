@@ -2,6 +2,7 @@
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
@@ -91,7 +92,7 @@ class SquadV2(Task):
                 start, end = place_answer(offsets, begin, behind)
             window_of[example] = window_of.get(example, -1) + 1
             values = (f"{examples['id'][example]}:{window_of[example]}", indices[example], encoded["input_ids"][row],
-                      encoded["token_type_ids"][row], len(offsets), start, end, offsets.tolist())
+                      encoded["token_type_ids"][row], len(offsets), start, end, offsets)
             for name, value in zip(made, values, strict=True):
                 made[name].append(value)
         return made
@@ -120,9 +121,9 @@ class SquadV2(Task):
                 if (normalizer.normalize_str(character) if normalizer else character).strip()]
         return (answer_start + held[0], answer_start + held[-1] + 1) if held else (answer_start, answer_start)
 
-    def labels(self, rows: dict[str, list], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def labels(self, rows: pa.Table, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """First and last token of each answer, (batch,), and the mask over real tokens. (batch, length)"""
-        return {"start": torch.tensor(rows["start"]), "end": torch.tensor(rows["end"]),
+        return {**{name: torch.tensor(rows[name].to_numpy()) for name in ("start", "end")},
                 "attention_mask": inputs["attention_mask"]}
 
     # ------------------------------------------------------------------ model, loss, score

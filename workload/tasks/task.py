@@ -2,14 +2,16 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
+from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
 from measurement.flops import TransformerShape
@@ -17,7 +19,10 @@ from workload.arguments import Arguments
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
 from workload.models import EMBEDDED, TINY, load_config, load_tokenizer
+from workload.processes import usable_cores
 from workload.tasks.files import path_digest
+
+EXAMPLES_A_PROCESS = 5_000  # at least, when tokenising
 
 
 class Task(ABC):
@@ -48,11 +53,11 @@ class Task(ABC):
             if not os.path.exists(path):
                 raise InputError(f"{path}: no such file")
         self.data_digest = {split: path_digest(path) for split, path in self.files.items() if path}
+        self.examples: dict[str, Dataset] = {}
         for split, path in self.files.items():
-            if not path:
-                self._from_hub(split)
-            elif not sum(1 for _ in self.read(**self._reading(split))):  # all of them, so that all are checked
-                raise InputError(f"{path}: holds no {self.example_word}")
+            examples = self._from_file(split) if path else self._from_hub(split)
+            limit = arguments.max_train_examples if split == "train" else arguments.max_eval_examples
+            self.examples[split] = examples.select(range(min(limit, len(examples)))) if limit else examples
 
     # ------------------------------------------------------------------ model
 
@@ -138,6 +143,14 @@ class Task(ABC):
         """What `read` is called with; all that the examples depend on."""
         return {"path": os.path.abspath(self.files[split]), "digest": self.data_digest[split]}
 
+    def _from_file(self, split: str) -> Dataset:
+        """The examples of a local file, read and checked once, then taken from the cache of `datasets`."""
+        try:
+            return Dataset.from_generator(_read_some, features=self.columns, gen_kwargs={
+                "read": self.read, "example_word": self.example_word, "reading": self._reading(split)})
+        except DatasetGenerationError as error:
+            raise error.__cause__ or error from None  # what `read` says
+
     @abstractmethod
     def _from_hub(self, split: str) -> Dataset:
         """The examples of a split from the Hub."""
@@ -153,26 +166,23 @@ class Task(ABC):
                              f"with --train_file and --eval_file, or --sample ({reason})") from error
 
     def load(self) -> None:
-        """Tokenise all parts, or take them from the cache of `datasets`."""
-        arguments = self.arguments
-        self.examples: dict[str, Dataset] = {}
+        """Tokenise all parts, or take them from the cache of `datasets`, which maps files into memory."""
         self.features: dict[str, Dataset] = {}
         # Before the first use: calling the tokenizer changes what it is written as.
         tokenizer = self.tokenizer.backend_tokenizer.to_str()
-        for split in self.files:
-            limit = arguments.max_train_examples if split == "train" else arguments.max_eval_examples
-            if self.files[split]:
-                examples = Dataset.from_generator(self.read, features=self.columns, gen_kwargs=self._reading(split))
-            else:
-                examples = self._from_hub(split)
-            if limit:
-                examples = examples.select(range(min(limit, len(examples))))
-            self.examples[split] = examples
+        for split, examples in self.examples.items():
+            dropped = self.scoring_columns if split == "train" else []
+            # What the result depends on; `datasets` would hash the tokenizer's changing state as well.
+            fingerprint = Hasher.hash([self.name, examples._fingerprint, tokenizer, dropped, *self._tokenised_by()])
             self.features[split] = examples.map(
-                self._tokenise, with_indices=True, batched=True, remove_columns=examples.column_names,
-                desc=f"tokenising {split}",
-                # What the result depends on; `datasets` would hash the tokenizer's changing state as well.
-                new_fingerprint=Hasher.hash([self.name, examples._fingerprint, tokenizer, *self._tokenised_by()]))
+                self._tokenise_without, fn_kwargs={"columns": dropped}, with_indices=True, batched=True,
+                remove_columns=examples.column_names, num_proc=self._tokenising_processes(len(examples)),
+                desc=f"tokenising {split}", new_fingerprint=fingerprint)
+
+    def _tokenising_processes(self, examples: int) -> int | None:
+        """Where it pays: each costs about a second to start."""
+        processes = min(usable_cores(), examples // EXAMPLES_A_PROCESS)
+        return processes if processes > 1 else None
 
     def _tokenised_by(self) -> list:
         """Settings that features depend on, besides the tokenizer."""
@@ -182,25 +192,27 @@ class Task(ABC):
     def _tokenise(self, examples: dict[str, list], indices: list[int]) -> dict[str, list]:
         """Features of some examples: `feature_id`, `input_ids`, `length`, and what `collate` and `score` take."""
 
+    def _tokenise_without(self, examples: dict[str, list], indices: list[int], columns: list[str]) -> dict[str, list]:
+        return {name: values for name, values in self._tokenise(examples, indices).items() if name not in columns}
+
     def samples(self, part: str) -> Dataset:
         """The features of "train", or all of "validation"."""
         return self.features[part]
 
-    def collate(self, rows: dict[str, list], length: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def collate(self, rows: pa.Table, length: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Pad rows of `samples` to (rows, length): what the model takes, and what the loss takes besides logits."""
-        real = torch.tensor(rows["length"])
+        real = torch.arange(length) < torch.tensor(rows["length"].to_numpy())[:, None]  # (rows, length)
         inputs = {}
         for name in self.input_names:
             if name == "attention_mask":
-                inputs[name] = (torch.arange(length) < real[:, None]).long()
+                inputs[name] = real.long()
                 continue
-            inputs[name] = torch.full((len(real), length), (self.tokenizer.pad_token_id or 0) * (name == "input_ids"))
-            for row, values in zip(inputs[name], rows[name], strict=True):
-                row[: len(values)] = torch.tensor(values)
+            inputs[name] = torch.full(real.shape, (self.tokenizer.pad_token_id or 0) * (name == "input_ids"))
+            inputs[name][real] = torch.tensor(rows[name].combine_chunks().flatten().to_numpy()).long()
         return inputs, self.labels(rows, inputs)
 
     @abstractmethod
-    def labels(self, rows: dict[str, list], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def labels(self, rows: pa.Table, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What the loss takes besides logits, by `label_names`; the first dimension is that of the samples."""
 
     # ------------------------------------------------------------------ loss, score
@@ -216,3 +228,12 @@ class Task(ABC):
     @abstractmethod
     def score(self, judged: dict[int, np.ndarray]) -> tuple[dict[str, float], dict[str, str] | None]:
         """`metrics`, and predictions by the examples' ids if there are any, from what `judge` gave for every row."""
+
+
+def _read_some(read: Callable[..., Iterator[dict]], example_word: str, reading: dict) -> Iterator[dict]:
+    """What `read` yields, if that is anything."""
+    example = None
+    for example in read(**reading):
+        yield example
+    if example is None:
+        raise InputError(f"{reading['path']}: holds no {example_word}")
