@@ -37,7 +37,7 @@ def main() -> None:
     model = task.build_model().to(device, dtype=torch.bfloat16 if job.precision == "bf16_native" else None)
     parallel = model
     if processes.count > 1:
-        parallel = DistributedDataParallel(model)
+        parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)  # gradients are not copied to be sent
         parallel.broadcast_buffers = False  # they hold positions, which never change
     # ---
 

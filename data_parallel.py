@@ -52,6 +52,9 @@ def gpus_asked_for(num_gpus: int | None) -> int:
 
 def main() -> None:
     arguments = parse_arguments(Arguments)
+    if arguments.compile:  # a compiled layer goes on with the first device's weights, whatever copy it is called on
+        raise InputError("--compile would be wrong with DataParallel, which copies the layers for each forward pass; "
+                         "bert_baseline.py fits")
     devices = gpus_asked_for(arguments.num_gpus)
     job = prepare("data_parallel", arguments, devices, devices_a_process=devices)
     task, processes, device = job.task, job.processes, job.processes.device

@@ -162,6 +162,8 @@ def zero_stage(config: dict, arguments: TrainerArguments) -> int:
         if zero.get(part, {}).get("device", "none") != "none":
             raise InputError(f"{where}.{part}: the Trainer would put another optimizer in our place; zero.py --offload "
                              "fits")
+    if arguments.compile and stage == 3:
+        raise InputError(f"{where}.stage 3 and --compile do not go together, as in zero.py; stage 2 fits")
     if arguments.precision == "bf16_native":
         raise InputError("--precision bf16_native: ZeRO would keep an fp32 copy of the parameters; bf16 fits")
     return stage

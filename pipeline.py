@@ -8,6 +8,7 @@ A batch goes through in micro-batches, so that stages work at the same time: whi
 before it is at 3. With more devices than stages there are several such pipelines, each with its slice of the batch.
 """
 
+import itertools
 from collections.abc import Iterable
 
 import torch
@@ -21,10 +22,10 @@ from workload.deepspeed_config import complete_config, read_deepspeed_config
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import Layer, TransformerLayer, ordered_layers, shared_weight
+from workload.layers import Layer, ordered_layers, shared_weight
 from workload.optimizer import build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
 from workload.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
-from workload.stages import SharedWeight, is_counted, save_model
+from workload.stages import SharedWeight, cut, is_counted, save_model
 
 
 def main() -> None:
@@ -40,10 +41,10 @@ def main() -> None:
         labels = dict(zip(task.label_names, labels, strict=True))
         return task.loss(logits, labels).mean() if module.training else task.judge(logits, labels)
 
-    # --- the strategy: DeepSpeed cuts the ordered layers so that every stage gets as many transformer layers. Where the
-    # first and the last share a weight, both their stages keep a copy, and DeepSpeed adds up the copies' gradients.
-    layers = ordered_layers(task.build_model())
-    shared = shared_weight(layers)
+    # --- the strategy: the ordered layers in pieces of about the same cost, a stage each. Where the first and the last
+    # layer share a weight, both their stages keep a copy, and DeepSpeed adds up the copies' gradients.
+    pieces = cut(ordered_layers(task.build_model()), stages)
+    shared = shared_weight({name: layer for piece in pieces for name, layer in piece.items()})
     deepspeed = join_deepspeed()
 
     def in_pipeline(layer: Layer):
@@ -52,10 +53,15 @@ def main() -> None:
         return deepspeed.pipe.TiedLayerSpec("shared", Layer, layer.module, layer.run, tied_weight_attr="module.weight",
                                             forward_fn=lambda _, activation: layer(activation))
 
+    class Pipeline(deepspeed.pipe.PipelineModule):
+        def _partition_layers(self, method: str) -> None:  # DeepSpeed's methods count parameters, or layers
+            self.parts = [0, *itertools.accumulate(map(len, pieces))]
+            self._set_bounds(self.parts[self.stage_id], self.parts[self.stage_id + 1])
+
+    specs = [in_pipeline(layer) for piece in pieces for layer in piece.values()]
     with quiet_libraries():
-        module = deepspeed.pipe.PipelineModule(list(map(in_pipeline, layers.values())), num_stages=stages,
-                                               loss_fn=judge, partition_method=f"type:{TransformerLayer.__name__}")
-    layers = dict(list(layers.items())[module._local_start:module._local_stop])
+        module = Pipeline(specs, num_stages=stages, loss_fn=judge)
+    layers = pieces[module.stage_id]
     module._layer_specs.clear()  # it holds on to the other stages' layers as well
     copies = [SharedWeight([tied["module"].module.weight], tied["group"]) for tied in module.tied_comms.values()]
     # ---

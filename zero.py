@@ -50,7 +50,7 @@ def main() -> None:
     model = task.build_model().to(device, dtype=torch.bfloat16 if job.precision == "bf16_native" else None)
     parameters = list(model.parameters())
     part = Part(replica, stage=0, layers=layer_names(model), parameters=sum(p.numel() for p in parameters))
-    optimizer = build_optimizer(parameters, arguments, fused=arguments.offload or None)
+    optimizer = build_optimizer(parameters, arguments)
     schedule = build_schedule(optimizer, arguments, job.steps)
 
     # --- the strategy: DeepSpeed takes model and optimizer, and leaves each device its part of their tensors

@@ -24,7 +24,7 @@ class Work:
     padded_tokens: int = 0  # with padding
     model_flops: float = 0.0  # for the real tokens
     hardware_flops: float = 0.0  # with padding
-    data_s: float = 0.0  # seconds in which this rank made its batches
+    data_s: float = 0.0  # seconds that this rank waited for its batches
 
     def __add__(self, other: "Work") -> "Work":
         return Work(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))

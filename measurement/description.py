@@ -17,7 +17,8 @@ from workload.job import Job
 WORKLOAD_FLAGS = ("task", "model", "from_scratch", "tokenizer", "max_train_examples", "max_eval_examples",
                   "max_seq_length", "doc_stride", "answerable_only", "length_grouping", "global_batch_size", "epochs",
                   "max_steps", "learning_rate", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm",
-                  "adam_epsilon", "dropout", "precision", "reference_batch_size", "eval_steps", "noise_scale_steps")
+                  "adam_epsilon", "dropout", "precision", "tf32", "compile", "reference_batch_size", "eval_steps",
+                  "noise_scale_steps")
 # Those of them that change with the global batch, or say how many epochs there are: the work of an epoch is the same.
 BATCH_FLAGS = ("global_batch_size", "epochs", "max_steps", "warmup_steps", "eval_steps")
 

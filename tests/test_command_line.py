@@ -183,6 +183,7 @@ def test_flags_left_open_follow_the_file():
     (["--stage", "4"], ["--stage", "4", "3"]),
     (["--stage", "0", "--offload"], ["--offload", "--stage 0", "--stage 1"]),
     (["--offload", "--precision", "bf16_native"], ["--offload", "--precision bf16"]),
+    (["--compile", "--stage", "3"], ["--compile", "--stage 3", "--stage 2"]),
 ])
 def test_wrong_zero_flags_get_one_line(flags, words):
     line = refusal([*SAMPLE, *flags], kind=ZeroArguments)
@@ -194,6 +195,7 @@ def test_wrong_zero_flags_get_one_line(flags, words):
     ('{"zero_optimization": {"stage": 0}}', [], ["zero_optimization.stage is 0", "DDP"]),
     ('{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}', [], ["offload_optimizer"]),
     ('{"zero_optimization": {"stage": 2}}', ["--precision", "bf16_native"], ["bf16_native", "bf16 fits"]),
+    ('{"zero_optimization": {"stage": 3}}', ["--compile"], ["stage 3", "--compile", "stage 2 fits"]),
 ])
 def test_a_deepspeed_config_that_the_trainer_cannot_follow_is_refused(content, flags, words, tmp_path):
     path = tmp_path / "config.json"

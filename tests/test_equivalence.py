@@ -32,6 +32,7 @@ ROWS = {
     "HF Trainer x 1": ("hf_trainer.py", "--num_gpus", "1"),
     "HF Trainer x 2": ("hf_trainer.py", "--num_gpus", "2"),
     "HF Trainer ZeRO-2 x 2": ("hf_trainer.py", "--num_gpus", "2", "--deepspeed_config", "experiments/zero2.json"),
+    "FSDP x 2 compiled": ("fsdp.py", "--num_gpus", "2", "--compile"),
     "FSDP x 1": ("fsdp.py", "--num_gpus", "1"),
     "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
     "FSDP no reshard x 2": ("fsdp.py", "--num_gpus", "2", "--reshard_after_forward", "false"),
@@ -76,6 +77,14 @@ def test_the_job_is_one_that_would_show_a_difference(train):
     assert min(reference.column("grad_norm")) > 2.5, "clipping should be active in every step"
     tokens = reference.column("padded_tokens")
     assert len({after - before for before, after in zip(tokens, tokens[1:], strict=False)}) > 1, "lengths should differ"
+
+
+def test_plain_shuffling_is_another_order_of_the_same_work(train):
+    grouped, plain = train(*ONE_PROCESS), train(*ONE_PROCESS, "--length_grouping", "false")
+    assert plain.description["order_hash"] != grouped.description["order_hash"]
+    assert plain.description["workload"] != grouped.description["workload"]
+    padding = [1 - run.column("real_tokens")[-1] / run.column("padded_tokens")[-1] for run in (grouped, plain)]
+    assert padding[0] < padding[1] / 2
 
 
 def test_clipping_left_to_deepspeed_would_be_seen(train):

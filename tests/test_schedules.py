@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch.distributed.pipelining.schedules import get_schedule_class
 
 from measurement.schedule import Action, mean_seconds, replayed_bubble_pct
@@ -131,9 +132,23 @@ def test_layers_are_cut_evenly_and_dealt_out():
     layers = ordered_layers(SquadV2(parse_arguments(TorchPipelineArguments, SAMPLE)).build_model())
     assert [list(piece) for piece in cut(layers, 2)] == [list(layers)[:3], list(layers)[3:]]
     assert [len(piece) for piece in cut(layers, 4)] == [2, 1, 1, 2]
-    assert [len(piece) for piece in cut(layers, 3)] == [3, 1, 2]
+    # Three pieces of four layers: the two go where there are no embeddings besides.
+    assert [len(piece) for piece in cut(layers, 3)] == [2, 2, 2]
     dealt = {name: [Schedule(name, *names, 2, 4).pieces_of(stage) for stage in (0, 1)]
              for name, names in TORCH_NAMES.items()}
     assert dealt["1f1b"] == [[0], [1]]
     assert dealt["zero_bubble"] == [[0, 2], [1, 3]]
     assert dealt["zbv"] == [[0, 3], [1, 2]]
+
+
+def test_a_large_head_makes_up_for_layers():
+    """GPT-2 small's output costs as much as 5.4 layers: with as many layers each the last of 4 stages took 8.4."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+    with torch.device("meta"):
+        layers = ordered_layers(GPT2LMHeadModel(GPT2Config()))
+    def layers_a_piece(pieces: int) -> list[int]:
+        return [sum(".h." in name for name in piece) for piece in cut(layers, pieces)]
+
+    assert layers_a_piece(4) == [4, 4, 4, 0]
+    assert layers_a_piece(2) == [9, 3]
+    assert [name for piece in cut(layers, 8) for name in piece] == list(layers)

@@ -787,3 +787,17 @@ def test_the_hubs_data_set_gives_what_the_files_give(tmp_path, monkeypatch):
         for split, rows in from_hub.features.items():
             expected = [row for row in from_files.features[split] if not more or row["end"] > 0]
             assert [{**row, "example_index": 0} for row in rows] == [{**row, "example_index": 0} for row in expected]
+
+
+def test_tokenising_in_several_processes_gives_the_same_in_the_same_order(tmp_path, monkeypatch):
+    questions = [ask(f"q{number}", ADA, "Ada", question="Who? " * (1 + number % 7)) for number in range(50)]
+    path = write_squad(tmp_path / "squad.json", (ADA, questions))
+    one = load_squad(path)
+    assert all(features.cache_files for features in one.features.values()), "held in memory, not mapped"
+    monkeypatch.setattr("workload.tasks.task.EXAMPLES_A_PROCESS", 20)
+    monkeypatch.setattr("workload.tasks.task.usable_cores", lambda: 2)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "another")
+    several = load_squad(path)
+    assert len(several.features["train"].cache_files) == 2
+    for split, features in one.features.items():
+        assert several.features[split].to_dict() == features.to_dict()

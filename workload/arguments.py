@@ -61,6 +61,9 @@ class Arguments:
     precision: Literal["fp32", "bf16", "fp16", "bf16_native"] | None = flag(
         "bf16, fp16: autocast over fp32 parameters; bf16_native: bf16 parameters. "
         "Default: fp32 on a CPU, bf16 on a GPU that has it")
+    tf32: bool = flag("with --precision fp32 on a GPU: matrix products round their factors to 10 bits, which tensor "
+                      "cores take", False)
+    compile: bool = flag("torch.compile for the transformer layers; worth its start in long runs", False)
 
     num_gpus: int | None = flag("processes, one per device; without GPUs CPU processes. Default: all visible GPUs")
     cpu_threads: int | None = flag("threads per process. Default: cores // processes of this machine")
@@ -125,6 +128,9 @@ class ZeroArguments(Arguments):
         super().__post_init__()
         if self.offload and self.stage == 0:
             raise InputError("--offload moves what --stage 1, 2 or 3 share out; --stage 0 shares out nothing")
+        if self.compile and self.stage == 3:
+            raise InputError("--compile: with --stage 3 DeepSpeed gathers parameters in the midst of the layers, for "
+                             "each of which the compiler would start anew; --stage 2, or fsdp.py, fits")
         if self.offload and self.precision == "bf16_native":
             raise InputError("--offload: on the CPU DeepSpeed updates fp32 parameters only; --precision bf16 fits")
 
@@ -208,6 +214,9 @@ def _check(arguments: Arguments) -> None:
             raise InputError(f"--{name} would be ignored by --task {arguments.task}; it is for --task {task}")
     if arguments.lr_scheduler == "constant" and arguments.warmup_steps:
         raise InputError("--warmup_steps would be ignored by --lr_scheduler constant; use linear, or leave it out")
+
+    if arguments.tf32 and arguments.precision not in (None, "fp32"):
+        raise InputError(f"--tf32 would be ignored by --precision {arguments.precision}; --precision fp32 fits")
 
     refuse_together("target_f1", "target_loss", "give one of them")
     if arguments.measure == "throughput":

@@ -92,7 +92,8 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     split = split_batch(arguments, devices // stages, micro_batches)
-    precision = choose_precision(arguments.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    precision = choose_precision(arguments.precision, arguments.tf32,
+                                 torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     folder = _folder(arguments, strategy, devices, stages, split, precision)
     if os.environ.get("RANK", "0") != "0":
         datasets.disable_progress_bars()

@@ -31,10 +31,6 @@ class Layer(Module):
         return self.run(self, activation)
 
 
-class TransformerLayer(Layer):
-    """One of the equal layers that make up a model's depth: of these every stage gets as many."""
-
-
 def bert_layers(model: Module) -> dict[str, Layer]:
     """Of a `BertForQuestionAnswering` or a `BertForSequenceClassification`."""
     def embed(layer: Layer, inputs: Activation) -> Activation:
@@ -57,7 +53,7 @@ def bert_layers(model: Module) -> dict[str, Layer]:
 
     layers = {"bert.embeddings": Layer(model.bert.embeddings, embed)}
     for index, module in enumerate(model.bert.encoder.layer):
-        layers[f"bert.encoder.layer.{index}"] = TransformerLayer(module, encode)
+        layers[f"bert.encoder.layer.{index}"] = Layer(module, encode)
     if hasattr(model, "qa_outputs"):
         return layers | {"qa_outputs": Layer(model.qa_outputs, answer)}
     return layers | {"bert.pooler": Layer(model.bert.pooler, pool),
@@ -76,7 +72,7 @@ def encoder_classifier_layers(model: Module) -> dict[str, Layer]:
     def classify(layer: Layer, activation: Activation) -> Tensor:  # (batch, classes)
         return layer.module(*activation)
 
-    layers = {f"layers.{index}": TransformerLayer(module, encode) for index, module in enumerate(model.layers)}
+    layers = {f"layers.{index}": Layer(module, encode) for index, module in enumerate(model.layers)}
     return {"embeddings": Layer(model.embeddings, embed), **layers, "classifier": Layer(model.classifier, classify)}
 
 
@@ -98,7 +94,7 @@ def gpt2_layers(model: Module) -> dict[str, Layer]:
     def predict(layer: Layer, activation: Activation) -> Tensor:  # (batch, length, vocabulary)
         return layer.module(activation[0])
 
-    layers = {f"transformer.h.{index}": TransformerLayer(module, decode) for index, module in enumerate(gpt2.h)}
+    layers = {f"transformer.h.{index}": Layer(module, decode) for index, module in enumerate(gpt2.h)}
     return {"transformer.wte": Layer(gpt2.wte, embed), "transformer.wpe": Layer(gpt2.wpe, add_positions, gpt2.drop),
             **layers, "transformer.ln_f": Layer(gpt2.ln_f, decode), "lm_head": Layer(model.lm_head, predict)}
 

@@ -14,18 +14,23 @@ from workload.stages import is_counted
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_precision(precision: str | None, device: torch.device) -> str:
-    """`--precision`, or what fits the device.
+def choose_precision(precision: str | None, tf32: bool, device: torch.device) -> str:
+    """`--precision`, or what fits the device; `--tf32` is switched on.
 
     Raises:
-        InputError: bf16 on a GPU without it.
+        InputError: bf16 or TF32 on a device without it, TF32 where products are not in fp32.
     """
-    has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    is_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if is_gpu else "a CPU"
+    has_bf16 = not is_gpu or torch.cuda.is_bf16_supported(including_emulation=False)
     if precision is None:
-        return "fp32" if device.type == "cpu" or not has_bf16 else "bf16"
+        precision = "bf16" if is_gpu and has_bf16 and not tf32 else "fp32"
     if precision.startswith("bf16") and not has_bf16:
-        name = torch.cuda.get_device_name(device)
         raise InputError(f"--precision {precision}: {name} has no bf16; fp16 or fp32 fits")
+    if tf32:
+        if not is_gpu or torch.cuda.get_device_capability(device) < (8, 0):
+            raise InputError(f"--tf32: {name} has no TF32; leave it out")
+        torch.set_float32_matmul_precision("high")
     return precision
 
 
@@ -35,18 +40,16 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def build_optimizer(parameters: Iterable[torch.nn.Parameter], arguments: Arguments,
-                    fused: bool | None = None) -> torch.optim.AdamW:
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], arguments: Arguments) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019); biases and LayerNorm, the parameters of one dimension, do not decay.
 
-    Args:
-        fused: all of a tensor's update in one pass over memory. Default: PyTorch's choice, which on a CPU is many.
+    Fused: all of a tensor's update in one pass over memory, where PyTorch's default on a CPU makes a dozen.
     """
     parameters = list(parameters)
     groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": arguments.weight_decay},
               {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=arguments.learning_rate,
-                             eps=arguments.adam_epsilon, fused=fused)
+                             eps=arguments.adam_epsilon, fused=True)
 
 
 def warmup_steps(arguments: Arguments, steps: int) -> int:

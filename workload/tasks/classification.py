@@ -59,8 +59,7 @@ class Classification(Task):
         """The right classes' numbers. (batch,)"""
         return {"label": torch.tensor(rows["label"].to_numpy())}
 
-    def build_model(self) -> torch.nn.Module:
-        """The Hugging Face model, the same on every rank."""
+    def load_model(self) -> torch.nn.Module:
         from transformers import AutoModelForSequenceClassification  # seconds, which checking can do without
 
         if self.config.model_type == ENCODER_CLASSIFIER:

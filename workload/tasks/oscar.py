@@ -130,8 +130,7 @@ class Oscar(Task):
         return {"feature_id": [f"{indices[0]}:{number}" for number in range(len(blocks))], "input_ids": list(blocks),
                 "length": [self.max_length] * len(blocks)}
 
-    def build_model(self) -> torch.nn.Module:
-        """The Hugging Face model, the same on every rank."""
+    def load_model(self) -> torch.nn.Module:
         from transformers import GPT2LMHeadModel  # takes seconds, which checking the flags can do without
 
         return load_model(GPT2LMHeadModel, self.model_source, self.config, self.arguments.seed, self.from_scratch)

@@ -128,8 +128,7 @@ class SquadV2(Task):
 
     # ------------------------------------------------------------------ model, loss, score
 
-    def build_model(self) -> torch.nn.Module:
-        """The Hugging Face model, the same on every rank."""
+    def load_model(self) -> torch.nn.Module:
         from transformers import BertForQuestionAnswering  # takes seconds, which checking the flags can do without
 
         return load_model(BertForQuestionAnswering, self.model_source, self.config, self.arguments.seed,

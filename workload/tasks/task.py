@@ -18,6 +18,7 @@ from measurement.flops import TransformerShape
 from workload.arguments import Arguments
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
+from workload.layers import transformer_modules
 from workload.models import EMBEDDED, TINY, load_config, load_tokenizer
 from workload.processes import usable_cores
 from workload.tasks.files import path_digest
@@ -119,9 +120,17 @@ class Task(ABC):
     def logits_shape(self, samples: int, length: int) -> tuple[int, ...]:
         """Of what the model gives for so many samples, padded to `length` tokens."""
 
-    @abstractmethod
     def build_model(self) -> torch.nn.Module:
         """The Hugging Face model, the same on every rank."""
+        model = self.load_model()
+        if self.arguments.compile:  # one layer after the other: they are alike, so only the first takes long
+            for layer in transformer_modules(model).values():
+                layer.compile()
+        return model
+
+    @abstractmethod
+    def load_model(self) -> torch.nn.Module:
+        """The Hugging Face model as it is on the disk, or with new weights."""
 
     def logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """What a whole model gives for a micro-batch. See `logits_shape`."""

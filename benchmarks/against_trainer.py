@@ -1,0 +1,121 @@
+"""Fine-tuning on SQuAD v2: `transformers.Trainer` as its question-answering example is used, against bert_baseline.py.
+
+    python benchmarks/against_trainer.py --model FOLDER --file squad.json
+    python benchmarks/against_trainer.py --model bert-base-uncased --file train-v2.0.json --steps 300 --precision bf16
+
+Both train the same model from the same
+weights on the same windows, with the example's batch of 12 and its optimizer, in turn. The example pads every window
+to 384 tokens and hands the Trainer PyTorch's shuffling. Prints samples per second of wall time without the first steps,
+their ratio, and the validation loss of both, which one function computes.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from drawing import ROOT, draw, run, summary
+from tqdm import tqdm
+
+WARM_UP = 5  # steps that are not timed, as in our own runs
+BATCH = 12  # the example's --per_device_train_batch_size
+
+
+def train_with_trainer(flags: list[str], result: str) -> None:
+    """As `run_qa.py` does, in this process; writes seconds, samples and validation loss."""
+    sys.path.insert(0, str(ROOT))
+    import transformers
+
+    from workload.arguments import Arguments, parse_arguments
+    from workload.evaluation import evaluate
+    from workload.job import prepare
+    from workload.optimizer import autocast
+
+    arguments = parse_arguments(Arguments, flags)
+    job = prepare("trainer", arguments, 1)
+    task, device, length = job.task, job.processes.device, job.task.max_length
+    model = task.build_model()
+
+    def pad(feature: dict) -> dict:
+        padding = [0] * (length - feature["length"])
+        return {"input_ids": feature["input_ids"] + padding, "token_type_ids": feature["token_type_ids"] + padding,
+                "attention_mask": [1] * feature["length"] + padding,
+                "start_positions": feature["start"], "end_positions": feature["end"]}
+
+    features = task.samples("train")
+    padded = features.map(pad, remove_columns=features.column_names)
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_end(self, options, state, control, **_) -> None:
+            if device.type == "cuda" and state.global_step in (WARM_UP, job.steps):
+                import torch
+                torch.cuda.synchronize()
+            if state.global_step == WARM_UP:
+                self.began = time.perf_counter()
+            elif state.global_step == job.steps:
+                self.seconds = time.perf_counter() - self.began
+
+    clock = Clock()
+    transformers.Trainer(
+        model, transformers.TrainingArguments(
+            str(job.folder), per_device_train_batch_size=BATCH, learning_rate=arguments.learning_rate,
+            max_steps=job.steps, seed=arguments.seed, bf16=job.precision == "bf16", save_strategy="no",
+            report_to="none", use_cpu=device.type == "cpu", disable_tqdm=True),
+        train_dataset=padded, data_collator=transformers.default_data_collator, callbacks=[clock]).train()
+
+    def forward(share):
+        model.eval()
+        for micro_batch in share.micro_batches:
+            with autocast(job.precision, device):
+                logits = task.logits(model, micro_batch.inputs)
+            yield task.judge(logits, micro_batch.labels)
+
+    evaluation = evaluate(task, job.batches("validation", replica=0), job.processes, forward)
+    rate = (job.steps - WARM_UP) * BATCH / clock.seconds
+    tokens = features["length"][:]
+    Path(result).write_text(json.dumps({"rate": rate, "loss": evaluation.validation_loss,
+                                        "tokens": sum(tokens) / len(tokens)}))
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--trainer"]:  # this script as started by itself
+        train_with_trainer(sys.argv[3:], sys.argv[2])
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="Hub name or local folder of a pretrained BERT")
+    parser.add_argument("--file", required=True, help="a SQuAD file, to draw questions from")
+    parser.add_argument("--pairs", type=int, default=3, help="trainings of each; every pair has a seed of its own")
+    parser.add_argument("--steps", type=int, default=60, help="of each training")
+    parser.add_argument("--evaluated", type=int, default=200, help="questions to evaluate on")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = draw(options.file, folder, options.steps * BATCH, options.evaluated, seed=0)
+        for seed in tqdm(range(options.pairs), unit="pair"):
+            flags = [*files, "--model", options.model, "--global_batch_size", str(BATCH), "--micro_batch_size",
+                     str(BATCH), "--max_steps", str(options.steps), "--eval_steps", str(options.steps),
+                     "--warmup_steps", "0", "--weight_decay", "0", "--num_gpus", "1", "--precision", options.precision,
+                     "--seed", str(seed), "--output_dir", name, "--run_name", f"pair{seed}"]
+            run([__file__, "--trainer", str(folder / f"trainer{seed}.json"), *flags])
+            theirs = json.loads((folder / f"trainer{seed}.json").read_text())
+            run(["bert_baseline.py", *flags, "--overwrite"])
+            ours = summary(folder / f"pair{seed}")
+            rows.append((theirs["rate"], float(ours["throughput_samples_per_s"]), theirs["loss"],
+                         float(ours["validation_loss"])))
+    print(f"{options.model}, {options.precision}, {options.steps} steps of {BATCH}, {theirs['tokens']:.0f} real tokens "
+          "a window on average")
+    print("| seed | Trainer samples/s | bert_baseline.py samples/s | ratio | Trainer's validation loss | ours |")
+    print("|--:|--:|--:|--:|--:|--:|")
+    for seed, (theirs, ours, their_loss, our_loss) in enumerate(rows):
+        print(f"| {seed} | {theirs:.2f} | {ours:.2f} | {ours / theirs:.2f} | {their_loss:.4f} | {our_loss:.4f} |")
+    ratios = [ours / theirs for theirs, ours, *_ in rows]
+    print(f"ratio: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()
