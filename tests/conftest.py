@@ -74,6 +74,17 @@ def common_folder(tmp_path_factory) -> Path:
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
+@pytest.fixture(autouse=True)
+def _alone(request, common_folder):
+    """What is marked `alone` begins when the other workers' tests have ended, and they wait until it has."""
+    is_alone = request.node.get_closest_marker("alone") is not None
+    with open(common_folder / "turn.lock", "w") as turn, open(common_folder / "tests.lock", "w") as tests:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # held while waiting, so that nothing else begins meanwhile
+        fcntl.flock(tests, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        yield
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     """What `datasets` caches in the tests' own process goes to a folder of theirs, not to the user's."""
@@ -99,23 +110,24 @@ def environment(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def start(environment, common_folder):
     """Start a command in the project's folder and wait for it."""
-    def start(*words: str, check: bool = False) -> subprocess.CompletedProcess:
-        # Its launcher takes the same port each time, unlike torchrun's.
+    def start(*words: str) -> subprocess.CompletedProcess:
+        # DeepSpeed's launcher takes the same port each time, unlike torchrun's.
         alone = only_one(common_folder / "deepspeed.lock") if "deepspeed" in words else contextlib.nullcontext()
         with alone:
-            done = subprocess.run([str(word) for word in words], cwd=ROOT, env=environment, capture_output=True,
+            return subprocess.run([str(word) for word in words], cwd=ROOT, env=environment, capture_output=True,
                                   text=True, timeout=240)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
     return start
 
 
 @pytest.fixture
-def start_rank(environment, tmp_path_factory):
-    """Start a script in one process that has its imports already, and wait for it."""
-    def start_rank(script: str, *words: str) -> subprocess.CompletedProcess:
-        return run_ranks(script, [str(word) for word in words], 1, environment, tmp_path_factory.mktemp("output"), 240)
-    return start_rank
+def start_ranks(environment, tmp_path_factory):
+    """Start a script in processes that have its imports already, and wait for them."""
+    def start_ranks(script: str, *words: str, count: int = 1, check: bool = False) -> subprocess.CompletedProcess:
+        words = [str(word) for word in words]
+        done = run_ranks(script, words, count, environment, tmp_path_factory.mktemp("output"), 240)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+    return start_ranks
 
 
 @pytest.fixture(scope="session")
