@@ -1,10 +1,17 @@
-"""Real runs of the scripts, in real processes, on the embedded sample; each is made once and shared by the tests."""
+"""Real runs of the scripts, in real processes, on the embedded sample; each is made once and shared by the tests.
 
+The tests are spread over two workers (pytest-xdist, in pyproject.toml), since most of a run's time is waiting.
+"""
+
+import contextlib
 import csv
+import fcntl
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +59,32 @@ def stray_lines(output: subprocess.CompletedProcess) -> list[str]:
     return [line for line in lines if line.strip() and "%|" not in line and "examples/s" not in line]
 
 
+@contextlib.contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Wait until no other worker is in here with the same file."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory) -> Path:
+    """One for all workers of this session: each has its temporary folders inside the session's."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(autouse=True)
+def _alone(request, common_folder):
+    """What is marked `alone` begins when the other workers' tests have ended, and they wait until it has."""
+    is_alone = request.node.get_closest_marker("alone") is not None
+    with open(common_folder / "turn.lock", "w") as turn, open(common_folder / "tests.lock", "w") as tests:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # held while waiting, so that nothing else begins meanwhile
+        fcntl.flock(tests, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        yield
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     """What `datasets` caches in the tests' own process goes to a folder of theirs, not to the user's."""
@@ -75,41 +108,50 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def start(environment):
+def start(environment, common_folder):
     """Start a command in the project's folder and wait for it."""
-    def start(*words: str, check: bool = False) -> subprocess.CompletedProcess:
-        done = subprocess.run([str(word) for word in words], cwd=ROOT, env=environment, capture_output=True, text=True,
-                              timeout=240)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
+    def start(*words: str) -> subprocess.CompletedProcess:
+        # DeepSpeed's launcher takes the same port each time, unlike torchrun's.
+        alone = only_one(common_folder / "deepspeed.lock") if "deepspeed" in words else contextlib.nullcontext()
+        with alone:
+            return subprocess.run([str(word) for word in words], cwd=ROOT, env=environment, capture_output=True,
+                                  text=True, timeout=240)
     return start
 
 
 @pytest.fixture
-def start_rank(environment, tmp_path_factory):
-    """Start a script in one process that has its imports already, and wait for it."""
-    def start_rank(script: str, *words: str) -> subprocess.CompletedProcess:
-        return run_ranks(script, [str(word) for word in words], 1, environment, tmp_path_factory.mktemp("output"), 240)
-    return start_rank
+def start_ranks(environment, tmp_path_factory):
+    """Start a script in processes that have its imports already, and wait for them."""
+    def start_ranks(script: str, *words: str, count: int = 1, check: bool = False) -> subprocess.CompletedProcess:
+        words = [str(word) for word in words]
+        done = run_ranks(script, words, count, environment, tmp_path_factory.mktemp("output"), 240)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+    return start_ranks
 
 
 @pytest.fixture(scope="session")
-def train(start, environment, tmp_path_factory):
+def train(start, environment, common_folder, tmp_path_factory):
     """Run a script with the flags of `EXACT` and some more (later ones win); the same command only once a session."""
-    results = tmp_path_factory.mktemp("results")
-    made: dict[tuple, FinishedRun] = {}
+    results = common_folder / "results"
+    results.mkdir(exist_ok=True)
+
+    def run(name: str, command: tuple[str, ...]) -> subprocess.CompletedProcess:
+        script = next(place for place, word in enumerate(command, start=1) if word.endswith(".py"))
+        words = [*EXACT, "--output_dir", str(results), "--run_name", name, *command[script:]]
+        if script > 1:
+            return start(*command[:script], *words)
+        count = int(command[command.index("--num_gpus") + 1]) if "--num_gpus" in command else 1
+        return run_ranks(command[0], words, count, environment, tmp_path_factory.mktemp("output"), 240)
 
     def train(*command: str) -> FinishedRun:
-        if command not in made:
-            name = f"run{len(made)}"
-            script = next(place for place, word in enumerate(command, start=1) if word.endswith(".py"))
-            words = [*EXACT, "--output_dir", str(results), "--run_name", name, *command[script:]]
-            if script > 1:
-                output = start(*command[:script], *words)
-            else:
-                count = int(command[command.index("--num_gpus") + 1]) if "--num_gpus" in command else 1
-                output = run_ranks(command[0], words, count, environment, tmp_path_factory.mktemp("output"), 240)
-            assert output.returncode == 0, output.stdout + output.stderr
-            made[command] = FinishedRun(results / name, output)
-        return made[command]
+        name = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:16]
+        output_file = results / f"{name}.json"
+        with only_one(results / f"{name}.lock"):
+            if not output_file.exists():
+                output = run(name, command)
+                output_file.write_text(json.dumps([output.args, output.returncode, output.stdout, output.stderr]))
+        output = subprocess.CompletedProcess(*json.loads(output_file.read_text()))
+        assert output.returncode == 0, output.stdout + output.stderr
+        return FinishedRun(results / name, output)
     return train

@@ -34,6 +34,7 @@ def rows(folder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.alone
 def test_a_busy_and_an_idle_process(table, tmp_path):
     spin = "import time\nend = time.time() + 4\nwhile time.time() < end: pass"
     busy = subprocess.Popen([sys.executable, "-c", spin])

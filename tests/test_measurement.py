@@ -92,6 +92,7 @@ def test_ratio_of_sums_not_mean_of_ratios():
     assert metrics.noise_scale(steps, 4, 20).samples == pytest.approx((t1 + t2) / (g1 + g2))
 
 
+@pytest.mark.alone
 def test_throughput_clock_leaves_out_the_first_steps_and_evaluation():
     clock = ThroughputClock(torch.device("cpu"), steps_to_skip=2)
     step = Work(steps=1, samples=10, tokens=100, padded_tokens=150, model_flops=1e6, hardware_flops=2e6, data_s=0.5)

@@ -72,8 +72,9 @@ def test_mean_seconds_of_an_action():
     assert mean_seconds(actions, spans) == {"forward": 1, "backward": 3, "weight": 4}
 
 
-def test_bubbles_of_schedules_that_sleep(start):
-    output = start("torchrun", "--nproc-per-node", 2, "-m", "tests.sleeping_torch_stages", 4, check=True).stdout
+@pytest.mark.alone
+def test_bubbles_of_schedules_that_sleep(start_ranks):
+    output = start_ranks("tests/sleeping_torch_stages.py", 4, count=2, check=True).stdout
     measured = json.loads(output.strip().splitlines()[-1])
     assert list(measured) == list(TORCH_NAMES)
     for bubbles in measured.values():

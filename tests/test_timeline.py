@@ -10,15 +10,16 @@ from tests.test_equivalence import PIPELINES, ROWS
 STAGE_KINDS = ("forward", "backward", "send", "receive", "reduce", "optimizer")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("units, micro_batches, expected_bubble, expected_imbalance", [
     ([1, 1], 2, 100 / 3, 0),
     ([1, 1, 1, 1], 8, 100 * 3 / 11, 0),
     # The slow stage sets the pace: 7 micro-batches at its 2 units and one through all 5, of 4 x 19 units 40 at work.
     ([1, 1, 2, 1], 8, 100 * (1 - 40 / 76), 60),
 ])
-def test_bubble_of_stages_that_sleep(units, micro_batches, expected_bubble, expected_imbalance, start):
-    output = start("torchrun", "--nproc-per-node", len(units), "-m", "tests.sleeping_stages", json.dumps(units),
-                   micro_batches, check=True).stdout
+def test_bubble_of_stages_that_sleep(units, micro_batches, expected_bubble, expected_imbalance, start_ranks):
+    output = start_ranks("tests/sleeping_stages.py", json.dumps(units), micro_batches, count=len(units),
+                         check=True).stdout
     measured = json.loads(output.strip().splitlines()[-1])
     assert measured["bubble_pct"] == pytest.approx(expected_bubble, abs=5)
     assert measured["imbalance_pct"] == pytest.approx(expected_imbalance, abs=5)
