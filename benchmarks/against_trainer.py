@@ -1,12 +1,11 @@
 """Fine-tuning on SQuAD v2: `transformers.Trainer` as its question-answering example is used, against bert_baseline.py.
 
-    python benchmarks/against_trainer.py --model FOLDER --file squad.json
+    python benchmarks/against_trainer.py --model FOLDER --file squad.json --devices 1 2
     python benchmarks/against_trainer.py --model bert-base-uncased --file train-v2.0.json --steps 300 --precision bf16
 
-Both train the same model from the same
-weights on the same windows, with the example's batch of 12 and its optimizer, in turn. The example pads every window
-to 384 tokens and hands the Trainer PyTorch's shuffling. Prints samples per second of wall time without the first steps,
-their ratio, and the validation loss of both, which one function computes.
+Both train the same model from the same weights on the same windows, with the example's batch of 12 and its optimizer,
+in turn. The example pads every window to 384 tokens, and the Trainer shuffles as PyTorch does. Prints samples a second
+of wall time without the first steps, their ratio, and the validation loss of both, which one function computes.
 """
 
 import argparse
@@ -87,34 +86,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--model", required=True, help="Hub name or local folder of a pretrained BERT")
     parser.add_argument("--file", required=True, help="a SQuAD file, to draw questions from")
-    parser.add_argument("--pairs", type=int, default=3, help="trainings of each; every pair has a seed of its own")
+    parser.add_argument("--rounds", type=int, default=3, help="of all trainings; each round has a seed of its own")
     parser.add_argument("--steps", type=int, default=60, help="of each training")
     parser.add_argument("--evaluated", type=int, default=200, help="questions to evaluate on")
+    parser.add_argument("--devices", type=int, nargs="+", default=[1], help="of bert_baseline.py; CPU processes share "
+                        "the cores, all of which the Trainer's one process has")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     options = parser.parse_args()
-    rows = []
+    lines, ratios = [], {devices: [] for devices in options.devices}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = draw(options.file, folder, options.steps * BATCH, options.evaluated, seed=0)
-        for seed in tqdm(range(options.pairs), unit="pair"):
-            flags = [*files, "--model", options.model, "--global_batch_size", str(BATCH), "--micro_batch_size",
-                     str(BATCH), "--max_steps", str(options.steps), "--eval_steps", str(options.steps),
-                     "--warmup_steps", "0", "--weight_decay", "0", "--num_gpus", "1", "--precision", options.precision,
-                     "--seed", str(seed), "--output_dir", name, "--run_name", f"pair{seed}"]
-            run([__file__, "--trainer", str(folder / f"trainer{seed}.json"), *flags])
-            theirs = json.loads((folder / f"trainer{seed}.json").read_text())
-            run(["bert_baseline.py", *flags, "--overwrite"])
-            ours = summary(folder / f"pair{seed}")
-            rows.append((theirs["rate"], float(ours["throughput_samples_per_s"]), theirs["loss"],
-                         float(ours["validation_loss"])))
-    print(f"{options.model}, {options.precision}, {options.steps} steps of {BATCH}, {theirs['tokens']:.0f} real tokens "
-          "a window on average")
-    print("| seed | Trainer samples/s | bert_baseline.py samples/s | ratio | Trainer's validation loss | ours |")
-    print("|--:|--:|--:|--:|--:|--:|")
-    for seed, (theirs, ours, their_loss, our_loss) in enumerate(rows):
-        print(f"| {seed} | {theirs:.2f} | {ours:.2f} | {ours / theirs:.2f} | {their_loss:.4f} | {our_loss:.4f} |")
-    ratios = [ours / theirs for theirs, ours, *_ in rows]
-    print(f"ratio: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+        for seed in tqdm(range(options.rounds), unit="round"):
+            flags = [*files, "--model", options.model, "--global_batch_size", str(BATCH), "--max_steps",
+                     str(options.steps), "--eval_steps", str(options.steps), "--warmup_steps", "0", "--weight_decay",
+                     "0", "--precision", options.precision, "--seed", str(seed), "--output_dir", name]
+            run([__file__, "--trainer", str(folder / "trainer.json"), *flags, "--run_name", f"trainer{seed}"])
+            theirs = json.loads((folder / "trainer.json").read_text())
+            lines.append(f"| {seed} | Trainer | {theirs['rate']:.2f} | | {theirs['loss']:.4f} |")
+            for devices in options.devices:
+                run(["bert_baseline.py", *flags, "--num_gpus", str(devices), "--micro_batch_size",
+                     str(BATCH // devices), "--run_name", f"ours{seed}-{devices}"])
+                ours = summary(folder / f"ours{seed}-{devices}")
+                rate, loss = float(ours["throughput_samples_per_s"]), float(ours["validation_loss"])
+                ratios[devices].append(rate / theirs["rate"])
+                lines.append(f"| {seed} | bert_baseline.py x {devices} | {rate:.2f} | {rate / theirs['rate']:.2f} | "
+                             f"{loss:.4f} |")
+    print(f"{options.precision}, {options.steps} steps of {BATCH}, {theirs['tokens']:.0f} real tokens a window")
+    print("| seed | | samples/s | / Trainer's | validation loss |\n|--:|---|--:|--:|--:|", *lines, sep="\n")
+    for devices, values in ratios.items():
+        print(f"x {devices}: median {statistics.median(values):.2f}, {min(values):.2f} to {max(values):.2f}")
 
 
 if __name__ == "__main__":

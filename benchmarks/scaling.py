@@ -18,7 +18,7 @@ from pathlib import Path
 from drawing import ROOT, draw, run, summary
 from tqdm import tqdm
 
-PIPELINES = {"pipeline.py": [], "torch_pipeline.py": ["--schedule", "1f1b"]}
+PIPELINES = {"pipeline.py", "torch_pipeline.py"}
 
 
 def unconnected(flags: list[str], folder: Path, name: str) -> float:
@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="Hub name or local folder of a BERT")
     parser.add_argument("--file", required=True, help="a SQuAD file, to draw questions from")
     parser.add_argument("--rounds", type=int, default=3, help="of all trainings; each round has a seed of its own")
-    parser.add_argument("--steps", type=int, default=13, help="of each training, of which 3 are not timed")
+    parser.add_argument("--steps", type=int, default=13, help="of each training, of which a quarter is not timed")
+    parser.add_argument("--pipelines", nargs="*", default=["pipeline.py"], choices=PIPELINES)
     parser.add_argument("--micro_batches", type=int, default=8, help="of a step; the global batch is 64")
     options = parser.parse_args()
     size, share = 64 // options.micro_batches, options.micro_batches / (options.micro_batches + 1)
@@ -53,9 +54,8 @@ def main() -> None:
             micro = ["--micro_batch_size", str(size)]
             bound = unconnected([*flags, *micro], folder, f"unconnected{seed}")
             lines.append(f"| {seed} | two unconnected | {bound:.2f} | | | |")
-            several = {"bert_baseline.py": [*micro, "--num_gpus", "2"]} | {
-                script: [*more, "--num_gpus", "2", "--micro_batches", str(options.micro_batches)]
-                for script, more in PIPELINES.items()}
+            several = {"bert_baseline.py": [*micro, "--num_gpus", "2"]} | dict.fromkeys(
+                options.pipelines, ["--num_gpus", "2", "--micro_batches", str(options.micro_batches)])
             for script, more in several.items():
                 name = f"{script}{seed}"
                 run([script, *flags, *more, "--run_name", name])
@@ -63,8 +63,8 @@ def main() -> None:
                 rate = float(row["throughput_samples_per_s"])
                 ratio = rate / bound / (share if script in PIPELINES else 1)
                 ratios.setdefault(script, []).append(ratio)
-                lines.append(f"| {seed} | {script} | {rate:.2f} | {ratio:.3f} | {row['bubble_pct']} | "
-                             f"{row['imbalance_pct']} |")
+                watched = [f"{float(row[name]):.1f}" if row[name] else "" for name in ("bubble_pct", "imbalance_pct")]
+                lines.append(f"| {seed} | {script} | {rate:.2f} | {ratio:.3f} | {' | '.join(watched)} |")
     print(f"global batch 64, micro-batches of {size}; of the bound: of the two unconnected, pipelines of "
           f"{options.micro_batches}/{options.micro_batches + 1} of it")
     print("| seed | | samples/s | of the bound | idle in one watched step % | stages' imbalance % |")

@@ -17,7 +17,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 read -r BASELINE TWO FOUR <<< "${DEVICES:-4 2 4}" # devices of the baseline, "2 stages", "4 stages"
-COMMON=(--answerable_only --micro_batch_size 16 --weight_decay 0.01 --max_grad_norm 1e9
+COMMON=(--answerable_only --length_grouping false --micro_batch_size 16 --weight_decay 0.01 --max_grad_norm 1e9
         --output_dir "${RESULTS:-results}/published_setup")
 AS_BASELINE=(--precision fp32 --global_batch_size 64 --max_seq_length 512 --max_train_examples 69456
              --learning_rate 5e-5 --lr_scheduler constant --adam_epsilon 1e-8)

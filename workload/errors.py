@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 
 
@@ -18,4 +19,6 @@ def one_line_errors() -> Iterator[None]:
     except InputError as error:
         if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
             print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+        else:  # the first to exit makes the launcher end all others, and rank 0 has not spoken yet
+            time.sleep(10)
         sys.exit(2)
