@@ -1,4 +1,4 @@
-"""Seconds from the command to the end of the first step, with as many questions as SQuAD v2 has, a first and a second time.
+"""Seconds from the command to the end of the first step with as many questions as SQuAD v2 has, twice.
 
     python benchmarks/start_up.py --model FOLDER --file squad.json
     python benchmarks/start_up.py --model FOLDER --file squad.json --script pipeline.py --num_gpus 2
@@ -46,15 +46,15 @@ def main() -> None:
         for time in ("first", "second"):
             done = subprocess.run(
                 [sys.executable, options.script, "--model", options.model, "--train_file", f"{name}/train.json",
-                 "--eval_file", options.file, "--max_eval_examples", "4", "--global_batch_size", "8", "--max_steps", "1",
-                 "--num_gpus", options.num_gpus, "--output_dir", name, "--run_name", time],
+                 "--eval_file", options.file, "--max_eval_examples", "4", "--global_batch_size", "8",
+                 "--max_steps", "1", "--num_gpus", options.num_gpus, "--output_dir", name, "--run_name", time],
                 cwd=ROOT, env=os.environ | {"HF_DATASETS_CACHE": f"{name}/cache"}, stdout=subprocess.DEVNULL)
             if done.returncode:
                 sys.exit(done.returncode)
             with open(f"{name}/{time}/steps.csv", newline="") as steps:
                 step = next(csv.DictReader(steps))
-            print(f"{options.script} x {options.num_gpus}, {time} time: first step done after {step['elapsed_s']} s, of "
-                  f"which {float(step['step_s']):.1f} s the step itself", flush=True)
+            print(f"{options.script} x {options.num_gpus}, {time} time: the first step ended after "
+                  f"{float(step['elapsed_s']):.1f} s, {float(step['step_s']):.1f} s of them its own", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Batches of samples of similar length against plain shuffling: does the model learn the same, and is the gradient noise
+# scale the same? One process on the embedded sample; another model and other data after the command:
+#
+#     SEEDS="0 1 2" bash experiments/length_grouping.sh
+#     bash experiments/length_grouping.sh --model bert-base-uncased --train_file train-v2.0.json --eval_file dev-v2.0.json
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [[ $# -eq 0 ]]; then
+    export CUDA_VISIBLE_DEVICES=
+    set -- --sample --model tiny --max_seq_length 128 --max_steps 300 --global_batch_size 32 --learning_rate 1e-3 \
+        --noise_scale_steps 4 --eval_steps 300
+fi
+for seed in ${SEEDS:-0 1 2}; do
+    for grouping in true false; do
+        python experiments/run_once.py bert_baseline.py "$@" --num_gpus 1 --seed "$seed" --length_grouping "$grouping" \
+            --output_dir "${RESULTS:-results}/length_grouping" --run_name "grouping-$grouping-seed$seed"
+    done
+done
+python plots.py "${RESULTS:-results}/length_grouping"
