@@ -95,8 +95,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     precision = choose_precision(arguments.precision, arguments.tf32,
                                  torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     folder = _folder(arguments, strategy, devices, stages, split, precision)
-    if os.environ.get("RANK", "0") != "0":
-        datasets.disable_progress_bars()
+    datasets.disable_progress_bars()
     task = open_task(arguments)
     if schedule and task.config.model_type not in ORDERED_LAYERS:
         raise InputError(f"--model {task.model_name}: a {task.config.model_type!r} model cannot be cut into stages "
@@ -113,7 +112,10 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
 
     processes = join(devices // devices_a_process, arguments.cpu_threads, devices_a_process)
     if processes.local_rank == 0:  # fills the cache for the others of its machine
+        if processes.is_main:
+            datasets.enable_progress_bars()
         task.load()
+        datasets.disable_progress_bars()
     dist.barrier()
     if processes.local_rank != 0:
         task.load()

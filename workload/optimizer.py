@@ -48,8 +48,12 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], arguments: Argumen
     parameters = list(parameters)
     groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": arguments.weight_decay},
               {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=arguments.learning_rate,
-                             eps=arguments.adam_epsilon, fused=True)
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=arguments.learning_rate,
+                                  eps=arguments.adam_epsilon, fused=True)
+    # A fused step would skip itself where fp16 overflowed, but fails on what ShardedGradScaler tells it of that, a
+    # tensor of shape (1,). So the scaler skips it.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 def warmup_steps(arguments: Arguments, steps: int) -> int:

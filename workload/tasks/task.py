@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
+from tqdm import tqdm
 
 from measurement.flops import TransformerShape
 from workload.arguments import Arguments
@@ -240,9 +241,10 @@ class Task(ABC):
 
 
 def _read_some(read: Callable[..., Iterator[dict]], example_word: str, reading: dict) -> Iterator[dict]:
-    """What `read` yields, if that is anything."""
+    """What `read` yields, if that is anything; under a bar where it takes long."""
     example = None
-    for example in read(**reading):
+    for example in tqdm(read(**reading), desc=f"reading {os.path.basename(reading['path'])}", unit="examples",
+                        leave=False, delay=1, disable=os.environ.get("RANK", "0") != "0"):
         yield example
     if example is None:
         raise InputError(f"{reading['path']}: holds no {example_word}")
