@@ -190,6 +190,19 @@ def test_wrong_zero_flags_get_one_line(flags, words):
     assert all(word in line for word in words) and "\n" not in line, line
 
 
+def test_speed_that_would_be_ignored_or_wrong_is_refused(monkeypatch):
+    import torch
+
+    import data_parallel
+    from workload.optimizer import choose_precision
+    with pytest.raises(InputError, match="--tf32: a CPU has no TF32"):
+        choose_precision(None, True, torch.device("cpu"))
+    assert "--precision fp32 fits" in refusal(["--tf32", "--precision", "bf16"])
+    monkeypatch.setattr(sys, "argv", ["data_parallel.py", "--sample", "--model", "tiny", "--compile"])
+    with pytest.raises(InputError, match="--compile would be wrong with DataParallel"):
+        data_parallel.main()
+
+
 @pytest.mark.parametrize("content, flags, words", [
     ("{}", [], ["zero_optimization.stage is None", "1, 2 or 3 fits"]),
     ('{"zero_optimization": {"stage": 0}}', [], ["zero_optimization.stage is 0", "DDP"]),
