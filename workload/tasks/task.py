@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from measurement.flops import TransformerShape
 from workload.arguments import Arguments
+from workload.dropout import pack_dropout
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
 from workload.layers import transformer_modules
@@ -124,6 +125,8 @@ class Task(ABC):
     def build_model(self) -> torch.nn.Module:
         """The Hugging Face model, the same on every rank."""
         model = self.load_model()
+        if not torch.cuda.is_available():
+            pack_dropout(model)
         if self.arguments.compile:  # one layer after the other: they are alike, so only the first takes long
             for layer in transformer_modules(model).values():
                 layer.compile()
