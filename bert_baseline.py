@@ -23,8 +23,17 @@ from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
 from workload.layers import layer_names
-from workload.optimizer import autocast, build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
+from workload.optimizer import (
+    autocast,
+    build_optimizer,
+    build_scaler,
+    build_schedule,
+    clip_by_global_norm,
+    loss_scale,
+    skip_if_nonfinite,
+)
 from workload.processes import devices_asked_for, leave
+from workload.training_state import TrainingState
 
 
 def main() -> None:
@@ -45,6 +54,7 @@ def main() -> None:
     optimizer = build_optimizer(parameters, arguments)
     schedule = build_schedule(optimizer, arguments, job.steps)
     scaler = build_scaler(job.precision, device)
+    state = TrainingState(model.named_parameters(), optimizer, schedule, scaler, processes.devices)
     micro_batches_a_step = job.split.micro_batches
     noise = GradientNoise(parameters, job.split.replicas * micro_batches_a_step, 1 / micro_batches_a_step,
                           arguments.noise_scale_steps)
@@ -60,7 +70,7 @@ def main() -> None:
     part = Part(replica, stage=0, layers=layer_names(model), parameters=sum(p.numel() for p in parameters))
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     with Run(job, part) as run:
-        for step, share in run.training_steps(training):
+        for step, share in run.training_steps(training, state):
             model.train()
             noise.begin_step(step)
             loss = torch.zeros((), device=device)
@@ -80,6 +90,7 @@ def main() -> None:
 
             scaler.unscale_(optimizer)
             grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm)
+            skip_if_nonfinite(optimizer, grad_norm, arguments)
             norms = noise.end_step(grad_norm, loss_scale(scaler, device))
             scaler.step(optimizer)
             scaler.update()

@@ -21,8 +21,17 @@ from workload.errors import InputError, one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
 from workload.layers import layer_names
-from workload.optimizer import autocast, build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
+from workload.optimizer import (
+    autocast,
+    build_optimizer,
+    build_scaler,
+    build_schedule,
+    clip_by_global_norm,
+    loss_scale,
+    skip_if_nonfinite,
+)
 from workload.processes import devices_asked_for, leave
+from workload.training_state import TrainingState
 
 
 class Logits(torch.nn.Module):
@@ -68,6 +77,7 @@ def main() -> None:
     optimizer = build_optimizer(parameters, arguments)
     schedule = build_schedule(optimizer, arguments, job.steps)
     scaler = build_scaler(job.precision, device)
+    state = TrainingState(model.named_parameters(), optimizer, schedule, scaler, processes.devices)
     micro_batches_a_step = job.split.micro_batches  # each as large as a micro-batch for every device
     noise = GradientNoise(parameters, micro_batches_a_step, 1 / micro_batches_a_step, arguments.noise_scale_steps)
     training, evaluation = job.batches("train", replica=0), job.batches("validation", replica=0)
@@ -84,7 +94,7 @@ def main() -> None:
     with Run(job, part) as run:
         if not parallel.device_ids:
             run.record.description["note"] = "no GPU: DataParallel ran on one device, the CPU, and spread nothing"
-        for step, share in run.training_steps(training):
+        for step, share in run.training_steps(training, state):
             model.train()
             noise.begin_step(step)
             loss = torch.zeros((), device=device)
@@ -99,6 +109,7 @@ def main() -> None:
 
             scaler.unscale_(optimizer)
             grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm)
+            skip_if_nonfinite(optimizer, grad_norm, arguments)
             norms = noise.end_step(grad_norm, loss_scale(scaler, device))
             scaler.step(optimizer)
             scaler.update()

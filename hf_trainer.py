@@ -30,8 +30,10 @@ from workload.optimizer import (
     build_schedule,
     loss_scale,
     replace_zero_loss_scaler,
+    skip_if_nonfinite,
 )
 from workload.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
+from workload.training_state import TrainingState, ZeroTrainingState
 
 
 def main() -> None:
@@ -50,7 +52,8 @@ def main() -> None:
 
     replica = processes.rank
     model = task.build_model().to(device, dtype=torch.bfloat16 if job.precision == "bf16_native" else None)
-    parameters = list(model.parameters())
+    named = list(model.named_parameters())
+    parameters = [parameter for _, parameter in named]
     part = Part(replica, stage=0, layers=layer_names(model), parameters=sum(p.numel() for p in parameters))
     optimizer = build_optimizer(parameters, arguments)
     schedule = build_schedule(optimizer, arguments, job.steps)
@@ -86,11 +89,12 @@ def main() -> None:
 
         def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | float:
             self.grad_norm = super()._clip_grad_norm(model)
+            skip_if_nonfinite(optimizer, torch.as_tensor(self.grad_norm), arguments)
             return self.grad_norm
 
     with quiet_libraries():
         trainer = Trainer(model, transformers.TrainingArguments(
-            str(job.folder), max_steps=job.steps, per_device_train_batch_size=job.split.micro_batch_size,
+            str(job.folder), max_steps=job.remaining_steps, per_device_train_batch_size=job.split.micro_batch_size,
             gradient_accumulation_steps=micro_batches_a_step, max_grad_norm=arguments.max_grad_norm,
             bf16=job.precision == "bf16" and not config, fp16=job.precision == "fp16" and not config,
             deepspeed=config, use_cpu=device.type == "cpu", ddp_find_unused_parameters=False,
@@ -105,11 +109,14 @@ def main() -> None:
     def micro_batches() -> Iterator[dict]:
         if config and job.precision == "fp16":
             replace_zero_loss_scaler(trainer.deepspeed.optimizer)
-        for step, share in run.training_steps(training):
+        scaler = accelerator.scaler or build_scaler("fp32", device)
+        state = (ZeroTrainingState(named, optimizer, schedule, trainer.deepspeed.optimizer, processes.devices) if config
+                 else TrainingState(named, optimizer, schedule, scaler, processes.devices))
+        for step, share in run.training_steps(training, state):
             noise.begin_step(step)
             learning_rate = schedule.get_last_lr()[0]
             scale = (torch.full((1,), trainer.deepspeed.optimizer.loss_scale, device=device) if config
-                     else loss_scale(accelerator.scaler or build_scaler("fp32", device), device))
+                     else loss_scale(scaler, device))
             trainer.loss_of_step = torch.zeros((), device=device)
 
             # --- the strategy: the Trainer does the step with these

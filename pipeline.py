@@ -23,9 +23,17 @@ from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
 from workload.layers import Layer, ordered_layers, shared_weight
-from workload.optimizer import build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
+from workload.optimizer import (
+    build_optimizer,
+    build_scaler,
+    build_schedule,
+    clip_by_global_norm,
+    loss_scale,
+    skip_if_nonfinite,
+)
 from workload.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
 from workload.stages import SharedWeight, cut, is_counted, save_model
+from workload.training_state import TrainingState, names_in_model
 
 
 def main() -> None:
@@ -81,6 +89,8 @@ def main() -> None:
         engine.torch_autocast_z0_gradscaler = scaler  # DeepSpeed's own lets each stage skip a step for itself
     if job.precision == "bf16_native":
         module.to(torch.bfloat16)
+    state = TrainingState(names_in_model(layers, pieces, shared is not None), optimizer, schedule, scaler,
+                          processes.devices)
 
     noise = GradientNoise(parameters, job.split.replicas * micro_batches, 1 / micro_batches,
                           arguments.noise_scale_steps, *copies)
@@ -107,6 +117,7 @@ def main() -> None:
     def clip(*_) -> None:
         nonlocal grad_norm
         grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm, stage_group)
+        skip_if_nonfinite(optimizer, grad_norm, arguments)
 
     # `train_batch` runs a whole step. DeepSpeed's own clipping there counts the first stage's gradients only.
     optimizer.register_step_pre_hook(clip)
@@ -114,7 +125,7 @@ def main() -> None:
     part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters if is_counted(p)))
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     with Run(job, part, config) as run:
-        for step, share in run.training_steps(training):
+        for step, share in run.training_steps(training, state):
             noise.begin_step(step, share.micro_batches)
             learning_rate, scale = schedule.get_last_lr()[0], loss_scale(scaler, device)
             grad_norm = torch.full((), float("inf"), device=device)  # stays if fp16 overflows and the step is skipped

@@ -30,10 +30,19 @@ from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
 from workload.layers import ordered_layers
-from workload.optimizer import autocast, build_optimizer, build_scaler, build_schedule, clip_by_global_norm, loss_scale
+from workload.optimizer import (
+    autocast,
+    build_optimizer,
+    build_scaler,
+    build_schedule,
+    clip_by_global_norm,
+    loss_scale,
+    skip_if_nonfinite,
+)
 from workload.processes import devices_asked_for, leave
 from workload.schedules import plan_schedule
 from workload.stages import Piece, cut, is_counted, save_model, share_over
+from workload.training_state import TrainingState, names_in_model
 
 
 def main() -> None:
@@ -69,6 +78,8 @@ def main() -> None:
     optimizer = build_optimizer(parameters, arguments)
     schedule = build_schedule(optimizer, arguments, job.steps)
     scaler = build_scaler(job.precision, device, stage_group)
+    state = TrainingState(names_in_model(layers, all_pieces, shared is not None), optimizer, schedule, scaler,
+                          processes.devices)
     noise = GradientNoise(parameters, replicas * plan.micro_batches, 1 / plan.micro_batches,
                           arguments.noise_scale_steps, shared)
     is_end = not {0, plan.pieces - 1}.isdisjoint(pieces)  # the first piece feeds the model, the last computes its loss
@@ -116,7 +127,7 @@ def main() -> None:
     part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters if is_counted(p)))
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     with Run(job, part, actions=actions_of(pipeline(task.max_length, is_training=True))) as run:
-        for step, share in run.training_steps(training):
+        for step, share in run.training_steps(training, state):
             model.train()
             noise.begin_step(step, share.micro_batches)
             scale, timeline = loss_scale(scaler, device), run.timeline()
@@ -141,6 +152,7 @@ def main() -> None:
             with on_timeline(timeline, "optimizer"):
                 scaler.unscale_(optimizer)
                 grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm, stage_group)
+                skip_if_nonfinite(optimizer, grad_norm, arguments)
                 scaler.step(optimizer)
                 scaler.update()
             norms = noise.end_step(grad_norm, scale)

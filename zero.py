@@ -33,8 +33,10 @@ from workload.optimizer import (
     clip_by_global_norm,
     loss_scale,
     replace_zero_loss_scaler,
+    skip_if_nonfinite,
 )
 from workload.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
+from workload.training_state import TrainingState, ZeroTrainingState
 
 
 def main() -> None:
@@ -64,8 +66,12 @@ def main() -> None:
         scaler = build_scaler(job.precision, device)
         engine.torch_autocast_z0_gradscaler = scaler if scaler.is_enabled() else None
         optimizer.register_step_pre_hook(lambda *_: clip())  # DeepSpeed would as well, but keeps the norm to itself
-    elif job.precision == "fp16":
-        replace_zero_loss_scaler(engine.optimizer)
+        state = TrainingState(model.named_parameters(), optimizer, schedule, scaler, processes.devices)
+    else:
+        if job.precision == "fp16":
+            replace_zero_loss_scaler(engine.optimizer)
+        state = ZeroTrainingState(model.named_parameters(), optimizer, schedule, engine.optimizer,
+                                  processes.devices)
 
     micro_batches_a_step = job.split.micro_batches
     noise = GradientNoise(parameters, job.split.replicas * micro_batches_a_step, 1 / micro_batches_a_step,
@@ -76,6 +82,7 @@ def main() -> None:
     def clip() -> None:
         nonlocal grad_norm
         grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm)
+        skip_if_nonfinite(optimizer, grad_norm, arguments)
 
     def forward(share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         model.eval()
@@ -84,7 +91,7 @@ def main() -> None:
 
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     with Run(job, part, config) as run:
-        for step, share in run.training_steps(training):
+        for step, share in run.training_steps(training, state):
             model.train()
             noise.begin_step(step)
             loss = torch.zeros((), device=device)

@@ -17,8 +17,9 @@ from workload.job import Job
 WORKLOAD_FLAGS = ("task", "model", "from_scratch", "tokenizer", "max_train_examples", "max_eval_examples",
                   "max_seq_length", "doc_stride", "answerable_only", "length_grouping", "global_batch_size", "epochs",
                   "max_steps", "learning_rate", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm",
-                  "adam_epsilon", "dropout", "precision", "tf32", "compile", "reference_batch_size", "eval_steps",
-                  "noise_scale_steps")
+                  "adam_epsilon", "skip_nonfinite", "dropout", "precision", "tf32", "compile", "reference_batch_size",
+                  "eval_steps", "noise_scale_steps")
+RESUMABLE_FLAGS = (*WORKLOAD_FLAGS, "seed")  # in which a run that goes on must agree with its beginning
 # Those of them that change with the global batch, or say how many epochs there are: the work of an epoch is the same.
 BATCH_FLAGS = ("global_batch_size", "epochs", "max_steps", "warmup_steps", "eval_steps")
 
@@ -31,9 +32,10 @@ def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict
         deepspeed_config: as given to DeepSpeed, if it takes part.
     """
     task, flags = job.task, job.resolved_flags()
+    command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
     return {
         "status": "running", "reason": None, "run_name": job.folder.name, "strategy": job.strategy,
-        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]), "flags": flags,
+        "command": command, "flags": flags,
         "deepspeed_config": deepspeed_config, "workload": workload_hash(flags, task.data_digest),
         "epoch_workload": workload_hash(flags, task.data_digest, without=BATCH_FLAGS),
         "data": {split: {"file": path and path_in_project(path), "sha256": task.data_digest.get(split),
@@ -43,6 +45,8 @@ def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict
         "cpu": {"name": cpu_name(), "cores": os.cpu_count(),
                 "memory_gib": round(psutil.virtual_memory().total / GIB, 2)},
         "parameters": sum(rank["parameters"] for rank in ranks if rank["replica"] == 0),
+        "attempts": [{"strategy": job.strategy, "devices": job.devices, "command": command,
+                      "host": socket.gethostname(), "from_step": job.checkpoint.step if job.checkpoint else 0}],
         "ranks": ranks, "order_hash": None, "empty": {}, "started": utc_time(job.started_at), "ended": None,
     }
 

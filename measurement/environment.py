@@ -59,3 +59,9 @@ def path_in_project(path: str) -> str:
     """A file of ours under its name in the project, any other as it was given."""
     project, file = Path(__file__).resolve().parents[1], Path(path).resolve()
     return str(file.relative_to(project)) if file.is_relative_to(project) else path
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory did not suffice; PyTorch has no exception of its own for the CPU's."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from measurement.clock import Mark
+from measurement.continuation import continued, cut_back
 from measurement.description import describe
+from measurement.interruption import FolderLock
 from measurement.results import STEP_COLUMNS, Table, epoch_columns, evaluation_columns, utc_time, write_json
 from workload.errors import InputError
 from workload.evaluation import Evaluation
@@ -30,16 +32,24 @@ class Record:
         job: what is trained, and on what.
         ranks: of each rank its device, and the part of the model that it holds.
         deepspeed_config: as given to DeepSpeed, if it takes part.
+
+    Where `job.checkpoint` is set the record goes on behind that step; rows of later steps are dropped.
     """
 
     def __init__(self, job: Job, ranks: list[dict], deepspeed_config: dict | None) -> None:
         self.job, self.folder, self.started_at = job, job.folder, job.started_at
-        _create_folder(job.folder, job.arguments.output_dir, job.arguments.overwrite)
+        goes_on = job.checkpoint is not None
+        self.lock = _claim_folder(job.folder, job.arguments.output_dir, goes_on)
         self.description = describe(job, ranks, deepspeed_config)
+        if goes_on:
+            self.description = continued(self.description, self.folder)
         write_json(self.folder / "run.json", self.description)
-        self.steps = Table(self.folder / "steps.csv", STEP_COLUMNS)
-        self.evaluations = Table(self.folder / "evaluations.csv", evaluation_columns(job.task.metrics))
-        self.epochs = Table(self.folder / "epochs.csv", epoch_columns(job.task.metrics))
+        tables = {"steps": STEP_COLUMNS, "evaluations": evaluation_columns(job.task.metrics),
+                  "epochs": epoch_columns(job.task.metrics)}
+        earlier = {name: cut_back(self.folder / f"{name}.csv", job.checkpoint.step) if goes_on else []
+                   for name in tables}
+        self.steps, self.evaluations, self.epochs = (
+            Table(self.folder / f"{name}.csv", columns, goes_on) for name, columns in tables.items())
         self.epoch = _Epoch()  # that is being trained
         self.epoch_row: dict | None = None  # of the one before, until its evaluation, if there is one, is over
         self.epoch_seconds: list[float] = []
@@ -48,6 +58,29 @@ class Record:
         self.losses: list[float] = []
         self.evaluation: Evaluation | None = None
         self.target_reached: dict[str, float] = {}
+        self.skipped_steps = 0  # whose gradients were not finite, so that nothing was updated
+        self.nonfinite: str | None = None  # where the first loss was that is no number
+        if goes_on:
+            self._go_on_behind(earlier["steps"], earlier["epochs"])
+
+    def _go_on_behind(self, steps: list[dict[str, str]], epochs: list[dict[str, str]]) -> None:
+        """Take in what the files hold up to the checkpoint."""
+        self.losses = [float(row["train_loss"]) for row in steps]
+        self.skipped_steps = sum(not math.isfinite(float(row["grad_norm"])) for row in steps)
+        self.epoch_seconds = [float(row["epoch_s"]) for row in epochs]
+        begun = self.job.checkpoint.step % self.job.steps_an_epoch  # steps of the epoch that is not over
+        of_epoch = steps[len(steps) - begun:]
+        self.epoch = _Epoch(sum(float(row["step_s"]) for row in of_epoch),
+                            [float(row["train_loss"]) for row in of_epoch])
+        state = self.job.checkpoint.state["record"]
+        self.target_reached = state["target_reached"]
+        if self.job.checkpoint.state["setting"] == self.job.setting:
+            self.noise_norms = [tuple(norms) for norms in state["noise_norms"]]
+
+    def state(self) -> dict:
+        """What the files do not say, for a checkpoint; all rows are written by then."""
+        self._write_epoch()
+        return {"noise_norms": self.noise_norms, "target_reached": self.target_reached}
 
     def begin_stretch(self, moment: float) -> None:
         """Steps follow each other from now on, seconds since the epoch."""
@@ -78,8 +111,17 @@ class Record:
                            train_loss=loss, grad_norm=grad_norm, micro_batch_squared_norm=small,
                            batch_squared_norm=large)
             self.losses.append(loss)
+            self._look_for_nonfinite(row, loss, grad_norm)
             self._add_to_epoch(row["step"], row["samples"], ended - self.last_step_ended, loss)
             self.last_step_ended = ended
+
+    def _look_for_nonfinite(self, row: dict, loss: float, grad_norm: float) -> None:
+        """With fp16 a step whose gradients overflow is skipped, and the next one scaled less: no failure."""
+        self.skipped_steps += not math.isfinite(grad_norm)
+        is_bad = not math.isfinite(loss) or not math.isfinite(grad_norm) and self.job.precision != "fp16"
+        if is_bad and not self.nonfinite and not self.job.arguments.skip_nonfinite:
+            self.nonfinite = (f"step {row['step']}: loss {loss}, gradient norm {grad_norm}, learning rate "
+                              f"{row['learning_rate']:g}")
 
     def _add_to_epoch(self, step: int, samples: int, seconds: float, loss: float) -> None:
         self._write_epoch()
@@ -138,10 +180,17 @@ class Record:
         write_json(self.folder / "run.json", self.description)
 
 
-def _create_folder(folder: Path, output_dir: str, overwrite: bool) -> None:
+def _claim_folder(folder: Path, output_dir: str, goes_on: bool) -> FolderLock:
+    """Make the folder ours alone, and, where the run does not go on, empty."""
     try:
-        if folder.exists() and overwrite:
-            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(folder)
+        if not goes_on:
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != FolderLock.NAME:
+                    path.unlink()
     except OSError as error:
         raise InputError(f"--output_dir {output_dir}: {error.filename}: {error.strerror}") from error
+    return lock

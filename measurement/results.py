@@ -29,6 +29,7 @@ SUMMARY_COLUMNS = [
     "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step", "target_f1", "target_loss",
     "time_to_target_s", "samples_to_target", "published_stats_efficiency", "published_goodput", "schedule",
     "tuned_by", "accuracy_mismatched", "perplexity", "epoch_s", "epoch_workload",
+    "skipped_steps",
 ]
 
 
@@ -43,12 +44,17 @@ def epoch_columns(metrics: tuple[str, ...]) -> list[str]:
 
 
 class Table:
-    """A CSV file that is written row by row while the run goes."""
+    """A CSV file that is written row by row while the run goes.
 
-    def __init__(self, path: Path, columns: list[str]) -> None:
-        self.file = open(path, "w", newline="", encoding="utf-8")
+    Args:
+        goes_on: behind the rows that are there.
+    """
+
+    def __init__(self, path: Path, columns: list[str], goes_on: bool = False) -> None:
+        self.file = open(path, "a" if goes_on else "w", newline="", encoding="utf-8")
         self.writer = csv.DictWriter(self.file, columns, restval="", lineterminator="\n")
-        self.writer.writeheader()
+        if not goes_on:
+            self.writer.writeheader()
         self.file.flush()
 
     def add(self, **row) -> None:

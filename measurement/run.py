@@ -5,16 +5,20 @@ says so.
 """
 
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 
 from measurement.clock import StepClock, ThroughputClock, Work, synchronize
-from measurement.environment import GIB, devices_of_rank
-from measurement.interruption import mark_ended, watch_signals
+from measurement.continuation import join_earlier_attempts, put_back, state_of
+from measurement.environment import GIB, devices_of_rank, is_out_of_memory
+from measurement.heartbeat import Heartbeat
+from measurement.interruption import NONFINITE, StopWatch, agreed_reason, mark_ended
 from measurement.monitor import Monitor
 from measurement.profiling import StepProfiler
 from measurement.record import Record
@@ -23,7 +27,10 @@ from measurement.schedule import Actions
 from measurement.summary import describe_ranks, rows_without_extras, summarize
 from measurement.timeline import StepTimeline, draw, typical_step, write_trace
 from workload.batches import Batches, OrderHash, Share
+from workload.checkpoints import newest_checkpoint, write_checkpoint
 from workload.job import Job
+from workload.processes import TRY_AGAIN, leave
+from workload.training_state import TrainingState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +64,19 @@ class Run:
         first = job.untimed_steps + 2  # the step before it warms the profiler up
         last = first + profiled - 1
         self.profiler = StepProfiler(first, last, self.processes, self.folder / "profile") if profiled else None
-        self.throughput = ThroughputClock(self.device, steps_to_skip=last if profiled else job.untimed_steps)
+        self.steps_to_skip = last if profiled else job.untimed_steps
+        self.throughput = ThroughputClock(self.device, self.steps_to_skip)
         self.order = OrderHash()
         self.step = self.samples = self.real_tokens = self.padded_tokens = 0
+        self.is_rehearsing = False  # a step that is thrown away
         self.timelines: dict[int, StepTimeline] = {}  # of pipelines, in the warm-up
-        self.monitor = self.record = None
+        self.monitor = self.record = self.bar = None
 
     # ------------------------------------------------------------------ begin and end
 
     def __enter__(self) -> "Run":
+        if self.job.checkpoint:
+            join_earlier_attempts(self.job)
         self.ranks = [None] * self.processes.count
         dist.all_gather_object(self.ranks, {"rank": self.processes.rank, **devices_of_rank(self.processes.devices),
                                             **dataclasses.asdict(self.part)})
@@ -75,9 +86,12 @@ class Run:
         if self.processes.local_rank == 0 and self.measures_all:
             node = self.ranks[self.processes.rank]["node"]
             self.folder.mkdir(parents=True, exist_ok=True)  # another machine may not share rank 0's
-            table = Table(self.folder / ("devices.csv" if node == 0 else f"devices-node{node}.csv"), DEVICE_COLUMNS)
+            path = self.folder / ("devices.csv" if node == 0 else f"devices-node{node}.csv")
+            table = Table(path, DEVICE_COLUMNS, goes_on=bool(self.job.checkpoint) and path.exists())
             self.monitor = Monitor(table, self.job.started_at, [rank for rank in self.ranks if rank["node"] == node])
-        watch_signals(self.folder / "run.json")
+        self.stop_watch = StopWatch(self.folder / "run.json")
+        self.heartbeat = Heartbeat(self.folder / "run.json", self.processes.rank, self.ranks,
+                                   self.arguments.hang_timeout_s)
         if self.device.type == "cuda":
             for device in self.processes.devices:
                 torch.cuda.reset_peak_memory_stats(device)
@@ -86,21 +100,38 @@ class Run:
     def __exit__(self, kind, error, traceback) -> None:
         if error is None:
             return
-        out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
         is_exit = isinstance(error, SystemExit)  # as DeepSpeed's autotuner ends its trials
-        status = "out_of_memory" if out_of_memory else "stopped" if is_exit else "failed"
-        mark_ended(self.folder / "run.json", status, f"rank {self.processes.rank}: {kind.__name__}: {error}")
-        if out_of_memory:
+        status = "out_of_memory" if is_out_of_memory(error) else "stopped" if is_exit else "failed"
+        reason = f"rank {self.processes.rank}: {kind.__name__}: {error}"
+        if self.stop_watch.reason:  # what fails then fails because others were stopped
+            reason = f"stopped by {self.stop_watch.reason}: another rank died, or the job was cancelled; {reason}"
+        mark_ended(self.folder / "run.json", status, reason)
+        if status == "out_of_memory":
+            if self.bar:
+                self.bar.close()
             print(f"error: out of memory on {self.device}; lower --micro_batch_size (now "
                   f"{self.job.split.micro_batch_size})", file=sys.stderr, flush=True)
+            sys.exit(1)
 
     # ------------------------------------------------------------------ training
 
-    def training_steps(self, batches: Batches) -> Iterator[tuple[int, Share]]:
-        """Number (from 1) and this replica's share of every step's batch, under a progress bar."""
-        self.bar = self.processes.progress_bar(total=self.job.steps, desc=self.folder.name, unit="step")
+    def training_steps(self, batches: Batches, training: TrainingState) -> Iterator[tuple[int, Share]]:
+        """Number (from 1) and this replica's share of every step's batch, under a progress bar.
+
+        Between two steps checkpoints are written. A run that goes on first gets a step to throw away, see
+        `training_state.py`.
+        """
+        if self.job.checkpoint:
+            self.is_rehearsing = True
+            yield self.job.checkpoint.step, batches.share(next(batches.training(self.arguments.seed, 1)))
+            self.is_rehearsing = False
+            put_back(self, training)
+            synchronize(self.device)
+        self.bar = self.processes.progress_bar(total=self.job.steps, initial=self.step, desc=self.folder.name,
+                                               unit="step")
         self._go_on()
-        shares = batches.shares(batches.training(self.arguments.seed, self.job.steps))
+        order = batches.training(self.arguments.seed, self.job.steps)
+        shares = batches.shares(itertools.islice(order, self.step, None))
         while self.step < self.job.steps:
             self.step += 1
             if self.profiler:
@@ -112,7 +143,10 @@ class Run:
                 for micro_batch in share.micro_batches:
                     self.order.add(self.step, micro_batch.sample_ids)
             self.work = self._work_of(batches.lengths[batch], share.length, data_s)
+            self.heartbeat.expect(self.step)
             yield self.step, share
+            self.stop_watch.step_s = max(self.stop_watch.step_s, time.perf_counter() - began)
+            self._end_step(training)
         self._pause()
         self.bar.close()
 
@@ -131,6 +165,8 @@ class Run:
             grad_norm: of the whole model, before clipping. ()
             noise: what `GradientNoise.end_step` gave. (2,) or None
         """
+        if self.is_rehearsing:
+            return
         self.samples += self.work.samples
         self.real_tokens += self.work.tokens
         self.padded_tokens += self.work.padded_tokens
@@ -139,7 +175,8 @@ class Run:
             row = {"step": self.step, "data_s": round(self.work.data_s, 6), "samples": self.samples,
                    "real_tokens": self.real_tokens, "padded_tokens": self.padded_tokens,
                    "learning_rate": learning_rate}
-            self.record.add_step(row, torch.cat(values).detach().float(), self.clock.mark(), self.throughput.is_open)
+            self.record.add_step(row, torch.cat(values).detach().float(), self.clock.mark(),
+                                 is_measured=self.step > self.steps_to_skip)
         self.bar.update()
         if self.profiler and self.profiler.end_step(self.step):
             self._pause()
@@ -152,7 +189,9 @@ class Run:
 
     def timeline(self) -> StepTimeline | None:
         """Where to put what the coming step does, if it is one to watch: those that are not timed, but the first."""
-        if not self.measures_all or not min(2, self.job.steps) <= self.step <= max(self.job.untimed_steps, 2):
+        begun = self.job.checkpoint.step if self.job.checkpoint else 0
+        is_watched = min(2, self.job.steps - begun) <= self.step - begun <= max(self.job.untimed_steps, 2)
+        if not self.measures_all or self.is_rehearsing or not is_watched:
             return None
         synchronize(self.device)
         self.timelines[self.step] = StepTimeline(self.part.replica, self.part.stage, self.device)
@@ -160,7 +199,8 @@ class Run:
 
     def evaluation_is_due(self) -> bool:
         """Whether to evaluate after this step: every `--eval_steps`, and at the end."""
-        return self.step == self.job.steps or self.step % self.job.eval_steps == 0
+        is_last = self.step == self.job.steps
+        return not self.is_rehearsing and (is_last or self.step % self.job.eval_steps == 0)
 
     def record_evaluation(self, evaluate) -> None:
         """Call `evaluate()` off the throughput clock, and record what it gives."""
@@ -183,6 +223,7 @@ class Run:
             self.monitor.open_window()
 
     def _pause(self) -> None:
+        self.heartbeat.pause()
         if self.profiler:
             self.profiler.pause()
         self.throughput.close()
@@ -192,6 +233,42 @@ class Run:
             torch.cuda.synchronize(self.device)
         if self.record:
             self.record.write_steps()
+
+    # ------------------------------------------------------------------ checkpoints, and an early end
+
+    def _end_step(self, training: TrainingState) -> None:
+        """Write a checkpoint if one is due, or if a rank was told to stop: then the run ends here."""
+        every = self.arguments.checkpoint_steps
+        is_last, is_due = self.step == self.job.steps, every is not None and self.step % every == 0
+        if is_due:
+            self._pause()  # which also brings all losses to the host
+        reason = agreed_reason(self.record.nonfinite and NONFINITE if self.record else None, self.stop_watch.reason)
+        if reason == NONFINITE:
+            self._fail()
+        if not is_last and (is_due or reason):
+            self._pause()
+            write_checkpoint(self.folder, self.step, training, state_of(self), self.is_main)
+            if reason:
+                self._stop(reason)
+            self._go_on()
+
+    def _stop(self, reason: str) -> NoReturn:
+        if self.is_main:
+            self.bar.close()
+            mark_ended(self.folder / "run.json", "stopped", f"{reason}, after step {self.step}")
+            print(f"{self.folder.name}: stopped by {reason} after step {self.step}, with a checkpoint; the same "
+                  "command with --resume goes on", file=sys.stderr, flush=True)
+        leave(TRY_AGAIN)
+
+    def _fail(self) -> NoReturn:
+        if self.is_main:
+            self.bar.close()
+            last = newest_checkpoint(self.folder)
+            reason = (f"{self.record.nonfinite}; last good checkpoint: {last.folder.name if last else 'none'}. Lower "
+                      "--learning_rate, or --skip_nonfinite leaves such steps out")
+            mark_ended(self.folder / "run.json", "failed", reason)
+            print("error:", reason, file=sys.stderr, flush=True)
+        leave(1)
 
     # ------------------------------------------------------------------ summary
 

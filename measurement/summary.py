@@ -85,6 +85,7 @@ def _setting(run, ranks: list[dict]) -> dict:
         "replicas": job.split.replicas, "pipeline_stages": job.stages, "schedule": job.schedule,
         "micro_batches": job.split.micro_batches, "tuned_by": tuned_by(flags.get("deepspeed_config")),
         "optimizer_steps": run.step, "samples": run.samples,
+        "skipped_steps": run.record.skipped_steps if run.measures_all else None,
         "epoch_workload": run.record.description["epoch_workload"]}
 
 
@@ -136,6 +137,10 @@ def _devices(run, ranks: list[dict], empty: dict) -> dict:
         return [rank[name] for rank in ranks if rank.get(name) is not None]
 
     energy, in_window = readings("energy_j"), readings("window_energy_j")
+    if run.job.checkpoint:  # what earlier attempts took is not known
+        energy, in_window = [], []
+        _because("the run went on from a checkpoint, and its meters did not", empty,
+                 ("energy_j", "energy_j_per_1000_samples"))
     if run.measures_all:
         for name in ("gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib", *ENERGY):
             empty.setdefault(name, "no sample of it while throughput was measured")

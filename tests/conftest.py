@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXACT = ["--sample", "--model", "tiny", "--max_seq_length", "128", "--max_steps", "8", "--global_batch_size", "32",
          "--micro_batch_size", "4", "--learning_rate", "3e-5", "--warmup_steps", "0", "--max_grad_norm", "3.0",
          "--dropout", "0", "--cpu_threads", "1", "--noise_scale_steps", "1", "--max_eval_examples", "50",
-         "--precision", "fp32", "--save_model"]
+         "--precision", "fp32", "--save_model", "--checkpoint_steps", "3"]
 
 
 class FinishedRun:

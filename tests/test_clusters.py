@@ -1,6 +1,7 @@
 """Several nodes: two launchers on this machine stand for two nodes; what SLURM's jobs would start is looked at."""
 
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -173,15 +174,15 @@ def test_a_job_without_devices_or_outside_the_project_says_so(job, tmp_path):
     assert elsewhere.returncode == 2 and "is not the project's folder" in elsewhere.stderr
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_when_time_is_up_a_job_queues_again_if_it_finished_a_run(finished, job, tmp_path):
+@pytest.mark.parametrize("trained", [True, False])
+def test_when_time_is_up_a_job_queues_again_if_it_trained(trained, job, tmp_path):
     """SLURM sends the signal to the job's shell, here by its own child."""
     begin = f"source {ROOT}/experiments/slurm/cluster.sh"
-    work = f"sleep 1.1; {f'touch {tmp_path}/summary.csv; ' * finished}kill -USR1 $PPID; sleep 0.5; exit 7"
+    work = f"sleep 1.1; {f'touch {tmp_path}/steps.csv; ' * trained}kill -USR1 $PPID; sleep 0.5; exit 7"
     done = job("bash", "-c", f"{begin}; study bash -c {shlex.quote(work)}")
     assert done.returncode == 7, "the work goes on meanwhile: SLURM ends it"
-    assert ("scontrol requeue 12345" in done.stdout) == finished
-    assert ("give sbatch a longer --time" in done.stderr) != finished
+    assert ("scontrol requeue 12345" in done.stdout) == trained
+    assert ("give sbatch a longer --time" in done.stderr) != trained
 
 
 def test_run_once_hands_a_run_to_the_launcher(tmp_path):
@@ -192,5 +193,10 @@ def test_run_once_hands_a_run_to_the_launcher(tmp_path):
     done = subprocess.run([sys.executable, "experiments/run_once.py", *words], cwd=ROOT, capture_output=True, text=True,
                           env=os.environ | {"LAUNCHER": str(launcher)}, check=True)
     command, started = done.stdout.splitlines()
-    assert command.split() == [*words, "--overwrite"]
+    assert command.split() == [*words, "--checkpoint_steps", "500", "--overwrite"]
     assert float(started) > 1.7e9
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"status": "stopped", "command": command}))
+    done = subprocess.run(done.args, cwd=ROOT, capture_output=True, text=True, check=True,
+                          env=os.environ | {"LAUNCHER": str(launcher)})
+    assert done.stdout.split()[:-1] == [*words, "--checkpoint_steps", "500", "--resume", "auto"]

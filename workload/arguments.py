@@ -17,9 +17,9 @@ from transformers import HfArgumentParser
 from workload.errors import InputError
 
 
-def flag(help_text: str, default=None):
-    """A dataclass field whose help text shows in `--help`."""
-    return field(default=default, metadata={"help": help_text})
+def flag(help_text: str, default=None, **options):
+    """A dataclass field whose help text shows in `--help`; `options` go to argparse."""
+    return field(default=default, metadata={"help": help_text, **options})
 
 
 @dataclass
@@ -57,6 +57,8 @@ class Arguments:
     weight_decay: float = flag("AdamW's decoupled decay; never on biases and LayerNorm", 0.01)
     max_grad_norm: float = flag("clip gradients to this global norm", 1.0)
     adam_epsilon: float = flag("AdamW's epsilon", 1e-8)
+    skip_nonfinite: bool = flag("leave out steps whose loss or gradients are not finite, and count them; default: stop",
+                                False)
     dropout: float | None = flag("overrides every dropout of the model. Default: the model's own")
     precision: Literal["fp32", "bf16", "fp16", "bf16_native"] | None = flag(
         "bf16, fp16: autocast over fp32 parameters; bf16_native: bf16 parameters. "
@@ -83,6 +85,12 @@ class Arguments:
     output_dir: str = flag("where run folders go", "results")
     run_name: str | None = flag("name of the run's folder. Default: made from the settings")
     overwrite: bool = flag("replace a run folder of the same name", False)
+    checkpoint_steps: int | None = flag("write a checkpoint every N steps, off the clock; the last two are kept. "
+                                        "Default: only when told to stop")
+    hang_timeout_s: float = flag("end a run whose step takes longer than this, and say which rank is missing", 600.0)
+    resume: Literal["never", "always", "auto"] = flag(
+        "go on from the run's last checkpoint; `auto`: or begin, or end at once where the run is finished", "never",
+        nargs="?", const="always")
     save_model: bool = flag("write model/ into the run folder, for `from_pretrained`", False)
 
     def __post_init__(self) -> None:
@@ -204,6 +212,9 @@ def _check(arguments: Arguments) -> None:
     refuse_together("sample", "eval_file", "give one of them")
     refuse_together("sample", "eval_mismatched_file", "give one of them")
     refuse_together("max_steps", "epochs", "give one of them")
+    refuse_together("overwrite", "resume", "give one of them")
+    if arguments.resume != "never" and arguments.profile_steps:
+        raise InputError("--resume: a profile is of a run in one piece; leave --profile_steps out to go on")
     for one, other in (("train_file", "eval_file"), ("eval_file", "train_file")):
         if one in given and other not in given:
             raise InputError(f"--{one} needs --{other} beside it: both from files, or both from the Hub")
@@ -229,12 +240,13 @@ def _check(arguments: Arguments) -> None:
                 "global_batch_size": 1, "micro_batch_size": 1, "epochs": 1, "max_steps": 1, "warmup_steps": 0,
                 "weight_decay": 0, "num_gpus": 1, "cpu_threads": 1, "seed": 0, "eval_steps": 1,
                 "reference_batch_size": 1, "noise_scale_steps": 0, "profile_steps": 0, "dropout": 0, "stages": 1,
-                "micro_batches": 1}
+                "micro_batches": 1, "checkpoint_steps": 1}
     for name, smallest in at_least.items():
         value = getattr(arguments, name, None)
         if value is not None and not value >= smallest:
             raise InputError(f"--{name} {value}: must be at least {smallest}")
-    for name in ("learning_rate", "max_grad_norm", "adam_epsilon", "target_f1", "target_loss", "peak_tflops"):
+    for name in ("learning_rate", "max_grad_norm", "adam_epsilon", "target_f1", "target_loss", "peak_tflops",
+                 "hang_timeout_s"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name} {value}: must be a number above 0")

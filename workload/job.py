@@ -1,7 +1,9 @@
 """A job: flags, data, model and devices, brought together and checked in an order that wastes nobody's time."""
 
 import dataclasses
+import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,6 +16,7 @@ import transformers
 
 from workload.arguments import Arguments
 from workload.batches import Batches, Split, split_batch
+from workload.checkpoints import Checkpoint, newest_checkpoint
 from workload.errors import InputError
 from workload.layers import ORDERED_LAYERS
 from workload.optimizer import choose_precision, warmup_steps
@@ -21,6 +24,7 @@ from workload.processes import Processes, join, launch, nodes, started_at
 from workload.tasks import TASKS, open_task
 
 A = TypeVar("A", bound=Arguments)
+HOW_TO_RUN = {"resume", "overwrite", "checkpoint_steps", "hang_timeout_s", "output_dir", "run_name"}  # and not what
 UNTIMED_STEPS = 5  # at the start, or a quarter of a very short run
 
 
@@ -41,12 +45,24 @@ class Job:
     eval_steps: int
     steps_an_epoch: int
     folder: Path
-    started_at: float  # seconds since the epoch
+    started_at: float  # seconds since the epoch; of a run that goes on, as if its earlier attempts had just ended
+    checkpoint: Checkpoint | None  # to go on from
+
+    @property
+    def setting(self) -> dict:
+        """What a run must have in common with its earlier attempts for their measurements to count with its own."""
+        return {"strategy": self.strategy, "devices": self.devices, "stages": self.stages, "schedule": self.schedule,
+                **dataclasses.asdict(self.split)}
 
     @property
     def split_of_processes(self) -> Split:
         """What each process takes of a batch, and each of its forward passes: of one device, or of several together."""
         return self.split.of_processes(len(self.processes.devices))
+
+    @property
+    def remaining_steps(self) -> int:
+        """That this attempt does: of one that goes on, with the step that it throws away."""
+        return self.steps - self.checkpoint.step + 1 if self.checkpoint else self.steps
 
     @property
     def untimed_steps(self) -> int:
@@ -127,8 +143,10 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     steps_an_epoch = samples // arguments.global_batch_size
     steps = arguments.max_steps or arguments.epochs * steps_an_epoch
     _check_steps(arguments, steps)
+    checkpoint = [newest_checkpoint(folder) if processes.is_main and arguments.resume != "never" else None]
+    dist.broadcast_object_list(checkpoint)
     return Job(strategy, arguments, task, processes, devices, stages, schedule, split, precision, steps,
-               arguments.eval_steps or steps_an_epoch, steps_an_epoch, folder, started_at())
+               arguments.eval_steps or steps_an_epoch, steps_an_epoch, folder, started_at(), checkpoint[0])
 
 
 def _check_steps(arguments: Arguments, steps: int) -> None:
@@ -149,11 +167,36 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, spli
         *([f"{stages}stages", f"{split.micro_batches}micro"] if stages > 1 else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
-    is_free = not folder.exists() or folder.is_dir() and not any(folder.iterdir())
-    if os.environ.get("RANK", "0") == "0" and not is_free:
-        if not arguments.overwrite:
-            raise InputError(f"{folder} exists; give another --run_name, or --overwrite")
-        if not (folder / "run.json").is_file():
-            raise InputError(f"{folder} exists and is not a run's folder, so it is not overwritten; give another "
-                             "--run_name")
+    if os.environ.get("RANK", "0") == "0":
+        _check_folder(folder, arguments)
     return folder
+
+
+def _check_folder(folder: Path, arguments: Arguments) -> None:
+    """Refuse a folder that holds something else than the flags expect; end here if there is nothing left to do."""
+    is_free = not folder.exists() or folder.is_dir() and not any(folder.iterdir())
+    if is_free and arguments.resume == "always":
+        raise InputError(f"--resume: {folder} holds no run; --resume auto begins one")
+    if is_free:
+        return
+    if not (folder / "run.json").is_file():
+        raise InputError(f"{folder} exists and is not a run's folder, so it is not overwritten; give another "
+                         "--run_name")
+    if arguments.resume != "never":
+        _end_if_finished(folder, arguments)
+    elif not arguments.overwrite:
+        raise InputError(f"{folder} exists; give another --run_name, --resume, or --overwrite")
+
+
+def _end_if_finished(folder: Path, arguments: Arguments) -> None:
+    """There is nothing left to do, if it was this that was done."""
+    description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    if description["status"] != "finished":
+        return
+    for name in arguments.given - HOW_TO_RUN:
+        asked, done = getattr(arguments, name), description["flags"].get(name)
+        if asked != done:
+            raise InputError(f"--resume: {folder} is finished, with --{name} {done}, not {asked}; give another "
+                             "--run_name")
+    print(f"{folder} is finished")
+    sys.exit(0)

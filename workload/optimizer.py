@@ -126,3 +126,13 @@ def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: floa
         norm = squared.sqrt()
     torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
+
+
+def skip_if_nonfinite(optimizer: torch.optim.AdamW, grad_norm: torch.Tensor, arguments: Arguments) -> None:
+    """With --skip_nonfinite the coming step changes nothing where the norm is infinite or no number.
+
+    The fused update itself looks, on the device, as it does for a GradScaler. ZeRO 1 to 3 skip such steps by
+    themselves.
+    """
+    if arguments.skip_nonfinite:
+        optimizer.found_inf = (~grad_norm.isfinite()).float()

@@ -5,6 +5,7 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -28,6 +29,7 @@ from workload.errors import InputError
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "GROUP_RANK",
                       "GROUP_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
 LAUNCHER_PREFIXES = ("ROLE_", "TORCHELASTIC_")
+TRY_AGAIN = 75  # exit code of a run that was stopped and can go on: EX_TEMPFAIL of sysexits.h, so a scheduler requeues
 STARTED_AT = "RUN_STARTED_AT"  # environment: when the user's command began, in seconds since the epoch
 
 
@@ -116,14 +118,16 @@ def launch(processes: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # until the script sets its own; else torchrun warns
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its report repeats what ranks print
     words = [word for word in sys.argv[1:] if not word.startswith("--local_rank=")]
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, _PassOn())
     try:
-        torchrun.run(torchrun.parse_args(["--standalone", "--nproc-per-node", str(processes),
-                                          os.path.abspath(sys.argv[0]), *words]))
-    except SignalException as stopped:  # it has passed the signal on; run.json says so
+        torchrun.run(torchrun.parse_args(["--standalone", "--signals-to-handle", "SIGHUP,SIGQUIT", "--nproc-per-node",
+                                          str(processes), os.path.abspath(sys.argv[0]), *words]))
+    except SignalException as stopped:  # it has passed the signal on and waited; run.json says so
         sys.exit(128 + stopped.sigval)
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
-        if failure.exitcode != 2:  # with 2 the rank has said all there is to say
+        if failure.exitcode not in (2, TRY_AGAIN):  # then the rank has said all there is to say
             print(f"error: rank {rank} ended with exit code {failure.exitcode}", file=sys.stderr, flush=True)
         sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
     sys.exit(0)
@@ -146,7 +150,7 @@ def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1) ->
     return Processes(rank, local_rank, dist.get_world_size(), devices, threads)
 
 
-def leave() -> NoReturn:
+def leave(exit_code: int = 0) -> NoReturn:
     """Wait for the others, leave the process group, and end this process.
 
     Not by way of Python's own end: there libraries' threads race with what they use being taken down, and once in some
@@ -157,7 +161,7 @@ def leave() -> NoReturn:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(exit_code)
 
 
 def join_deepspeed() -> ModuleType:
@@ -193,6 +197,23 @@ def started_at() -> float:
 def usable_cores() -> int:
     """Those that this process may run on: a job of a cluster often has but some of a node's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _PassOn:
+    """A launcher's signal handler: the ranks hear the signal and end in good order; with a second Ctrl-C at once."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def __call__(self, number: int, frame) -> None:
+        self.heard += 1
+        is_enough = number == signal.SIGINT and self.heard > 1
+        children = psutil.Process().children(recursive=is_enough)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.send_signal(signal.SIGKILL if is_enough else number)
+        if is_enough or not children:
+            os._exit(128 + number)
 
 
 def _free_port() -> int:

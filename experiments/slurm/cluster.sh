@@ -18,14 +18,13 @@ export RESULTS=${RESULTS:-results} DEVICES_A_NODE DEVICES=${DEVICES:-$((DEVICES_
 export LAUNCHER=$PWD/experiments/slurm/launch.sh
 
 # study COMMAND: run it to its end, or until SLURM says by USR1 (--signal) that the job's time is nearly over. Then the
-# job queues up again, to go on behind the runs that are finished; but not where it finished none, for ever.
+# job queues up again, to go on where it was; but not where it trained no step, for ever.
 study() {
     local status=0
     began=$(date +%s)
     trap queue_again USR1
-    # With this shell the job ends, and SLURM kills what is left of it: runs shall have the time to say that they were
-    # stopped.
-    trap 'sleep 10; exit 143' TERM
+    # With this shell the job ends, and SLURM kills what is left of it: runs shall have the time for a checkpoint.
+    trap 'sleep 25; exit 143' TERM
     "$@" & # bash heeds a signal only between two commands, but at once while it waits
     while kill -0 $! 2> /dev/null; do
         wait $! && status=0 || status=$?
@@ -34,10 +33,10 @@ study() {
 }
 
 queue_again() {
-    if [[ $(find "$RESULTS" -name summary.csv -newermt "@$began") ]]; then
-        echo "the job's time is nearly over: it queues up again, and goes on behind the runs that are finished"
+    if [[ $(find "$RESULTS" -name steps.csv -newermt "@$began") ]]; then
+        echo "the job's time is nearly over: it queues up again, and goes on where it was"
         scontrol requeue "$SLURM_JOB_ID"
     else
-        echo "error: the job's time is nearly over and no run was finished in it; give sbatch a longer --time" >&2
+        echo "error: the job's time is nearly over and it trained no step; give sbatch a longer --time" >&2
     fi
 }

@@ -1,0 +1,139 @@
+"""A run that was broken off goes on from its last checkpoint as if nothing had happened, also with another strategy.
+
+`benchmarks/kill_and_resume.py` kills runs at random steps; here what a kill leaves behind is made from finished runs.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import EXACT, FinishedRun
+from tests.test_equivalence import ONE_PROCESS, ROWS, assert_same_computation, weight_difference
+
+DDP, GPT2 = ROWS["DDP x 2"], ("--task", "oscar", "--max_seq_length", "64")
+OWN_TIMES = {"elapsed_s", "step_s", "data_s", "epoch_s"}
+
+
+@pytest.fixture
+def broken_off(tmp_path):
+    """A copy of a run as it was after some step: the last line of a file half written, later ones missing."""
+    def broken_off(run: FinishedRun, rows: int = 7) -> Path:
+        folder = tmp_path / "run"
+        shutil.copytree(run.folder, folder)
+        (folder / "run.json").write_text(json.dumps(run.description | {"status": "running", "ended": None}))
+        lines = (folder / "steps.csv").read_text().splitlines(keepends=True)
+        (folder / "steps.csv").write_text("".join(lines[:1 + rows]) + lines[rows + 1][:5])
+        for name in ("summary.csv", "ranks.csv", "predictions.json"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "model")
+        return folder
+    return broken_off
+
+
+@pytest.fixture
+def resume(start_ranks):
+    def resume(folder: Path, *command: str) -> FinishedRun:
+        count = int(command[command.index("--num_gpus") + 1])
+        words = [*EXACT, *command[1:], "--output_dir", folder.parent, "--run_name", folder.name, "--resume"]
+        return FinishedRun(folder, start_ranks(command[0], *words, count=count, check=True))
+    return resume
+
+
+def without_times(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if name not in OWN_TIMES} for row in rows]
+
+
+@pytest.mark.parametrize("row", ["one process", "DDP x 2", "FSDP x 2", "ZeRO-0 x 2", "ZeRO-2 x 2", "ZeRO-3 x 2",
+                                 "pipeline 2 x 2", "torch zbv x 2", "HF Trainer x 2", "HF Trainer ZeRO-2 x 2"])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(row, train, broken_off, resume):
+    command = (*ROWS.get(row, ONE_PROCESS), "--dropout", "0.1", "--eval_steps", "5")
+    whole = train(*command)
+    folder = broken_off(whole)
+    run = resume(folder, *command)
+    for name in ("steps.csv", "evaluations.csv", "epochs.csv"):
+        assert without_times(run.rows(name)) == without_times(whole.rows(name))
+    assert [row["step"] for row in run.rows("steps.csv")] == [str(step) for step in range(1, 9)]
+    assert weight_difference(run, whole) == 0
+    assert run.description["order_hash"] == whole.description["order_hash"]
+    same = ("validation_loss", "f1", "samples", "optimizer_steps", "workload", "noise_scale_samples")
+    assert {name: run.summary[name] for name in same} == {name: whole.summary[name] for name in same}
+    assert [attempt["from_step"] for attempt in run.description["attempts"]] == [0, 6]
+
+
+@pytest.mark.parametrize("first, second", [
+    *((DDP, ROWS[row]) for row in ("pipeline x 4", "ZeRO-2 x 2", "FSDP x 4", "ZeRO-3 x 4", "torch 1f1b 2 x 2",
+                                   "HF Trainer x 2", "DataParallel x 1")),
+    (DDP, ONE_PROCESS),
+    *((ROWS[row], DDP) for row in ("pipeline x 4", "ZeRO-2 x 2", "FSDP x 4", "ZeRO-3 x 4", "torch zbv x 2")),
+], ids=lambda command: "-".join(command[::2]))
+def test_a_run_goes_on_with_another_strategy(first, second, train, broken_off, resume):
+    run = resume(broken_off(train(*first)), *second)
+    assert_same_computation(run, train(*ONE_PROCESS))
+    attempts = run.description["attempts"]
+    assert [attempt["devices"] for attempt in attempts] == [int(each[2]) for each in (first, second)]
+    assert attempts[0]["strategy"] != attempts[1]["strategy"] or first[2] != second[2]
+    assert run.summary["strategy"] == attempts[-1]["strategy"]
+
+
+@pytest.mark.parametrize("first, second", [(DDP, ROWS["torch zbv x 2"]), (ROWS["pipeline x 2"], DDP)])
+def test_a_weight_that_two_stages_share_goes_on(first, second, train, broken_off, resume):
+    run = resume(broken_off(train(*first, *GPT2)), *second, *GPT2)
+    assert_same_computation(run, train(*ONE_PROCESS, *GPT2))
+
+
+def test_a_broken_checkpoint_is_passed_over_for_the_one_before(train, broken_off, resume):
+    whole = train(*ONE_PROCESS)
+    folder = broken_off(whole)
+    tensors = next((folder / "checkpoints" / "step-6").glob("*.safetensors"))
+    tensors.write_bytes(tensors.read_bytes()[:-1000])
+    run = resume(folder, *ONE_PROCESS)
+    assert "step-6: passed over" in run.output.stderr
+    assert run.description["attempts"][-1]["from_step"] == 3
+    assert weight_difference(run, whole) == 0
+
+
+def test_time_that_was_lost_counts_towards_runtime_only(train, broken_off, resume):
+    whole = train(*ONE_PROCESS)
+    folder = broken_off(whole)
+    last = float(whole.rows("steps.csv")[6]["elapsed_s"])  # step 7 will be done again
+    run = resume(folder, *ONE_PROCESS)
+    again = [float(row["elapsed_s"]) for row in run.rows("steps.csv")][6:]
+    assert again[0] > last and float(run.summary["runtime_s"]) > again[1]
+    steps = run.rows("steps.csv")[2:6]  # two are not timed at the beginning of each attempt
+    assert float(run.summary["throughput_samples_per_s"]) == pytest.approx(
+        32 * len(steps) / sum(float(row["step_s"]) for row in steps), rel=0.2)
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--learning_rate", "1e-4"], ["--learning_rate", "3e-05", "0.0001"]),
+    (["--seed", "1"], ["--seed 0", "not 1"]),
+    (["--overwrite"], ["--overwrite", "--resume"]),
+    (["--profile_steps", "1"], ["--profile_steps"]),
+])
+def test_another_job_is_not_gone_on_with(flags, words, train, broken_off, start_ranks):
+    folder = broken_off(train(*ONE_PROCESS))
+    before = (folder / "steps.csv").read_text()
+    done = start_ranks("bert_baseline.py", *EXACT, "--output_dir", folder.parent, "--run_name", folder.name, "--resume",
+                       *flags)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert (folder / "steps.csv").read_text() == before
+
+
+def test_what_there_is_to_resume(start_ranks, train, tmp_path):
+    finished = train(*ONE_PROCESS)
+    where = ["--output_dir", tmp_path, "--run_name", "run"]
+    done = start_ranks("bert_baseline.py", *EXACT, *where, "--resume")
+    assert done.returncode == 2 and "--resume auto" in done.stderr and not (tmp_path / "run").exists()
+    shutil.copytree(finished.folder, tmp_path / "run")
+    done = start_ranks("bert_baseline.py", *EXACT, *where, "--resume", "auto")
+    assert done.returncode == 0 and "is finished" in done.stdout
+    done = start_ranks("bert_baseline.py", *EXACT, *where, "--resume", "auto", "--seed", "3")
+    assert done.returncode == 2 and "--seed 0, not 3" in done.stderr
+
+
+def test_the_last_two_checkpoints_are_kept(train):
+    folder = train(*ONE_PROCESS, "--checkpoint_steps", "1").folder / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-6", "step-7"]

@@ -1,0 +1,170 @@
+"""A run that is told to stop writes a checkpoint and says so; one that cannot is ended; nothing is left behind."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import EXACT, ROOT, FinishedRun
+
+TRY_AGAIN = 75
+STEPS = ["--max_steps", "1000", "--eval_steps", "1000", "--checkpoint_steps", "900"]
+
+
+class LiveRun:
+    """A run that goes on for minutes, in a session of its own as a scheduler would start it."""
+
+    def __init__(self, environment: dict[str, str], folder: Path, *command: str) -> None:
+        self.folder = folder / "run"
+        self.process = subprocess.Popen(
+            [sys.executable, command[0], *EXACT, *STEPS, *command[1:], "--output_dir", str(folder), "--run_name",
+             "run"],
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True)
+        deadline = time.monotonic() + 120
+        while self.steps() < 3 and time.monotonic() < deadline and self.process.poll() is None:
+            time.sleep(0.1)
+        assert self.process.poll() is None, self.process.stderr.read()
+        self.ranks = [rank["pid"] for rank in self.run().description["ranks"]]
+
+    def run(self) -> FinishedRun:
+        return FinishedRun(self.folder, None)
+
+    def steps(self) -> int:
+        return (self.folder / "steps.csv").read_text().count("\n") - 1 if (self.folder / "steps.csv").exists() else 0
+
+    def wait(self, seconds: float) -> int:
+        """Until the command and every rank has ended; the command's exit code."""
+        code = self.process.wait(timeout=seconds)
+        deadline = time.monotonic() + seconds
+        while any(map(psutil.pid_exists, self.ranks)):
+            assert time.monotonic() < deadline, "a rank lives on"
+            time.sleep(0.1)
+        return code
+
+    def kill(self) -> None:
+        for pid in [self.process.pid, *getattr(self, "ranks", [])]:
+            if psutil.pid_exists(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def live(environment, tmp_path):
+    runs = []
+
+    def live(*command: str) -> LiveRun:
+        runs.append(LiveRun(environment, tmp_path, *command))
+        return runs[-1]
+    yield live
+    for run in runs:
+        run.kill()
+
+
+@pytest.mark.parametrize("command, number, is_to_one", [
+    (("bert_baseline.py", "--num_gpus", "2"), signal.SIGUSR1, True),
+    (("pipeline.py", "--num_gpus", "2"), signal.SIGTERM, False),
+])
+def test_a_run_that_is_told_to_stop_leaves_a_checkpoint(command, number, is_to_one, live):
+    """Told by way of the command, or one rank alone."""
+    run = live(*command)
+    os.kill(run.ranks[1] if is_to_one else run.process.pid, number)
+    assert run.wait(30) == TRY_AGAIN
+    description, [checkpoint] = run.run().description, list((run.folder / "checkpoints").iterdir())
+    step = run.run().rows("steps.csv")[-1]["step"]
+    assert checkpoint.name == f"step-{step}" and (checkpoint / "state.json").exists()
+    assert description["status"] == "stopped" and description["reason"] == f"{number.name}, after step {step}"
+    said = [line for line in run.process.stderr.read().replace("\r", "\n").splitlines() if "--resume" in line]
+    assert len(said) == 1 and number.name in said[0] and "Traceback" not in said[0]
+
+
+def test_ctrl_c_writes_a_checkpoint(live):
+    run = live("bert_baseline.py", "--num_gpus", "1")
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(30) == TRY_AGAIN
+    assert list((run.folder / "checkpoints").iterdir())
+
+
+def test_a_second_ctrl_c_ends_at_once(live):
+    run = live("bert_baseline.py", "--num_gpus", "2")
+    for rank in run.ranks:
+        os.kill(rank, signal.SIGSTOP)  # so that the step cannot end
+    for _ in range(2):
+        run.process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert run.wait(8) == 128 + signal.SIGINT
+
+
+def test_ranks_notice_that_their_launcher_died(live):
+    run = live("bert_baseline.py", "--num_gpus", "2")
+    run.process.kill()
+    run.wait(20)
+    assert run.run().description["status"] == "stopped"
+    assert "the launcher's death" in run.run().description["reason"]
+    assert list((run.folder / "checkpoints").iterdir())
+
+
+def test_two_do_not_write_the_same_run(live, start_ranks):
+    run = live("bert_baseline.py", "--num_gpus", "1")
+    for flag in ("--overwrite", "--resume"):
+        done = start_ranks("bert_baseline.py", *EXACT, "--output_dir", run.folder.parent, "--run_name", "run", flag)
+        assert done.returncode == 2 and "a running process" in done.stderr and done.stderr.count("\n") == 1
+    before = run.steps()
+    time.sleep(1)
+    assert run.process.poll() is None and run.steps() > before
+    run.process.kill()
+    run.wait(10)
+    with open(run.folder / ".lock") as file:  # the system has let it go
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_rank_that_hangs_is_named(live):
+    run = live("bert_baseline.py", "--num_gpus", "2", "--hang_timeout_s", "5")
+    os.kill(run.ranks[1], signal.SIGSTOP)
+    assert run.wait(40) not in (0, 2, TRY_AGAIN)
+    reason = run.run().description["reason"]
+    assert "rank 1" in reason and run.run().description["status"] == "failed", reason
+    assert json.loads((run.folder / "run.json").read_text())["ended"]
+
+
+def test_out_of_memory_says_which_flag_to_lower(start_ranks, tmp_path):
+    done = start_ranks("tests/out_of_memory.py", *EXACT, "--output_dir", tmp_path, "--run_name", "run")
+    assert done.returncode == 1
+    said = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("error:")]
+    assert said == ["error: out of memory on cpu; lower --micro_batch_size (now 4)"] and "Traceback" not in done.stderr
+    assert FinishedRun(tmp_path / "run", None).description["status"] == "out_of_memory"
+
+
+HUGE = ["--learning_rate", "1e30", "--lr_scheduler", "constant", "--checkpoint_steps", "1"]
+
+
+@pytest.mark.parametrize("command", [("bert_baseline.py", "--num_gpus", "2"), ("pipeline.py", "--num_gpus", "2")])
+def test_a_loss_that_is_no_number_ends_the_run(command, start_ranks, tmp_path):
+    done = start_ranks(command[0], *EXACT, *HUGE, *command[1:], "--output_dir", tmp_path, "--run_name", "run", count=2)
+    assert done.returncode == 1
+    said = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("error:")]
+    assert len(said) == 1 and "learning rate 1e+30" in said[0] and "Traceback" not in done.stderr, done.stderr
+    run = FinishedRun(tmp_path / "run", None)
+    step = int(run.rows("steps.csv")[-1]["step"])
+    assert f"step {step}:" in said[0] and f"last good checkpoint: step-{step - 1}" in said[0]
+    assert run.description["status"] == "failed"
+
+
+@pytest.mark.parametrize("command", [
+    ("bert_baseline.py", "--num_gpus", "2"), ("fsdp.py", "--num_gpus", "2"), ("pipeline.py", "--num_gpus", "2"),
+    ("torch_pipeline.py", "--num_gpus", "2"), ("zero.py", "--num_gpus", "2", "--stage", "0"),
+    ("zero.py", "--num_gpus", "2", "--stage", "2"), ("zero.py", "--num_gpus", "2", "--stage", "3"),
+    ("hf_trainer.py", "--num_gpus", "2")], ids="-".join)
+def test_steps_that_are_not_finite_are_left_out_and_counted(command, train):
+    """The first step ruins the model, the others cannot: all but the first are left out, and the run ends well."""
+    run = train(command[0], *HUGE[:4], "--skip_nonfinite", "--max_steps", "4", *command[1:])
+    losses = run.column("train_loss")
+    ruined = [number for number, loss in enumerate(losses) if loss != loss or abs(loss) == float("inf")]
+    assert ruined and int(run.summary["skipped_steps"]) >= len(ruined)
+    assert all(weight.isfinite().all() for weight in run.weights().values())

@@ -1,0 +1,191 @@
+"""What training changes, in a form that every strategy can go on from: whole tensors by their Hugging Face names.
+
+Of each parameter its value and AdamW's two moments, whatever pieces the devices hold. What a strategy keeps besides is
+made anew: in a resumed run each script first does a step that is thrown away, after which buckets, buffers and empty
+optimizer states are as they were; then `restore` puts these values into them.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from workload.layers import Layer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class TrainingState:
+    """The state of a strategy whose ranks hold parameters or DTensors, and an optimizer over these.
+
+    Args:
+        parameters: those of this rank, each after its name in the Hugging Face model; copies of one have one name.
+        optimizer: ours, of `build_optimizer`.
+        schedule: of its learning rate.
+        scaler: of fp16's losses; anything with `state_dict` and `load_state_dict`.
+        devices: whose random numbers dropout takes.
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.AdamW,
+                 schedule: LRScheduler, scaler: Any, devices: Iterable[torch.device]) -> None:
+        self.parameters = list(parameters)
+        self.optimizer, self.schedule, self.scaler = optimizer, schedule, scaler
+        self.gpus = [device for device in devices if device.type == "cuda"]
+
+    def save(self, folder: Path) -> dict:
+        """Write all ranks' tensors, to be called on every rank; gives the rest, which is the same on each."""
+        import torch.distributed.checkpoint as checkpoint  # takes a second, and few runs come here
+
+        checkpoint.save(self._tensors() | self._random_states(), storage_writer=checkpoint.HuggingFaceStorageWriter(
+            str(folder), save_distributed=True))
+        steps = {int(state["step"]) for state in self.optimizer.state.values()}
+        return {"optimizer_updates": steps.pop(), "schedule_steps": self.schedule.last_epoch,
+                "scaler": self.scaler.state_dict(), "processes": dist.get_world_size()}
+
+    def restore(self, folder: Path, rest: dict, same_processes: bool) -> None:
+        """Put back what `save` wrote and gave; every rank reads what it holds.
+
+        Args:
+            same_processes: whether the same strategy wrote it with as many processes. Else random numbers go on from
+                where they are, for other processes draw others.
+        """
+        import torch.distributed.checkpoint as checkpoint
+
+        tensors, random_states = self._tensors(), self._random_states() if same_processes else {}
+        checkpoint.load(tensors | random_states, storage_reader=checkpoint.HuggingFaceStorageReader(str(folder)))
+        with torch.no_grad():
+            self._put(tensors)
+        for state in self.optimizer.state.values():
+            if isinstance(state["step"], Tensor):
+                state["step"].fill_(rest["optimizer_updates"])
+            else:
+                state["step"] = rest["optimizer_updates"]
+        self.schedule.last_epoch = rest["schedule_steps"] - 1
+        self.schedule.step()
+        self.scaler.load_state_dict(rest["scaler"])
+        for name, state in random_states.items():
+            device = name.rpartition("/")[2]
+            torch.set_rng_state(state) if device == "cpu" else torch.cuda.set_rng_state(state, device)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Parameters and moments. Here they are those that are trained, so what is read into them is in its place."""
+        tensors = {}
+        for name, parameter in self.parameters:
+            tensors[name] = parameter.detach()
+            tensors |= {f"{name}/{moment}": self.optimizer.state[parameter][moment] for moment in MOMENTS}
+        return tensors
+
+    def _put(self, tensors: dict[str, Tensor]) -> None:
+        """Bring what was read to where it is trained, as far as it is not there."""
+        for name, parameter in self.parameters:
+            parameter.copy_(tensors[name])
+            for moment in MOMENTS:
+                self.optimizer.state[parameter][moment].copy_(tensors[f"{name}/{moment}"])
+
+    def _random_states(self) -> dict[str, Tensor]:
+        states = {"cpu": torch.get_rng_state()} | {str(gpu): torch.cuda.get_rng_state(gpu) for gpu in self.gpus}
+        return {f"random/{dist.get_rank()}/{device}": state for device, state in states.items()}
+
+
+class ZeroTrainingState(TrainingState):
+    """The state under DeepSpeed's ZeRO 1 to 3: its ranks hold pieces of long vectors, put together for a checkpoint.
+
+    While one is written or read, every process holds all of it in the CPU's memory: three times the parameters in fp32.
+
+    Args:
+        zero_optimizer: DeepSpeed's, around ours.
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.AdamW,
+                 schedule: LRScheduler, zero_optimizer, devices: Iterable[torch.device]) -> None:
+        super().__init__(parameters, optimizer, schedule, _ZeroLossScaler(zero_optimizer), devices)
+        self.zero_optimizer = zero_optimizer
+
+    def _tensors(self) -> dict[str, Tensor]:
+        from deepspeed.utils import (
+            lazy_init_hp_params_optimizer_state,
+            safe_get_full_fp32_param,
+            safe_get_full_optimizer_state,
+        )
+
+        # ZeRO 1 and 2 look where a parameter's moments are while they update the first group, when those of the second
+        # are not made yet.
+        for whole, piece in zip(getattr(self.zero_optimizer, "bit16_groups", ()),
+                                getattr(self.zero_optimizer, "single_partition_of_fp32_groups", ()), strict=True):
+            lazy_init_hp_params_optimizer_state(whole, piece, self.optimizer.state)
+        tensors = {}
+        for name, parameter in self.parameters:
+            tensors[name] = safe_get_full_fp32_param(parameter).cpu()
+            tensors |= {f"{name}/{moment}": safe_get_full_optimizer_state(parameter, moment).cpu()
+                        for moment in MOMENTS}
+        return tensors
+
+    def _put(self, tensors: dict[str, Tensor]) -> None:
+        for name, parameter in self.parameters:
+            values = [tensors[name], *(tensors[f"{name}/{moment}"] for moment in MOMENTS)]
+            if hasattr(parameter, "ds_tensor"):
+                self._put_into_partition(parameter, *values)
+            else:
+                self._put_into_fragment(parameter, *values)
+
+    def _put_into_fragment(self, parameter: torch.nn.Parameter, value: Tensor, *moments: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        parameter.copy_(value)
+        safe_set_full_fp32_param(parameter, value)
+        for name, moment in zip(MOMENTS, moments, strict=True):
+            safe_set_full_optimizer_state(parameter, moment, name)
+
+    def _put_into_partition(self, parameter: torch.nn.Parameter, value: Tensor, *moments: Tensor) -> None:
+        """Of ZeRO-3. DeepSpeed's functions for whole tensors trip over those that do not divide evenly."""
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+        size = parameter.ds_tensor.ds_numel
+
+        def mine(whole: Tensor) -> Tensor:
+            piece = whole.flatten()[size * dist.get_rank():size * (dist.get_rank() + 1)]
+            return torch.nn.functional.pad(piece, (0, size - len(piece)))
+
+        parameter.ds_tensor.copy_(mine(value).view_as(parameter.ds_tensor))
+        if parameter.ds_status.name == "AVAILABLE":  # it is gathered at the moment, or always
+            parameter.data.copy_(value)
+        safe_set_local_fp32_param(parameter, mine(value))
+        for name, moment in zip(MOMENTS, moments, strict=True):
+            safe_set_local_optimizer_state(parameter, mine(moment), name)
+
+
+class _ZeroLossScaler:
+    """DeepSpeed's scaler of ZeRO's fp16 losses, to be saved and put back as PyTorch's is.
+
+    Args:
+        zero_optimizer: that holds it.
+    """
+
+    def __init__(self, zero_optimizer) -> None:
+        self.zero_optimizer = zero_optimizer
+
+    def state_dict(self) -> dict[str, int | float | bool]:
+        return {name: value for name, value in vars(self.zero_optimizer.loss_scaler).items()
+                if isinstance(value, int | float)}
+
+    def load_state_dict(self, state: dict[str, int | float | bool]) -> None:
+        vars(self.zero_optimizer.loss_scaler).update(state)
+
+
+def names_in_model(layers: dict[str, Layer], pieces: list[dict[str, Layer]], is_shared: bool,
+                   ) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """The parameters of some of `ordered_layers`, each after its name in the Hugging Face model.
+
+    Args:
+        layers: those of this rank.
+        pieces: all layers, as `cut` gives them.
+        is_shared: whether the first and the last share a weight; it goes by the first's name.
+    """
+    first, last = next(iter(pieces[0])), list(pieces[-1])[-1]
+    for name, layer in layers.items():
+        for key, parameter in layer.module.named_parameters():
+            yield f"{first if is_shared and name == last else name}.{key}", parameter
