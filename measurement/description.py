@@ -10,6 +10,7 @@ import sys
 import psutil
 
 from measurement.environment import GIB, cpu_name, git_state, path_in_project, versions
+from measurement.redaction import without_secrets
 from measurement.results import utc_time
 from workload.job import Job
 
@@ -24,14 +25,14 @@ BATCH_FLAGS = ("global_batch_size", "epochs", "max_steps", "warmup_steps", "eval
 
 
 def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict:
-    """What run.json says of a run that begins.
+    """What run.json says of a run that begins; nothing that is a secret.
 
     Args:
         ranks: of each rank its device, and the part of the model that it holds.
         deepspeed_config: as given to DeepSpeed, if it takes part.
     """
     task, flags = job.task, job.resolved_flags()
-    return {
+    return without_secrets({
         "status": "running", "reason": None, "run_name": job.folder.name, "strategy": job.strategy,
         "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]), "flags": flags,
         "deepspeed_config": deepspeed_config, "workload": workload_hash(flags, task.data_digest),
@@ -44,7 +45,7 @@ def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict
                 "memory_gib": round(psutil.virtual_memory().total / GIB, 2)},
         "parameters": sum(rank["parameters"] for rank in ranks if rank["replica"] == 0),
         "ranks": ranks, "order_hash": None, "empty": {}, "started": utc_time(job.started_at), "ended": None,
-    }
+    })
 
 
 def workload_hash(flags: dict, data_digest: dict[str, str], without: tuple[str, ...] = ()) -> str:
