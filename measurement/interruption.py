@@ -7,18 +7,20 @@ import threading
 import time
 from pathlib import Path
 
-from measurement.results import utc_time, write_json
+from measurement.redaction import without_secrets
+from measurement.results import free_room, utc_time, write_json
 
 
 def mark_ended(run_json: Path, status: str, reason: str) -> None:
     """Set the status of a run that is still "running"; the first rank that ends badly states the reason."""
+    free_room(run_json)
     try:
         description = json.loads(run_json.read_text(encoding="utf-8"))
         if description["status"] == "running":
-            write_json(run_json, description | {"status": status, "reason": reason.split("\n")[0],
+            write_json(run_json, description | {"status": status, "reason": without_secrets(reason.split("\n")[0]),
                                                 "ended": utc_time(time.time())})
-    except FileNotFoundError:
-        pass  # the run had not begun
+    except OSError:
+        pass  # the run had not begun, or the disk takes nothing more, which the error says that brought us here
 
 
 def watch_signals(run_json: Path) -> None:

@@ -11,7 +11,16 @@ import torch
 
 from measurement.clock import Mark
 from measurement.description import describe
-from measurement.results import STEP_COLUMNS, Table, epoch_columns, evaluation_columns, utc_time, write_json
+from measurement.results import (
+    STEP_COLUMNS,
+    Table,
+    epoch_columns,
+    evaluation_columns,
+    free_room,
+    keep_room,
+    utc_time,
+    write_json,
+)
 from workload.errors import InputError
 from workload.evaluation import Evaluation
 from workload.job import Job
@@ -36,6 +45,7 @@ class Record:
         self.job, self.folder, self.started_at = job, job.folder, job.started_at
         _create_folder(job.folder, job.arguments.output_dir, job.arguments.overwrite)
         self.description = describe(job, ranks, deepspeed_config)
+        keep_room(self.folder / "run.json", self.description)
         write_json(self.folder / "run.json", self.description)
         self.steps = Table(self.folder / "steps.csv", STEP_COLUMNS)
         self.evaluations = Table(self.folder / "evaluations.csv", evaluation_columns(job.task.metrics))
@@ -135,6 +145,7 @@ class Record:
             write_json(self.folder / "predictions.json", self.evaluation.predictions)
         self.description |= {"status": "finished", "ended": utc_time(time.time()), "empty": empty,
                              "order_hash": order_hash}
+        free_room(self.folder / "run.json")
         write_json(self.folder / "run.json", self.description)
 
 
@@ -144,4 +155,5 @@ def _create_folder(folder: Path, output_dir: str, overwrite: bool) -> None:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--output_dir {output_dir}: {error.filename}: {error.strerror}") from error
+        raise InputError(f"--output_dir {output_dir}: {error.filename}: {error.strerror}; another folder "
+                         "fits") from error

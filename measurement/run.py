@@ -23,6 +23,7 @@ from measurement.schedule import Actions
 from measurement.summary import describe_ranks, rows_without_extras, summarize
 from measurement.timeline import StepTimeline, draw, typical_step, write_trace
 from workload.batches import Batches, OrderHash, Share
+from workload.errors import InputError, storage_problem
 from workload.job import Job
 
 
@@ -61,11 +62,19 @@ class Run:
         self.order = OrderHash()
         self.step = self.samples = self.real_tokens = self.padded_tokens = 0
         self.timelines: dict[int, StepTimeline] = {}  # of pipelines, in the warm-up
-        self.monitor = self.record = None
+        self.monitor = self.record = self.bar = None
 
     # ------------------------------------------------------------------ begin and end
 
     def __enter__(self) -> "Run":
+        try:
+            self._begin()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def _begin(self) -> None:
         self.ranks = [None] * self.processes.count
         dist.all_gather_object(self.ranks, {"rank": self.processes.rank, **devices_of_rank(self.processes.devices),
                                             **dataclasses.asdict(self.part)})
@@ -81,11 +90,12 @@ class Run:
         if self.device.type == "cuda":
             for device in self.processes.devices:
                 torch.cuda.reset_peak_memory_stats(device)
-        return self
 
     def __exit__(self, kind, error, traceback) -> None:
         if error is None:
             return
+        if self.bar is not None:
+            self.bar.close()  # what is said now has a line of its own
         out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
         is_exit = isinstance(error, SystemExit)  # as DeepSpeed's autotuner ends its trials
         status = "out_of_memory" if out_of_memory else "stopped" if is_exit else "failed"
@@ -93,6 +103,8 @@ class Run:
         if out_of_memory:
             print(f"error: out of memory on {self.device}; lower --micro_batch_size (now "
                   f"{self.job.split.micro_batch_size})", file=sys.stderr, flush=True)
+        if problem := storage_problem(error, self.folder):
+            raise InputError(problem) from error
 
     # ------------------------------------------------------------------ training
 
@@ -149,6 +161,8 @@ class Run:
         self.throughput.count(self.work)
         if self.monitor and self.throughput.is_open and not was_open:
             self.monitor.open_window()
+        if self.monitor:
+            self.monitor.check()
 
     def timeline(self) -> StepTimeline | None:
         """Where to put what the coming step does, if it is one to watch: those that are not timed, but the first."""

@@ -18,6 +18,7 @@ from workload.errors import InputError
 from workload.layers import ORDERED_LAYERS
 from workload.optimizer import choose_precision, warmup_steps
 from workload.processes import Processes, join, launch, nodes, started_at
+from workload.storage import check_writable
 from workload.tasks import TASKS, open_task
 
 A = TypeVar("A", bound=Arguments)
@@ -149,6 +150,7 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, spli
         *([f"{stages}stages", f"{split.micro_batches}micro"] if stages > 1 else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
+    check_writable(arguments.output_dir)
     is_free = not folder.exists() or folder.is_dir() and not any(folder.iterdir())
     if os.environ.get("RANK", "0") == "0" and not is_free:
         if not arguments.overwrite:
