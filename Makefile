@@ -2,11 +2,13 @@
 # make test      the whole test suite
 # make install   .venv with the pinned requirements
 # make lint      ruff
+# make audit     known vulnerabilities of all that is installed in .venv, asked of PyPI; see docs/security.md
 
 PYTHON ?= python3
 VENV := .venv
+AUDIT := $(VENV)/pip-audit-2.10.1
 
-.PHONY: install demo test lint
+.PHONY: install demo test lint audit
 
 install: $(VENV)/installed
 
@@ -32,3 +34,13 @@ test: install
 
 lint: install
 	$(VENV)/bin/ruff check .
+
+# What is installed, by its names on PyPI, which knows no torch "2.13.0+cpu"; --strict: a package that cannot be looked up
+# is a failure, not a silence.
+audit: install $(AUDIT)/bin/pip-audit
+	$(VENV)/bin/python -m pip list --format freeze | sed 's/+.*//' > $(AUDIT)/installed.txt
+	$(AUDIT)/bin/pip-audit --strict --progress-spinner off --no-deps --disable-pip --requirement $(AUDIT)/installed.txt
+
+$(AUDIT)/bin/pip-audit: | install # an environment of its own, so that what it needs is neither pinned nor audited
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(AUDIT:$(VENV)/pip-audit-%=%)

@@ -3,13 +3,14 @@
 import csv
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import torch.distributed as dist
 
 from measurement.clock import Work
 from measurement.description import RESUMABLE_FLAGS
+from measurement.redaction import without_secrets
+from measurement.results import write_whole
 from workload.errors import InputError
 from workload.job import Job
 from workload.training_state import TrainingState
@@ -27,9 +28,7 @@ def cut_back(path: Path, last_step: int | None) -> list[dict[str, str]]:
         del lines[-1]
     rows = list(csv.DictReader(lines))
     kept = sum(1 for row in rows if last_step is None or int(row["step"]) <= last_step)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text("".join(lines[:1 + kept]), encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, "".join(lines[:1 + kept]))
     return rows[:kept]
 
 
@@ -54,7 +53,7 @@ def join_earlier_attempts(job: Job) -> None:
     Raises:
         InputError: they did another job; names what differs.
     """
-    checkpoint, flags = job.checkpoint, job.resolved_flags()
+    checkpoint, flags = job.checkpoint, without_secrets(job.resolved_flags())
     before, where = checkpoint.state["flags"], f"--resume: {job.folder}"
     for name in RESUMABLE_FLAGS:
         if before[name] != flags[name]:
@@ -72,7 +71,8 @@ def state_of(run) -> dict | None:
     totals = [None] * run.processes.count
     dist.all_gather_object(totals, (run.order.total, run.throughput.work.data_s))
     return run.is_main and {
-        "flags": run.job.resolved_flags(), "data": run.job.task.data_digest, "setting": run.job.setting,
+        "flags": without_secrets(run.job.resolved_flags()), "data": run.job.task.data_digest,
+        "setting": run.job.setting,
         "consumed": [run.samples, run.real_tokens, run.padded_tokens],
         "order": run.order.combine([order for order, _ in totals]), "throughput_s": run.throughput.seconds,
         "work": dataclasses.asdict(run.throughput.work), "data_s": [data_s for _, data_s in totals],

@@ -10,6 +10,7 @@ import sys
 import psutil
 
 from measurement.environment import GIB, cpu_name, git_state, path_in_project, versions
+from measurement.redaction import without_secrets
 from measurement.results import utc_time
 from workload.job import Job
 
@@ -25,7 +26,7 @@ BATCH_FLAGS = ("global_batch_size", "epochs", "max_steps", "warmup_steps", "eval
 
 
 def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict:
-    """What run.json says of a run that begins.
+    """What run.json says of a run that begins; nothing that is a secret.
 
     Args:
         ranks: of each rank its device, and the part of the model that it holds.
@@ -33,7 +34,7 @@ def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict
     """
     task, flags = job.task, job.resolved_flags()
     command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
-    return {
+    return without_secrets({
         "status": "running", "reason": None, "run_name": job.folder.name, "strategy": job.strategy,
         "command": command, "flags": flags,
         "deepspeed_config": deepspeed_config, "workload": workload_hash(flags, task.data_digest),
@@ -48,7 +49,7 @@ def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict
         "attempts": [{"strategy": job.strategy, "devices": job.devices, "command": command,
                       "host": socket.gethostname(), "from_step": job.checkpoint.step if job.checkpoint else 0}],
         "ranks": ranks, "order_hash": None, "empty": {}, "started": utc_time(job.started_at), "ended": None,
-    }
+    })
 
 
 def workload_hash(flags: dict, data_digest: dict[str, str], without: tuple[str, ...] = ()) -> str:

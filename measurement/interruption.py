@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from measurement.results import utc_time, write_json
+from measurement.redaction import without_secrets
+from measurement.results import free_room, utc_time, write_json
 from workload.errors import InputError
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -24,13 +25,14 @@ PATIENCE_S = 10.0  # and three steps: within them a run that was told to stop ha
 
 def mark_ended(run_json: Path, status: str, reason: str) -> None:
     """Set the status of a run that is still "running"; the first rank that ends badly states the reason."""
+    free_room(run_json)
     try:
         description = json.loads(run_json.read_text(encoding="utf-8"))
         if description["status"] == "running":
-            write_json(run_json, description | {"status": status, "reason": reason.split("\n")[0],
+            write_json(run_json, description | {"status": status, "reason": without_secrets(reason.split("\n")[0]),
                                                 "ended": utc_time(time.time())})
-    except FileNotFoundError:
-        pass  # the run had not begun
+    except OSError:
+        pass  # the run had not begun, or the disk takes nothing more, which the error says that brought us here
 
 
 class StopWatch:
@@ -45,6 +47,7 @@ class StopWatch:
         self.run_json = run_json
         self.reason: str | None = None
         self.step_s = 0.0  # seconds of the longest step so far, which the loop sets
+        self.has_failed = False  # then nothing is left to be done in good order
         self.launcher = os.getppid()
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
@@ -70,6 +73,8 @@ class StopWatch:
                 self.reason = said
             if heard == signal.SIGTERM:  # who sends it does not wait for ever
                 deadline = time.monotonic() + PATIENCE_S + 3 * self.step_s
+            if self.has_failed and deadline < float("inf"):
+                os._exit(128 + signal.SIGTERM)
             if time.monotonic() > deadline:
                 self._end("failed", f"stopped by {self.reason} in the midst of a step: another rank died or hangs, or "
                                     "the step took too long", 128 + signal.SIGTERM)

@@ -43,6 +43,7 @@ class Monitor:
         self.window_energy_j: dict[str, float] = defaultdict(float)
         self.previous: tuple[float, float] | None = None  # moment and CPU seconds of the sample before
         self.stopping = threading.Event()
+        self.error: OSError | None = None  # why the thread ended early
         self.thread = threading.Thread(target=self._sample_until_stopped, name="monitor", daemon=True)
         self.thread.start()
 
@@ -81,9 +82,17 @@ class Monitor:
     # ------------------------------------------------------------------ the thread
 
     def _sample_until_stopped(self) -> None:
-        self._sample()
-        while not self.stopping.wait(SECONDS_BETWEEN_SAMPLES):
+        try:
             self._sample()
+            while not self.stopping.wait(SECONDS_BETWEEN_SAMPLES):
+                self._sample()
+        except OSError as error:  # the disk is full
+            self.error = error
+
+    def check(self) -> None:
+        """Raise what ended the thread early, if anything did."""
+        if self.error:
+            raise self.error
 
     def _sample(self) -> None:
         now, counts = time.time(), self.counts
@@ -124,6 +133,7 @@ class Monitor:
         self.close_window()
         self.stopping.set()
         self.thread.join()
+        self.check()
         self.table.close()
         readings: dict[int, dict[str, float | None]] = {}
         for rank in self.processes:

@@ -5,7 +5,6 @@ import math
 import shutil
 import time
 from collections import deque
-from pathlib import Path
 
 import torch
 
@@ -13,7 +12,16 @@ from measurement.clock import Mark
 from measurement.continuation import continued, cut_back
 from measurement.description import describe
 from measurement.interruption import FolderLock
-from measurement.results import STEP_COLUMNS, Table, epoch_columns, evaluation_columns, utc_time, write_json
+from measurement.results import (
+    STEP_COLUMNS,
+    Table,
+    epoch_columns,
+    evaluation_columns,
+    free_room,
+    keep_room,
+    utc_time,
+    write_json,
+)
 from workload.errors import InputError
 from workload.evaluation import Evaluation
 from workload.job import Job
@@ -32,17 +40,19 @@ class Record:
         job: what is trained, and on what.
         ranks: of each rank its device, and the part of the model that it holds.
         deepspeed_config: as given to DeepSpeed, if it takes part.
+        lock: on the run's folder, held as long as the record.
 
     Where `job.checkpoint` is set the record goes on behind that step; rows of later steps are dropped.
     """
 
-    def __init__(self, job: Job, ranks: list[dict], deepspeed_config: dict | None) -> None:
+    def __init__(self, job: Job, ranks: list[dict], deepspeed_config: dict | None, lock: FolderLock) -> None:
+        self.lock = lock
         self.job, self.folder, self.started_at = job, job.folder, job.started_at
         goes_on = job.checkpoint is not None
-        self.lock = _claim_folder(job.folder, job.arguments.output_dir, goes_on)
         self.description = describe(job, ranks, deepspeed_config)
         if goes_on:
             self.description = continued(self.description, self.folder)
+        keep_room(self.folder / "run.json", self.description)
         write_json(self.folder / "run.json", self.description)
         tables = {"steps": STEP_COLUMNS, "evaluations": evaluation_columns(job.task.metrics),
                   "epochs": epoch_columns(job.task.metrics)}
@@ -177,20 +187,27 @@ class Record:
             write_json(self.folder / "predictions.json", self.evaluation.predictions)
         self.description |= {"status": "finished", "ended": utc_time(time.time()), "empty": empty,
                              "order_hash": order_hash}
+        free_room(self.folder / "run.json")
         write_json(self.folder / "run.json", self.description)
 
 
-def _claim_folder(folder: Path, output_dir: str, goes_on: bool) -> FolderLock:
-    """Make the folder ours alone, and, where the run does not go on, empty."""
+def claim_folder(job: Job) -> FolderLock:
+    """Make a run's folder ours alone, and, where the run does not go on, empty.
+
+    Raises:
+        InputError: it cannot be, or another process writes a run there.
+    """
+    folder, output_dir = job.folder, job.arguments.output_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(folder)
-        if not goes_on:
+        if job.checkpoint is None:
             for path in folder.iterdir():
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 elif path.name != FolderLock.NAME:
                     path.unlink()
     except OSError as error:
-        raise InputError(f"--output_dir {output_dir}: {error.filename}: {error.strerror}") from error
+        raise InputError(f"--output_dir {output_dir}: {error.filename}: {error.strerror}; another folder "
+                         "fits") from error
     return lock

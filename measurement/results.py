@@ -1,6 +1,8 @@
 """The files of a run, and their columns. A value that is not known is an empty field: never 0, never a guess."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import time
@@ -44,22 +46,36 @@ def epoch_columns(metrics: tuple[str, ...]) -> list[str]:
 
 
 class Table:
-    """A CSV file that is written row by row while the run goes.
+    """A CSV file that is written row by row while the run goes; on a full disk it ends with a whole row.
 
     Args:
         goes_on: behind the rows that are there.
     """
 
     def __init__(self, path: Path, columns: list[str], goes_on: bool = False) -> None:
-        self.file = open(path, "a" if goes_on else "w", newline="", encoding="utf-8")
-        self.writer = csv.DictWriter(self.file, columns, restval="", lineterminator="\n")
+        # Without a buffer: what it kept of a row that failed would follow later.
+        self.file = open(path, "ab" if goes_on else "wb", buffering=0)
+        self.row = io.StringIO()
+        self.writer = csv.DictWriter(self.row, columns, restval="", lineterminator="\n")
         if not goes_on:
             self.writer.writeheader()
-        self.file.flush()
+            self._write_row()
 
     def add(self, **row) -> None:
         self.writer.writerow({name: "" if value is None else value for name, value in row.items()})
-        self.file.flush()
+        self._write_row()
+
+    def _write_row(self) -> None:
+        rest, end = self.row.getvalue().encode(), self.file.tell()
+        self.row.seek(0)
+        self.row.truncate()
+        try:
+            while rest:
+                rest = rest[self.file.write(rest):]  # on the last bytes of a disk it takes but a part
+        except OSError as error:
+            self.file.truncate(self.file.seek(end))
+            error.filename = self.file.name
+            raise
 
     def close(self) -> None:
         self.file.close()
@@ -71,7 +87,33 @@ def utc_time(seconds: float) -> str:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write aside, then rename: a reader sees the old file or the new one, never a half."""
+    """See `write_whole`."""
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write aside, then rename: a reader sees the old file or the new one, never a half, also if the disk is full."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+
+
+def keep_room(path: Path, content: dict) -> None:
+    """Keep the room that a later version of this JSON file takes, so that it can be written when the disk is full."""
+    write_json(_room(path), content | {"room": " " * 4096})
+
+
+def free_room(path: Path) -> None:
+    """What was kept may be used now."""
+    with contextlib.suppress(OSError):
+        _room(path).unlink(missing_ok=True)
+
+
+def _room(path: Path) -> Path:
+    return path.with_name(f".{path.name}.room")

@@ -21,13 +21,14 @@ from measurement.heartbeat import Heartbeat
 from measurement.interruption import NONFINITE, StopWatch, agreed_reason, mark_ended
 from measurement.monitor import Monitor
 from measurement.profiling import StepProfiler
-from measurement.record import Record
+from measurement.record import Record, claim_folder
 from measurement.results import DEVICE_COLUMNS, RANK_COLUMNS, SUMMARY_COLUMNS, Table
 from measurement.schedule import Actions
 from measurement.summary import describe_ranks, rows_without_extras, summarize
 from measurement.timeline import StepTimeline, draw, typical_step, write_trace
 from workload.batches import Batches, OrderHash, Share
 from workload.checkpoints import newest_checkpoint, write_checkpoint
+from workload.errors import InputError, storage_problem
 from workload.job import Job
 from workload.processes import TRY_AGAIN, leave
 from workload.training_state import TrainingState
@@ -70,19 +71,32 @@ class Run:
         self.step = self.samples = self.real_tokens = self.padded_tokens = 0
         self.is_rehearsing = False  # a step that is thrown away
         self.timelines: dict[int, StepTimeline] = {}  # of pipelines, in the warm-up
-        self.monitor = self.record = self.bar = None
+        self.monitor = self.record = self.bar = self.stop_watch = None
+        self.is_ours = False  # the run's folder
 
     # ------------------------------------------------------------------ begin and end
 
     def __enter__(self) -> "Run":
+        try:
+            self._begin()
+        except BaseException as error:
+            if self.is_ours:
+                self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def _begin(self) -> None:
         if self.job.checkpoint:
             join_earlier_attempts(self.job)
         self.ranks = [None] * self.processes.count
         dist.all_gather_object(self.ranks, {"rank": self.processes.rank, **devices_of_rank(self.processes.devices),
                                             **dataclasses.asdict(self.part)})
         if self.is_main:
-            self.record = Record(self.job, self.ranks, self.deepspeed_config)
+            lock = claim_folder(self.job)
+            self.is_ours = True  # before, whoever else writes there must not hear of our errors
+            self.record = Record(self.job, self.ranks, self.deepspeed_config, lock)
         dist.barrier()
+        self.is_ours = True
         if self.processes.local_rank == 0 and self.measures_all:
             node = self.ranks[self.processes.rank]["node"]
             self.folder.mkdir(parents=True, exist_ok=True)  # another machine may not share rank 0's
@@ -95,23 +109,26 @@ class Run:
         if self.device.type == "cuda":
             for device in self.processes.devices:
                 torch.cuda.reset_peak_memory_stats(device)
-        return self
 
     def __exit__(self, kind, error, traceback) -> None:
         if error is None:
             return
+        if self.bar is not None:
+            self.bar.close()  # what is said now has a line of its own
+        if self.stop_watch:
+            self.stop_watch.has_failed = True
         is_exit = isinstance(error, SystemExit)  # as DeepSpeed's autotuner ends its trials
         status = "out_of_memory" if is_out_of_memory(error) else "stopped" if is_exit else "failed"
         reason = f"rank {self.processes.rank}: {kind.__name__}: {error}"
-        if self.stop_watch.reason:  # what fails then fails because others were stopped
+        if self.stop_watch and self.stop_watch.reason:  # what fails then fails because others were stopped
             reason = f"stopped by {self.stop_watch.reason}: another rank died, or the job was cancelled; {reason}"
         mark_ended(self.folder / "run.json", status, reason)
         if status == "out_of_memory":
-            if self.bar:
-                self.bar.close()
             print(f"error: out of memory on {self.device}; lower --micro_batch_size (now "
                   f"{self.job.split.micro_batch_size})", file=sys.stderr, flush=True)
             sys.exit(1)
+        if problem := storage_problem(error, self.folder):
+            raise InputError(problem) from error
 
     # ------------------------------------------------------------------ training
 
@@ -186,6 +203,8 @@ class Run:
         self.throughput.count(self.work)
         if self.monitor and self.throughput.is_open and not was_open:
             self.monitor.open_window()
+        if self.monitor:
+            self.monitor.check()
 
     def timeline(self) -> StepTimeline | None:
         """Where to put what the coming step does, if it is one to watch: those that are not timed, but the first."""

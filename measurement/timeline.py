@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from measurement.results import write_whole
+
 COMPUTE = ("forward", "backward", "weight")  # weight: gradients of weights, where a backward pass leaves them for later
 COLOURS = {"forward": "#0072B2", "backward": "#E69F00", "weight": "#F0E442", "optimizer": "#009E73",
            "reduce": "#CC79A7", "send": "#999999", "receive": "#999999", "load": "#56B4E9"}  # Okabe and Ito
@@ -152,7 +154,7 @@ def write_trace(spans: list[Span], path: Path) -> None:
     events += [{"name": f"{span.kind} {span.label}", "cat": span.kind, "ph": "X", "pid": span.replica,
                 "tid": span.stage, "ts": round((span.start - begin) * 1e6, 1),
                 "dur": round((span.end - span.start) * 1e6, 1)} for span in spans]
-    path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+    write_whole(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 
 def draw(spans: list[Span], title: str, path: Path) -> None:

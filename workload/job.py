@@ -21,6 +21,7 @@ from workload.errors import InputError
 from workload.layers import ORDERED_LAYERS
 from workload.optimizer import choose_precision, warmup_steps
 from workload.processes import Processes, join, launch, nodes, started_at
+from workload.storage import check_writable
 from workload.tasks import TASKS, open_task
 
 A = TypeVar("A", bound=Arguments)
@@ -167,6 +168,7 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, spli
         *([f"{stages}stages", f"{split.micro_batches}micro"] if stages > 1 else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
+    check_writable(arguments.output_dir)
     if os.environ.get("RANK", "0") == "0":
         _check_folder(folder, arguments)
     return folder

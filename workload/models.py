@@ -1,10 +1,15 @@
-"""Configurations, tokenizers and weights from the Hugging Face Hub, a local folder, or an embedded model."""
+"""Configurations, tokenizers and weights from the Hugging Face Hub, a local folder, or an embedded model.
+
+Nothing that is read here can run code of its own.
+"""
 
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from workload.encoder_config import ENCODER_CLASSIFIER, EncoderClassifierConfig
 from workload.errors import InputError
@@ -32,13 +37,15 @@ def load_config(model: str, dropout: float | None) -> PretrainedConfig:
     """The configuration of `model`, its dropouts overridden by `dropout`.
 
     Raises:
-        InputError: nothing there, or no network.
+        InputError: nothing there, no network, or a model that wants to bring its own code.
     """
     if model == ENCODER_CLASSIFIER:
         config = EncoderClassifierConfig()
     else:
         try:
-            config = AutoConfig.from_pretrained(folder_or_name(model))
+            _refuse_own_code("model", model, PretrainedConfig.get_config_dict(folder_or_name(model))[0])
+            # False is not the default: left out, transformers asks on the terminal, and runs the code upon a "y".
+            config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(_not_loaded("model", model, "config.json", error)) from error
     if dropout is not None:
@@ -52,7 +59,8 @@ def load_config(model: str, dropout: float | None) -> PretrainedConfig:
 def load_tokenizer(name: str, flag: str) -> PreTrainedTokenizerBase:
     """The fast tokenizer of that name or folder, which `--flag` gave; slow ones give no character offsets."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder_or_name(name, flag), use_fast=True)
+        _refuse_own_code(flag, name, get_tokenizer_config(folder_or_name(name, flag)))
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(_not_loaded(flag, name, "a tokenizer", error)) from error
     if not tokenizer.is_fast:
@@ -72,7 +80,10 @@ def load_model(kind: type, model: str, config: PretrainedConfig, seed: int, from
         return make(config, attn_implementation="sdpa")
     try:
         return kind.from_pretrained(folder_or_name(model), config=config, attn_implementation="sdpa",
-                                    dtype=torch.float32)
+                                    dtype=torch.float32, trust_remote_code=False, weights_only=True)
+    except UnpicklingError as error:
+        raise InputError(f"--model {model}: its weights are a pickle that holds more than tensors, which could run "
+                         "code, so it is not opened; a folder with model.safetensors fits") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(_not_loaded("model", model, "its weights", error)) from error
 
@@ -83,6 +94,13 @@ def write_model(task, state: dict[str, torch.Tensor], folder: Path) -> None:
     model.load_state_dict(state)
     model.save_pretrained(folder)
     task.tokenizer.save_pretrained(folder)
+
+
+def _refuse_own_code(flag: str, name: str, content: dict) -> None:
+    """Refuse what names Python files of its own, even where transformers would quietly take its own class instead."""
+    if content.get("auto_map"):
+        raise InputError(f"--{flag} {name}: names code of its own (auto_map in its .json), which is never run here; "
+                         "a model and a tokenizer that transformers has classes for fit")
 
 
 def _not_loaded(flag: str, name: str, what: str, error: Exception) -> str:

@@ -24,6 +24,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from tqdm import tqdm
 
+from workload import loopback
 from workload.errors import InputError
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "GROUP_RANK",
@@ -113,7 +114,7 @@ def launch(processes: int) -> None:
             del os.environ[name]
     if processes == 1:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1",
-                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+                          MASTER_ADDR=loopback.ADDRESS, MASTER_PORT=str(_free_port()))
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # until the script sets its own; else torchrun warns
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its report repeats what ranks print
@@ -121,8 +122,9 @@ def launch(processes: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, _PassOn())
     try:
-        torchrun.run(torchrun.parse_args(["--standalone", "--signals-to-handle", "SIGHUP,SIGQUIT", "--nproc-per-node",
-                                          str(processes), os.path.abspath(sys.argv[0]), *words]))
+        torchrun.run(torchrun.parse_args([
+            "--rdzv-backend", loopback.BACKEND, "--rdzv-endpoint", loopback.ADDRESS, "--signals-to-handle",
+            "SIGHUP,SIGQUIT", "--nproc-per-node", str(processes), os.path.abspath(sys.argv[0]), *words]))
     except SignalException as stopped:  # it has passed the signal on and waited; run.json says so
         sys.exit(128 + stopped.sigval)
     except ChildFailedError as failed:
@@ -137,16 +139,18 @@ def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1) ->
     """Join the process group: NCCL between GPUs, gloo between CPU processes (and for small objects)."""
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     on_this_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or processes)
+    store = loopback.store_of_one_machine(rank)
     threads = cpu_threads or max(usable_cores() // on_this_node, 1)
     torch.set_num_threads(threads)  # torchrun would give 1, DeepSpeed all
     if torch.cuda.is_available():
         first = local_rank * devices_a_process
         devices = tuple(torch.device("cuda", first + number) for number in range(devices_a_process))
         torch.cuda.set_device(devices[0])
-        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=devices[0])
+        dist.init_process_group("cpu:gloo,cuda:nccl", store=store, rank=rank, world_size=processes,
+                                device_id=devices[0])
     else:
         devices = (torch.device("cpu"),) * devices_a_process
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
     return Processes(rank, local_rank, dist.get_world_size(), devices, threads)
 
 
