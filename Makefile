@@ -6,7 +6,8 @@
 
 PYTHON ?= python3
 VENV := .venv
-AUDIT := $(VENV)/pip-audit-2.10.1
+PIP_AUDIT := 2.10.1
+AUDIT := $(VENV)/pip-audit-$(PIP_AUDIT)
 
 .PHONY: install demo test lint audit
 
@@ -43,4 +44,4 @@ audit: install $(AUDIT)/bin/pip-audit
 
 $(AUDIT)/bin/pip-audit: | install # an environment of its own, so that what it needs is neither pinned nor audited
 	$(PYTHON) -m venv $(AUDIT)
-	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(AUDIT:$(VENV)/pip-audit-%=%)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT)
