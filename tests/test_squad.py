@@ -126,6 +126,7 @@ def test_a_missing_file_is_named(tmp_path, missing):
     (b'{"data": [', "not JSON (line 1, column 11"),
     (b'{"data": "caf\xe9"}', "not UTF-8 text (line 1, byte 14)"),
     (b"[" * 200_000, "JSON nested too deeply"),
+    (b'{"data": [' + b"1" * 5000 + b"]}", "JSON with a number of too many digits"),
 ])
 def test_what_is_not_json_is_refused_with_its_place(tmp_path, content, told):
     good, bad = write_squad(tmp_path / "good.json", (ADA, TWO_QUESTIONS)), tmp_path / "bad.json"

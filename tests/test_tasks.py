@@ -98,6 +98,13 @@ def test_oscar_reads_json_lines_and_plain_text_packed_or_not(tmp_path):
     ("oscar", '{"content": "A."}\n{"content": 3}\n', "line 2: no object with a text as 'content' or 'text'"),
     ("oscar", '{"content": "A."}\n[\n', "not JSON (line 2, column 2"),
     ("oscar", "", "holds no document"),
+    ("imdb", "text,text,label\nGood.,Bad.,1\n", "line 1 has the column text more than once"),
+    ("mnli", GLUE.replace("genre", "sentence1"), "line 1 has the column sentence1 more than once"),
+    ("oscar", '{"content": "A."}\n{"content": "\\ud83d"}\n', "line 2: holds half of a surrogate pair"),
+    pytest.param("oscar", '{"content": "A.", "n": ' + "1" * 5000 + "}\n", "too many digits (what begins in line 1)",
+                 id="long number"),
+    pytest.param("oscar", '{"content": "A."}\n' + "[" * 100_000, "nested too deeply (what begins in line 2)",
+                 id="deep"),
 ])
 def test_a_broken_file_is_refused_with_its_place(tmp_path, task, content, told):
     path = write(tmp_path / {"imdb": "x.csv", "mnli": "x.tsv", "oscar": "x.jsonl"}[task], content)
