@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from comparison.study import Study
@@ -49,10 +50,11 @@ def read_table(path: Path) -> pd.DataFrame:
 def as_numbers(values: pd.Series, file: str, whole: bool = False) -> pd.Series:
     """Text as numbers, empty as NaN. ValueError names the file, the column and the first value that is neither."""
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
-    usable = numbers.abs().between(SMALLEST, LARGEST) | (numbers == 0)
+    found, sizes = numbers.to_numpy(), numbers.abs().to_numpy()
+    usable = (sizes >= SMALLEST) & (sizes <= LARGEST) | (sizes == 0)
     if whole:
-        usable &= numbers.between(1, 1e9) & (numbers % 1 == 0)
-    if len(wrong := values[values.notna() & ~usable]):
+        usable &= (found >= 1) & (found <= 1e9) & (np.floor(found) == found)
+    if len(wrong := values[values.notna().to_numpy() & ~usable]):
         raise ValueError(f"{file}: {values.name} is {shown(wrong.iloc[0])}, not a usable number")
     return numbers
 

@@ -88,10 +88,10 @@ def test_a_mutated_run_is_named_and_skipped_or_shown(results, monkeypatch):
             return "skipped"
         assert len(found) == 1 and not lines
         check_values(found[0], folder)
-        shown.append(found[0])
+        shown.extend(found if name == "summary.csv" else [])  # the tables show nothing else
         return "shown"
 
-    outcomes = count_outcomes(350, check)
+    outcomes = count_outcomes(300, check)
     assert min(outcomes["shown"], outcomes["skipped"]) > 60, outcomes
     good, lines = quietly(find_runs, results, plots.STUDY)
     for first in range(0, len(shown), 40):
