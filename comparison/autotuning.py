@@ -34,10 +34,22 @@ def read_summary(folder: Path) -> pd.DataFrame:
     lines = (folder / SUMMARY).read_text(encoding="utf-8").splitlines()
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     table = pd.DataFrame(lines[2:], columns=COLUMNS)  # below the titles and the rule
+    if table.empty:
+        raise ValueError(f"{SUMMARY} has no line of a tuning space")
     table["experiments"] = as_numbers(table["experiments"], SUMMARY, whole=True).astype(int)
     table["best_value"] = as_numbers(table["best_value"], SUMMARY)
-    settings = [json.loads((folder / name / "ds_config.json").read_text("utf-8")) for name in table["best_experiment"]]
-    return table.assign(metric=[each["autotuning"].get("metric", "throughput") for each in settings])
+    return table.assign(metric=[tuned_metric(folder / name / "ds_config.json") for name in table["best_experiment"]])
+
+
+def tuned_metric(path: Path) -> str:
+    """What an experiment was to raise, by its DeepSpeed settings. ValueError says that they do not say it."""
+    try:
+        metric = json.loads(path.read_text(encoding="utf-8"))["autotuning"].get("metric", "throughput")
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        metric = None
+    if not isinstance(metric, str):
+        raise ValueError(f"{path} is not JSON with the settings of an autotuner")
+    return metric
 
 
 def find_tuners(root: Path) -> pd.DataFrame:
@@ -48,7 +60,7 @@ def find_tuners(root: Path) -> pd.DataFrame:
             try:
                 name = folder.resolve().relative_to(root.resolve().parent)
                 found.append(read_summary(folder).assign(folder=str(name)))
-            except (OSError, KeyError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 print(f"left out {folder / SUMMARY}: {' '.join(str(error).split())}", file=sys.stderr)
     return pd.concat(found[1:] or found)[found[0].columns]
 

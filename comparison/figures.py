@@ -2,6 +2,7 @@
 
 import textwrap
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,6 +15,8 @@ from comparison.rows import MEAN
 from comparison.runs import Run
 from comparison.study import Curve, Metric, Study
 from comparison.targets import Aim, aim_of
+
+matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no formula
 
 # Line, marker and hatch tell rows of one strategy apart: for 1, 2, 4, 8, ... devices, or the next one free.
 STYLES = [("-", "o", ""), ("--", "s", "//"), (":", "^", "xx"), ("-.", "D", "..")]

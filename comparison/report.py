@@ -1,6 +1,5 @@
 """comparison.md, comparison.csv and the figures of every group of comparable rows."""
 
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,7 @@ from comparison.autotuning import end_to_end, tuner_parts
 from comparison.figures import Members, bar_chart, line_chart, quality_chart
 from comparison.rows import ENDS, MEAN, WEAK
 from comparison.scaling import scaling_charts, scaling_tables, weak_charts, weak_groups
-from comparison.settings import describe
+from comparison.settings import describe, name_start
 from comparison.study import SPEEDUPS, Study
 from comparison.tables import metrics_table, without_empty
 from comparison.targets import TIMES, aim_of
@@ -79,11 +78,11 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
         tuners.to_csv(output / "autotuning.csv", index=False)
     differing = [column for column in study.group if rows[column].nunique(dropna=False) > 1]
     parts, count = ["# Comparison of training runs"], 0
-    for _, group in rows.groupby("group"):
+    for number, group in rows.groupby("group"):
         row = group.iloc[0]  # any: they are the same in what a heading says
         known = {column for column in study.group if pd.notna(row[column])} - {"workload"}
         heading = describe(row, [column for column in study.group if column in known.union(differing)], study)
-        slug = re.sub(r"\W+", "_", describe(row, differing, study) + "_" if differing else "").lower()
+        slug = name_start(describe(row, differing, study), number) if differing else ""
         by_hand = group[group["tuned_by"] != "autotuner"]  # other settings than a strategy's own stand apart
         parts += [f"## {heading}", *(tables(by_hand, study) if len(by_hand) else []), *end_to_end(group, study)]
         count += save(charts(by_hand, members, heading, study) if len(by_hand) else {}, figures, slug)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ import pandas as pd
 from comparison.study import Study
 
 NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", "seed", "runtime_s"]
+TEXTS = ["seed", "epoch_workload"]  # besides the settings that are no numbers
+SMALLEST, LARGEST = 1e-30, 1e30  # of usable numbers: no sum, square or ratio of theirs leaves what a float can hold
+BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # characters that end a line, or show as nothing
+MOST_SHOWN = 100
 TRIAL = "exp.json"  # DeepSpeed's autotuner writes it for a trial, whose record lies below and is no run of its own
 
 
@@ -21,27 +26,36 @@ class Run(NamedTuple):
     curves: dict[str, pd.DataFrame]  # column -> its values beside the axes; a run may lack any
 
 
+def shown(value: object) -> str:
+    """A value as a line about it repeats it, cut where it is long."""
+    return repr(value)[:MOST_SHOWN]
+
+
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV file as text. ValueError says in words what is wrong with it."""
     try:
-        table = pd.read_csv(path, dtype=str)  # text first: a workload such as 1e10 is a name, not a number
+        # Text first: a workload such as 1e10 is a name, not a number. And the header as a row of its own: as a header
+        # `pandas` lets the first of two columns with one name pass, and takes what a row has too much for its index.
+        table = pd.read_csv(path, dtype=str, header=None)
     except FileNotFoundError:
         raise ValueError(f"{path.name} is missing") from None
     except ValueError as error:
         raise ValueError(f"{path.name} cannot be read: {error}") from None
-    if list(table.index) != list(range(len(table))):  # what pandas makes of a row longer than the header
-        raise ValueError(f"{path.name} has more values than column names")
-    return table
+    names = table.iloc[0].dropna()
+    if names.duplicated().any():
+        raise ValueError(f"{path.name} has the column {shown(names[names.duplicated()].iloc[0])} more than once")
+    return table.loc[1:, names.index].set_axis(names.to_list(), axis=1).reset_index(drop=True)
 
 
 def as_numbers(values: pd.Series, file: str, whole: bool = False) -> pd.Series:
     """Text as numbers, empty as NaN. ValueError names the file, the column and the first value that is neither."""
-    numbers = pd.to_numeric(values, errors="coerce")
-    usable = np.isfinite(numbers)
+    numbers = pd.to_numeric(values, errors="coerce").astype(float)
+    found, sizes = numbers.to_numpy(), numbers.abs().to_numpy()
+    usable = (sizes >= SMALLEST) & (sizes <= LARGEST) | (sizes == 0)
     if whole:
-        usable &= numbers.between(0, 1e9) & (numbers % 1 == 0)
-    if len(wrong := values[values.notna() & ~usable]):
-        raise ValueError(f"{file}: {values.name} is {wrong.iloc[0]!r}, not a usable number")
+        usable &= (found >= 1) & (found <= 1e9) & (np.floor(found) == found)
+    if len(wrong := values[values.notna().to_numpy() & ~usable]):
+        raise ValueError(f"{file}: {values.name} is {shown(wrong.iloc[0])}, not a usable number")
     return numbers
 
 
@@ -49,10 +63,10 @@ def read_run(folder: Path, study: Study) -> Run:
     """A finished run; ValueError says why a folder holds none."""
     try:
         status = json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"]
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
         raise ValueError("run.json is missing or is not JSON with a status") from None
     if status != "finished":
-        raise ValueError(f"not finished, its status is {status!r}")
+        raise ValueError(f"not finished, its status is {shown(status)}")
     summary = read_table(folder / "summary.csv")
     for column in summary.columns.intersection([*study.measured, *study.targets, *study.whole_numbers]):
         summary[column] = as_numbers(summary[column], "summary.csv", column in study.whole_numbers)
@@ -60,6 +74,9 @@ def read_run(folder: Path, study: Study) -> Run:
         raise ValueError(f"summary.csv has {len(summary)} rows, not one")
     if missing := [column for column in NEEDED if column not in summary or summary[column].isna().any()]:
         raise ValueError(f"summary.csv has no {', '.join(missing)}")
+    for column in summary.columns.intersection([*TEXTS, *study.settings]).difference(study.whole_numbers):
+        if BREAKS.search(str(summary[column].iloc[0])):
+            raise ValueError(f"summary.csv: {column} is {shown(summary[column].iloc[0])}, not a usable name")
     curves = {}
     for name, column, _, axes in study.curves:
         if (folder / name).is_file():  # a run without curves still has its row in the tables

@@ -5,7 +5,6 @@ the batch per device equal: its rows differ in global batch and therefore in wor
 trains on.
 """
 
-import re
 from collections.abc import Iterator
 
 import pandas as pd
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 
 from comparison.figures import Members, bar_chart, devices_chart, line_chart
 from comparison.rows import WEAK
-from comparison.settings import describe, strategy_name, tell_apart
+from comparison.settings import describe, name_start, strategy_name, tell_apart
 from comparison.study import SPEEDUPS, Study
 from comparison.tables import EMPTY, cell, markdown, metrics_table, without_empty
 
@@ -91,14 +90,14 @@ def weak_groups(rows: pd.DataFrame, study: Study) -> Iterator[tuple[str, str, pd
     rows = rows.sort_values(["rank", "strategy", "devices", *study.details])
     groups = [group.copy() for _, group in rows.groupby(["epoch_group", "batch_per_device"])
               if any(len(scaled(group, column)) for column in SPEEDUPS)]
-    for group in groups:
+    for number, group in enumerate(groups):
         tell_apart(group, "setting", [], {"workload": study.group["workload"]})
         row = group.iloc[0]
         common = [column for column in study.group if pd.notna(row[column]) and group[column].nunique() == 1]
         heading = f"{describe(row, common, study)}, batch per device {row['batch_per_device']:g}"
         if len(groups) > 1:
             heading += f", epoch workload {row['epoch_workload']}"
-        yield heading, re.sub(r"\W+", "_", heading).lower() + "_" if len(groups) > 1 else "", group
+        yield heading, name_start(heading, number) if len(groups) > 1 else "", group
 
 
 def weak_charts(rows: pd.DataFrame, members: Members, heading: str, study: Study) -> dict[str, Figure]:

@@ -6,6 +6,8 @@ import pandas as pd
 
 from comparison.study import Study
 
+LONGEST_START = 200  # bytes; the name of a file may have 255
+
 
 def phrase(pattern: str, value: object) -> str:
     """Fill in a number or a name; an ending in brackets is for more than one."""
@@ -16,6 +18,12 @@ def describe(row: pd.Series, columns: list[str], study: Study) -> str:
     """What the rows of a group have in common, in the words of a heading."""
     known = {column: phrase(study.group[column], row[column]) for column in columns if pd.notna(row[column])}
     return ", ".join(known.get(column, f"unrecorded {column}") for column in columns)
+
+
+def name_start(description: str, number: int) -> str:
+    """How the names of a group's figures begin: with what it is, or with its number where that is too long."""
+    start = re.sub(r"\W+", "_", description + "_").lower()
+    return start if len(start.encode()) <= LONGEST_START else f"group_{number}_"
 
 
 def with_settings(runs: pd.DataFrame, study: Study) -> pd.DataFrame:

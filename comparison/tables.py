@@ -22,8 +22,8 @@ def cell(row: pd.Series, column: str) -> str:
 
 def markdown(columns: list[list[str]]) -> str:
     """A table from its columns, each a title and its cells; the first is aligned to the left."""
-    (title, *names), *others = columns
-    width = max(map(len, columns[0]))
+    (title, *names), *others = [[text.replace("|", "\\|") for text in column] for column in columns]
+    width = max(map(len, [title, *names]))
     aligned = [[text.ljust(width) for text in (title, "-" * width, *names)]]
     for title, *cells in others:
         width = max(map(len, [title, *cells]))

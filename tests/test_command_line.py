@@ -301,6 +301,16 @@ def test_a_model_or_data_set_that_is_not_there(flags, words, start_ranks, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_evaluation_text_shorter_than_one_sample_is_refused(start_ranks, tmp_path):
+    (tmp_path / "short.txt").write_text("Short.")
+    files = ["--train_file", "data/oscar/eval.jsonl", "--eval_file", tmp_path / "short.txt"]
+    done = start_ranks("bert_baseline.py", "--task", "oscar", "--model", "tiny", *files,
+                       "--output_dir", tmp_path / "out", count=2)
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "short.txt: holds less than one sample" in line
+
+
 def test_a_run_folder_that_exists_is_kept_unless_told(start_ranks, tmp_path):
     command = ["bert_baseline.py", *EXACT, "--max_steps", "1", "--output_dir", tmp_path]
     assert start_ranks(*command, "--run_name", "taken").returncode == 0

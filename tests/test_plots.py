@@ -48,6 +48,7 @@ def study(tmp_path_factory):
     write_run(root / "out_of_memory", status="out_of_memory")
     (write_run(root / "bad_json") / "run.json").write_text("{", encoding="utf-8")
     (write_run(root / "list_json") / "run.json").write_text("[1]", encoding="utf-8")
+    (write_run(root / "deep_json") / "run.json").write_text("[" * 100_000, encoding="utf-8")
     (write_run(root / "no_json") / "run.json").unlink()
     (write_run(root / "no_summary") / "summary.csv").unlink()
     (write_run(root / "empty_summary") / "summary.csv").write_text("", encoding="utf-8")
@@ -59,6 +60,10 @@ def study(tmp_path_factory):
     write_run(root / "no_runtime", runtime_s=None)
     write_run(root / "wordy", f1="high")
     write_run(root / "infinite", validation_loss="inf")
+    write_run(root / "enormous", validation_loss="1e308")
+    write_run(root / "two_lines", model="tiny\nmodel")
+    summary = write_run(root / "twice") / "summary.csv"
+    summary.write_text("".join(f"{line},{line.split(',')[0]}\n" for line in summary.read_text().splitlines()))
     write_run(root / "half_a_device", devices=1, micro_batches=1.5)
     (write_run(root / "bad_curve") / "steps.csv").write_text("train_loss\nlow\n", encoding="utf-8")
 
@@ -148,15 +153,19 @@ def test_unusable_runs_are_named_with_the_reason(study):
         "out_of_memory": "not finished, its status is 'out_of_memory'",
         "bad_json": "run.json is missing or is not JSON with a status",
         "list_json": "run.json is missing or is not JSON with a status",
+        "deep_json": "run.json is missing or is not JSON with a status",
         "no_json": "run.json is missing or is not JSON with a status",
         "no_summary": "summary.csv is missing",
         "empty_summary": "summary.csv cannot be read",
         "binary_summary": "summary.csv cannot be read",
         "two_rows": "summary.csv has 2 rows, not one",
-        "ragged": "summary.csv has more values than column names",
+        "ragged": "Expected 16 fields in line 2, saw 18",
         "no_runtime": "summary.csv has no runtime_s",
         "wordy": "summary.csv: f1 is 'high', not a usable number",
         "infinite": "summary.csv: validation_loss is 'inf', not a usable number",
+        "enormous": "summary.csv: validation_loss is '1e308', not a usable number",
+        "two_lines": r"summary.csv: model is 'tiny\nmodel', not a usable name",
+        "twice": "summary.csv has the column 'strategy' more than once",
         "half_a_device": "summary.csv: micro_batches is '1.5', not a usable number",
         "bad_curve": "steps.csv: train_loss is 'low', not a usable number",
     }

@@ -124,8 +124,9 @@ def test_a_missing_file_is_named(tmp_path, missing):
     (b"", "not JSON (line 1, column 1"),
     (b'{"data": [\n  {"paragraphs": ]\n}', "not JSON (line 2, column 18"),
     (b'{"data": [', "not JSON (line 1, column 11"),
-    (b'{"data": "caf\xe9"}', "not UTF-8 text (byte 13)"),
+    (b'{"data": "caf\xe9"}', "not UTF-8 text (line 1, byte 14)"),
     (b"[" * 200_000, "JSON nested too deeply"),
+    (b'{"data": [' + b"1" * 5000 + b"]}", "JSON with a number of too many digits"),
 ])
 def test_what_is_not_json_is_refused_with_its_place(tmp_path, content, told):
     good, bad = write_squad(tmp_path / "good.json", (ADA, TWO_QUESTIONS)), tmp_path / "bad.json"
@@ -158,21 +159,21 @@ ANSWER = (*QUESTION, "answers", 0)
     ((*PARAGRAPH, "qas", 1, "id"), "q1", "data[0].paragraphs[0].qas[1].id 'q1' occurs twice"),
     ((*QUESTION, "question"), ["Who?"], "data[0].paragraphs[0].qas[0].question should be a string, not a list"),
     ((*QUESTION, "is_impossible"), 0, "qas[0].is_impossible should be true or false, not a whole number"),
-    ((*QUESTION, "is_impossible"), True, "question q1: is_impossible is true, but it has 2 answers"),
-    ((*PARAGRAPH, "qas", 1, "is_impossible"), False, "question q2: is_impossible is false, but it has 0 answers"),
+    ((*QUESTION, "is_impossible"), True, "question 'q1': is_impossible is true, but it has 2 answers"),
+    ((*PARAGRAPH, "qas", 1, "is_impossible"), False, "question 'q2': is_impossible is false, but it has 0 answers"),
     ((*QUESTION, "answers"), {"text": []}, "data[0].paragraphs[0].qas[0].answers should be a list, not an object"),
     (ANSWER, "Ada", "data[0].paragraphs[0].qas[0].answers[0] should be an object, not a string"),
     ((*ANSWER, "text"), None, "data[0].paragraphs[0].qas[0].answers[0].text should be a string, not null"),
-    ((*ANSWER, "text"), "", "question q1: the answer '' is not at its answer_start 0"),
+    ((*ANSWER, "text"), "", "question 'q1': the answer '' is not at its answer_start 0"),
     ((*ANSWER, "answer_start"), MISSING, "data[0].paragraphs[0].qas[0].answers[0].answer_start is missing"),
     ((*ANSWER, "answer_start"), "0", "answers[0].answer_start should be a whole number, not a string"),
     ((*ANSWER, "answer_start"), False, "answers[0].answer_start should be a whole number, not true or false"),
     ((*ANSWER, "answer_start"), 0.0, "answers[0].answer_start should be a whole number, not a number"),
-    ((*ANSWER, "answer_start"), -23, "question q1: the answer 'Ada' is not at its answer_start -23"),
-    ((*ANSWER, "answer_start"), 1, "question q1: the answer 'Ada' is not at its answer_start 1, where the context "
+    ((*ANSWER, "answer_start"), -23, "question 'q1': the answer 'Ada' is not at its answer_start -23"),
+    ((*ANSWER, "answer_start"), 1, "question 'q1': the answer 'Ada' is not at its answer_start 1, where the context "
                                    "has 'da '"),
-    ((*ANSWER, "answer_start"), 10**12, "question q1: the answer 'Ada' is not at its answer_start 1000000000000"),
-    ((*QUESTION, "answers", 1, "answer_start"), 15, "question q1: the answer 'London' is not at its answer_start 15"),
+    ((*ANSWER, "answer_start"), 10**12, "question 'q1': the answer 'Ada' is not at its answer_start 1000000000000"),
+    ((*QUESTION, "answers", 1, "answer_start"), 15, "question 'q1': the answer 'London' is not at its answer_start 15"),
 ])
 def test_a_wrong_shape_is_refused_with_its_place(tmp_path, where, value, told):
     path = tmp_path / "squad.json"

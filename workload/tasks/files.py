@@ -1,12 +1,33 @@
 """Reading local files: what is wrong with one is said in one line."""
 
+import csv
+import gzip
 import hashlib
+import io
+import json
 import os
-from collections.abc import Iterator
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+import fsspec
+import zstandard
 
 from workload.errors import InputError
+
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON and names of files can say it, UTF-8 cannot
+MOST_SHOWN = 100  # characters of a file that a line about it repeats
+
+
+def check_path(path: str) -> None:
+    """Refuse what cannot be read from its beginning again and again, as a pipe, or has no end, as some devices."""
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file")
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        raise InputError(f"{path}: neither a file nor a folder")
 
 
 def path_digest(path: str) -> str:
@@ -15,7 +36,7 @@ def path_digest(path: str) -> str:
         return file_digest(path)
     digest = hashlib.sha256()
     for file in sorted(each for each in Path(path).rglob("*") if each.is_file()):
-        digest.update(f"{file.relative_to(path)}:{file_digest(str(file))};".encode())
+        digest.update(os.fsencode(f"{file.relative_to(path)}:{file_digest(str(file))};"))
     return digest.hexdigest()
 
 
@@ -25,12 +46,132 @@ def file_digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def shown(text: str) -> str:
+    """A text as a line about it repeats it: quoted, and cut where it is long."""
+    return repr(text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "...")
+
+
 @contextmanager
 def readable(path: str) -> Iterator[None]:
     """Say in one line why a file cannot be read as UTF-8 text."""
     try:
         yield
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+        raise InputError(f"{path}: not UTF-8 text ({_undecodable(path)})") from error
+    except (EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise InputError(f"{path}: cannot be unpacked ({error})") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+@contextmanager
+def open_text(path: str, newline: str | None = None) -> Iterator[TextIO]:
+    """A file of UTF-8 text, with or without a byte order mark, for reading; `.gz` and `.zst` are unpacked on the way.
+
+    Args:
+        path: of a local file, or an address that `fsspec` knows.
+        newline: as of `open`.
+    """
+    with readable(path), _unpacked(path) as file, io.TextIOWrapper(file, "utf-8-sig", newline=newline) as text:
+        yield text
+
+
+@contextmanager
+def _unpacked(path: str) -> Iterator[BinaryIO]:
+    with fsspec.open(path) if "://" in path else open(path, "rb") as packed:  # the path of a file has no "//"
+        yield _UNPACK.get(Path(path).suffix, lambda file: file)(packed)
+
+
+class _Unzstd(io.RawIOBase):
+    """What a `.zst` file holds. The reader of `zstandard` takes one that was cut off for a shorter one."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self.packed, self.frame, self.part = packed, None, io.BytesIO()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        while not (count := self.part.readinto(buffer)):
+            if not (chunk := self.packed.read(io.DEFAULT_BUFFER_SIZE)):
+                if self.frame:
+                    raise EOFError("it ends within a frame")
+                break
+            parts = []
+            while chunk:  # of the frame that was begun, then of others
+                self.frame = self.frame or zstandard.ZstdDecompressor().decompressobj()
+                parts.append(self.frame.decompress(chunk))
+                chunk, self.frame = self.frame.unused_data, None if self.frame.eof else self.frame
+            self.part = io.BytesIO(b"".join(parts))
+        return count
+
+
+_UNPACK: dict[str, Callable[[BinaryIO], BinaryIO]] = {
+    ".gz": lambda packed: gzip.GzipFile(fileobj=packed), ".zst": lambda packed: io.BufferedReader(_Unzstd(packed))}
+
+
+def _undecodable(path: str) -> str:
+    """Where a file's first byte is that is not UTF-8. What failed to decode a part of the file counts from there."""
+    with readable(path), _unpacked(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f"line {number}, byte {error.start + 1}"
+    return "it changes while it is read"
+
+
+def parse_json(text: str, path: str, line: int = 1) -> Any:
+    """What a text in JSON says.
+
+    Args:
+        path, line: of the file, and where the text begins in it.
+
+    Raises:
+        InputError: not JSON, or more than Python takes.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {line + error.lineno - 1}, column {error.colno}"
+        raise InputError(f"{path}: not JSON ({place}: {error.msg})") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: JSON nested too deeply (what begins in line {line})") from error
+    except ValueError as error:  # whole numbers have an end, see sys.set_int_max_str_digits
+        raise InputError(f"{path}: JSON with a number of too many digits (what begins in line {line})") from error
+
+
+def read_table(path: str, columns: dict[str, Sequence[str]], kind: str, **form) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a CSV file, one at a time.
+
+    Yields:
+        the row's place for error messages; its values by the names of `columns`.
+
+    Args:
+        columns: name -> what the file may call the column; the first that it has counts.
+        kind: which files have such columns.
+        form: of the file, as of `csv.reader`.
+
+    Raises:
+        InputError: without one of the columns, or with a row that has more or fewer than the first line.
+    """
+    csv.field_size_limit(2**31 - 1)
+    with open_text(path, newline="") as file:
+        reader = csv.reader(file, **form)
+        try:
+            head = next(reader, [])
+            found = {name: next((each for each in names if each in head), None) for name, names in columns.items()}
+            missing = [" or ".join(columns[name]) for name, column in found.items() if column is None]
+            if missing:
+                raise InputError(f"{path}: line 1 has no column {', '.join(missing)}, as {kind} have")
+            for column in found.values():
+                if head.count(column) > 1:
+                    raise InputError(f"{path}: line 1 has the column {column} more than once")
+            places = {name: head.index(column) for name, column in found.items()}
+            for row in filter(None, reader):  # without empty lines
+                place = f"{path}: line {reader.line_num}"
+                if len(row) != len(head):
+                    raise InputError(f"{place}: has {len(row)} columns, not {len(head)} as the first line")
+                yield place, {name: row[column] for name, column in places.items()}
+        except csv.Error as error:
+            raise InputError(f"{path}: line {reader.line_num}: not CSV ({error})") from error

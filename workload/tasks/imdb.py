@@ -1,6 +1,5 @@
 """IMDB: does a film review praise or blame?"""
 
-import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from workload.encoder_config import ENCODER_CLASSIFIER
 from workload.errors import InputError
 from workload.models import DATA
 from workload.tasks.classification import Classification
-from workload.tasks.files import readable
+from workload.tasks.files import HALF_CHARACTER, open_text, read_table, shown
 
 HUB_DATASET = "stanfordnlp/imdb"
 HUB_SPLITS = {"train": "train", "validation": "test"}
@@ -45,30 +44,20 @@ def _from_folder(path: str) -> Iterator[tuple[str, str, int, str]]:
         if not files:
             raise InputError(f"{path}: has no {folder}/*.txt; aclImdb/train and aclImdb/test have")
         for file in files:
-            with readable(str(file)):
-                yield f"{folder}/{file.stem}", file.read_text(encoding="utf-8"), label, str(file)
+            if not file.is_file():  # of what else has such a name, to read from a pipe would wait for ever
+                raise InputError(f"{file}: no file, or a link to none")
+            if HALF_CHARACTER.search(file.name):
+                raise InputError(f"{path}: {folder} has a file whose name is not UTF-8 text, {file.name!r}")
+            with open_text(str(file)) as text:
+                yield f"{folder}/{file.stem}", text.read(), label, str(file)
 
 
 def _from_csv(path: str) -> Iterator[tuple[str, str, int, str]]:
-    csv.field_size_limit(2**31 - 1)
-    with readable(path), open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            found = {name: next((each for each in names if each in (reader.fieldnames or ())), None)
-                     for name, names in COLUMNS.items()}
-            for name, column in found.items():
-                if column is None:
-                    raise InputError(f"{path}: line 1 has no column {' or '.join(COLUMNS[name])}, as a CSV file of "
-                                     "reviews has; the official release is a folder")
-            for number, row in enumerate(reader):
-                place, label = f"{path}: line {reader.line_num}", row[found["label"]]
-                if None in row or None in row.values():
-                    raise InputError(f"{place}: has {len(reader.fieldnames)} columns in its first line, not here")
-                if label.strip().lower() not in LABELS:
-                    raise InputError(f"{place}: the label is {label!r}; 0 and 1, or neg and pos, fit")
-                yield str(number), row[found["text"]], LABELS[label.strip().lower()], place
-        except csv.Error as error:
-            raise InputError(f"{path}: line {reader.line_num}: not CSV ({error})") from error
+    kind = "CSV files of reviews (the official release is a folder)"
+    for number, (place, row) in enumerate(read_table(path, COLUMNS, kind, strict=True)):
+        if (label := row["label"].strip().lower()) not in LABELS:
+            raise InputError(f"{place}: the label is {shown(row['label'])}; 0 and 1, or neg and pos, fit")
+        yield str(number), row["text"], LABELS[label], place
 
 
 class Imdb(Classification):

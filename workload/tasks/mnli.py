@@ -9,7 +9,7 @@ from datasets import Dataset, concatenate_datasets
 from workload.errors import InputError
 from workload.models import DATA
 from workload.tasks.classification import Classification
-from workload.tasks.files import readable
+from workload.tasks.files import read_table, shown
 
 HUB_DATASET = "nyu-mll/glue"
 HUB_SPLITS = {"train": "train", "validation": "validation_matched",
@@ -31,28 +31,17 @@ def read_pairs(path: str, digest: str = "") -> Iterator[dict]:
     Raises:
         InputError: another layout, or a pair without one of its sentences or a label.
     """
-    csv.field_size_limit(2**31 - 1)
-    with readable(path), open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(f"{path}: line 1 has no column {', '.join(missing)}, as GLUE's MNLI files have")
-        try:
-            for row in reader:
-                place = f"{path}: line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise InputError(f"{place}: has {len(reader.fieldnames)} columns in its first line, not here")
-                if row["gold_label"] == NO_LABEL:
-                    continue
-                if row["gold_label"] not in CLASSES:
-                    raise InputError(f"{place}: gold_label is {row['gold_label']!r}; {' or '.join(CLASSES)} fits")
-                for name in ("sentence1", "sentence2"):
-                    if not row[name].strip():
-                        raise InputError(f"{place}: {name} is empty")
-                yield {"id": row["pairID"], "text": row["sentence1"], "pair": row["sentence2"],
-                       "label": CLASSES.index(row["gold_label"])}
-        except csv.Error as error:
-            raise InputError(f"{path}: line {reader.line_num}: {error}") from error
+    form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    for place, row in read_table(path, {name: [name] for name in COLUMNS}, "GLUE's MNLI files", **form):
+        if row["gold_label"] == NO_LABEL:
+            continue
+        if row["gold_label"] not in CLASSES:
+            raise InputError(f"{place}: gold_label is {shown(row['gold_label'])}; {' or '.join(CLASSES)} fits")
+        for name in ("sentence1", "sentence2"):
+            if not row[name].strip():
+                raise InputError(f"{place}: {name} is empty")
+        yield {"id": row["pairID"], "text": row["sentence1"], "pair": row["sentence2"],
+               "label": CLASSES.index(row["gold_label"])}
 
 
 class Mnli(Classification):

@@ -1,13 +1,11 @@
 """OSCAR: predict the next token of text from the web."""
 
 import itertools
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
-import fsspec
 import numpy as np
 import pyarrow as pa
 import torch
@@ -18,7 +16,7 @@ from tqdm import tqdm
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
 from workload.models import DATA, load_model
-from workload.tasks.files import readable
+from workload.tasks.files import HALF_CHARACTER, open_text, parse_json
 from workload.tasks.task import Task
 
 HUB_FILE = "hf://datasets/oscar-corpus/OSCAR-2301/en_meta/en_meta_part_1.jsonl.zst"
@@ -45,24 +43,20 @@ def read_documents(path: str, digest: str = "") -> Iterator[dict]:
         InputError: not text, or a line that is no such object.
     """
     is_json = {".jsonl", ".json"} & set(Path(path).suffixes)
-    with readable(path), fsspec.open(path, "rt", compression="infer", encoding="utf-8") as file:
+    with open_text(path) as file:
         if not is_json:
             lines = itertools.groupby(file, key=lambda line: not line.strip())
             yield from ({"text": "".join(part).strip()} for is_empty, part in lines if not is_empty)
             return
         for number, line in enumerate(file, start=1):
-            yield {"text": _text_of(line, f"{path}: line {number}")}
-
-
-def _text_of(line: str, place: str) -> str:
-    try:
-        document = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{place}: not JSON (column {error.colno}: {error.msg})") from error
-    for name in TEXT:
-        if isinstance(document, dict) and isinstance(document.get(name), str):
-            return document[name]
-    raise InputError(f"{place}: no object with a text as {' or '.join(map(repr, TEXT))}")
+            document = parse_json(line.rstrip(), path, number)
+            found = map(document.get, TEXT) if isinstance(document, dict) else ()
+            text = next((each for each in found if isinstance(each, str)), None)
+            if text is None:
+                raise InputError(f"{path}: line {number}: no object with a text as {' or '.join(map(repr, TEXT))}")
+            if HALF_CHARACTER.search(text):
+                raise InputError(f"{path}: line {number}: holds half of a surrogate pair, which is not text")
+            yield {"text": text}
 
 
 def read_from_hub(path: str, split: str) -> Iterator[dict]:

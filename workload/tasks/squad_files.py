@@ -1,13 +1,9 @@
 """Official SQuAD files (v2.0, and v1.1 which has the same shape): read, and checked so that no answer is misplaced."""
 
-import json
-import re
 from collections.abc import Iterator
 
 from workload.errors import InputError
-from workload.tasks.files import readable
-
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can say it, UTF-8 cannot
+from workload.tasks.files import HALF_CHARACTER, open_text, parse_json, shown
 
 
 def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[dict]:
@@ -22,13 +18,8 @@ def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[d
     Raises:
         InputError: not JSON, another shape, or an answer that is not at its `answer_start`.
     """
-    try:
-        with readable(path), open(path, encoding="utf-8") as file:
-            document = json.load(file)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: JSON nested too deeply for a SQuAD file") from error
+    with open_text(path) as file:
+        document = parse_json(file.read(), path)
 
     def member(parent, name: str, kind: type, place: str):
         if not isinstance(parent, dict):
@@ -55,19 +46,19 @@ def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[d
                 impossible = member(question, "is_impossible", bool, place) if "is_impossible" in question else False
                 answers = member(question, "answers", list, place)
                 if question_id in seen:
-                    raise InputError(f"{path}: {place}.id {question_id!r} occurs twice")
+                    raise InputError(f"{path}: {place}.id {shown(question_id)} occurs twice")
                 seen.add(question_id)
                 if impossible == bool(answers):
-                    raise InputError(f"{path}: question {question_id}: is_impossible is {str(impossible).lower()}, but "
-                                     f"it has {len(answers)} answers")
+                    raise InputError(f"{path}: question {shown(question_id)}: is_impossible is "
+                                     f"{str(impossible).lower()}, but it has {len(answers)} answers")
                 texts, starts = [], []
                 for n, answer in enumerate(answers):
                     wanted = member(answer, "text", str, f"{place}.answers[{n}]")
                     start = member(answer, "answer_start", int, f"{place}.answers[{n}]")
                     found = context[start:start + len(wanted)] if start >= 0 else ""
                     if found != wanted or not wanted.strip():
-                        raise InputError(f"{path}: question {question_id}: the answer {wanted!r} is not at its "
-                                         f"answer_start {start}, where the context has {found!r}")
+                        raise InputError(f"{path}: question {shown(question_id)}: the answer {shown(wanted)} is not at "
+                                         f"its answer_start {start}, where the context has {shown(found)}")
                     texts.append(wanted)
                     starts.append(start)
                 if impossible and answerable_only:

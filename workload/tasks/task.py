@@ -23,7 +23,7 @@ from workload.hub import go_offline_without_network
 from workload.layers import transformer_modules
 from workload.models import EMBEDDED, TINY, load_config, load_tokenizer
 from workload.processes import usable_cores
-from workload.tasks.files import path_digest
+from workload.tasks.files import check_path, path_digest
 
 EXAMPLES_A_PROCESS = 5_000  # at least, when tokenising
 
@@ -53,8 +53,7 @@ class Task(ABC):
         if arguments.sample:
             self.files = {split: str(path) for split, path in self.sample.items()}
         for path in filter(None, self.files.values()):
-            if not os.path.exists(path):
-                raise InputError(f"{path}: no such file")
+            check_path(path)
         self.data_digest = {split: path_digest(path) for split, path in self.files.items() if path}
         self.examples: dict[str, Dataset] = {}
         for split, path in self.files.items():
