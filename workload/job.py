@@ -137,9 +137,9 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     if processes.local_rank != 0:
         task.load()
 
-    for split, features in task.features.items():
+    for part, features in task.features.items():
         if not len(features):  # text that is shorter than one block
-            raise InputError(f"{task.files[split] or split}: holds less than one sample of {task.max_length} tokens")
+            raise InputError(f"{task.files[part] or part}: holds less than one sample of {task.max_length} tokens")
     samples = len(task.samples("train"))
     if samples < arguments.global_batch_size:
         raise InputError(f"--global_batch_size {arguments.global_batch_size}: the training data has only {samples} "
