@@ -9,28 +9,26 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
-from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 
 from measurement.clock import StepClock, ThroughputClock, Work, synchronize
 from measurement.continuation import join_earlier_attempts, put_back, state_of
-from measurement.environment import GIB, devices_of_rank, is_out_of_memory
+from measurement.ending import fail, finish, stop
+from measurement.environment import devices_of_rank, is_out_of_memory
 from measurement.heartbeat import Heartbeat
 from measurement.interruption import NONFINITE, StopWatch, agreed_reason, mark_ended
 from measurement.monitor import Monitor
 from measurement.profiling import StepProfiler
 from measurement.record import Record, claim_folder
-from measurement.results import DEVICE_COLUMNS, RANK_COLUMNS, SUMMARY_COLUMNS, Table
+from measurement.results import DEVICE_COLUMNS, Table
 from measurement.schedule import Actions
-from measurement.summary import describe_ranks, rows_without_extras, summarize
-from measurement.timeline import StepTimeline, draw, typical_step, write_trace
+from measurement.timeline import StepTimeline
 from workload.batches import Batches, OrderHash, Share
-from workload.checkpoints import newest_checkpoint, write_checkpoint
+from workload.checkpoints import write_checkpoint
 from workload.errors import InputError, storage_problem
 from workload.job import Job
-from workload.processes import TRY_AGAIN, leave
 from workload.training_state import TrainingState
 
 
@@ -263,63 +261,14 @@ class Run:
             self._pause()  # which also brings all losses to the host
         reason = agreed_reason(self.record.nonfinite and NONFINITE if self.record else None, self.stop_watch.reason)
         if reason == NONFINITE:
-            self._fail()
+            fail(self)
         if not is_last and (is_due or reason):
             self._pause()
             write_checkpoint(self.folder, self.step, training, state_of(self), self.is_main)
             if reason:
-                self._stop(reason)
+                stop(self, reason)
             self._go_on()
-
-    def _stop(self, reason: str) -> NoReturn:
-        if self.is_main:
-            self.bar.close()
-            mark_ended(self.folder / "run.json", "stopped", f"{reason}, after step {self.step}")
-            print(f"{self.folder.name}: stopped by {reason} after step {self.step}, with a checkpoint; the same "
-                  "command with --resume goes on", file=sys.stderr, flush=True)
-        leave(TRY_AGAIN)
-
-    def _fail(self) -> NoReturn:
-        if self.is_main:
-            self.bar.close()
-            last = newest_checkpoint(self.folder)
-            reason = (f"{self.record.nonfinite}; last good checkpoint: {last.folder.name if last else 'none'}. Lower "
-                      "--learning_rate, or --skip_nonfinite leaves such steps out")
-            mark_ended(self.folder / "run.json", "failed", reason)
-            print("error:", reason, file=sys.stderr, flush=True)
-        leave(1)
-
-    # ------------------------------------------------------------------ summary
 
     def finish(self) -> None:
         """Write the summary and call the run finished; on every rank, after the last evaluation."""
-        mine = {"rank": self.processes.rank, "order": self.order.total,
-                "spans": {step: timeline.spans() for step, timeline in self.timelines.items()},
-                "devices": self.monitor.stop() if self.monitor else {}, "missing": getattr(self.monitor, "missing", {}),
-                "data_s_per_step": self.throughput.work.data_s / max(self.throughput.work.steps, 1),
-                "costs": self.profiler.costs if self.profiler else {},
-                "peak_gib": (max(map(torch.cuda.max_memory_allocated, self.processes.devices)) / GIB
-                             if self.device.type == "cuda" else None)}
-        reports = [None] * self.processes.count
-        dist.all_gather_object(reports, mine)
-        if not self.is_main:
-            return
-        step, spans = typical_step([report["spans"] for report in reports])
-        rows = describe_ranks(self.ranks, reports, spans)
-        summary, empty = summarize(self, rows, spans, reports[0]["missing"])
-        if spans:
-            write_trace(spans, self.folder / "timeline.json")
-            draw(spans, f"{self.folder.name}: step {step}", self.folder / "timeline.png")
-        for name, columns, content in (("ranks.csv", RANK_COLUMNS, rows_without_extras(rows)),
-                                       ("summary.csv", SUMMARY_COLUMNS, [summary])):
-            table = Table(self.folder / name, columns)
-            for row in content:
-                table.add(**row)
-            table.close()
-        self.record.finish(self.order.combine([report["order"] for report in reports]), empty)
-        evaluation = self.record.evaluation
-        print(f"{self.folder.name}: {self.samples} samples in {summary['runtime_s']:.0f} s, "
-              f"{summary['throughput_samples_per_s'] or float('nan'):.1f} samples/s, "
-              f"validation loss {evaluation.validation_loss:.4f}, "
-              + ", ".join(f"{name} {value:.2f}" for name, value in evaluation.metrics.items())
-              + f" -> {self.folder}", flush=True)
+        finish(self)

@@ -1,4 +1,4 @@
-"""bert_baseline.py, but that its third loss wants more memory than there is."""
+"""Not a test: `bert_baseline.py`, but that its third loss wants more memory than there is."""
 
 import sys
 from pathlib import Path

@@ -35,6 +35,7 @@ def test_metrics_explains_every_column_and_no_other(file, columns):
     assert not missing and set(explained) <= set(columns)
 
 
-def test_the_tests_that_metrics_names_exist():
-    named = set(re.findall(r"`(test_\w+)`", (DOCS / "metrics.md").read_text(encoding="utf-8")))
+@pytest.mark.parametrize("document", ["metrics.md", "reliability.md", "security.md"])
+def test_the_tests_that_a_document_names_exist(document):
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / document).read_text(encoding="utf-8")))
     assert named and all((DOCS.parent / "tests" / f"{name}.py").is_file() for name in named)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import signal
 import subprocess
@@ -168,3 +169,11 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(command, train):
     ruined = [number for number, loss in enumerate(losses) if loss != loss or abs(loss) == float("inf")]
     assert ruined and int(run.summary["skipped_steps"]) >= len(ruined)
     assert all(weight.isfinite().all() for weight in run.weights().values())
+
+
+def test_steps_that_fp16_skips_are_counted(train):
+    run = train("tests/overflowing_fp16.py", "--num_gpus", "1", "--precision", "fp16", "--max_steps", "3",
+                "--max_eval_examples", "8")
+    assert not any(map(math.isfinite, run.column("grad_norm")))
+    assert run.summary["skipped_steps"] == "3"
+    assert run.description["status"] == "finished"
