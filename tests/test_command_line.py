@@ -326,7 +326,7 @@ def test_a_run_folder_that_exists_is_kept_unless_told(start_ranks, tmp_path):
     assert done.returncode == 2 and (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize("script, victim", [("bert_baseline.py", 1), ("pipeline.py", 0), ("torch_pipeline.py", 1)])
+@pytest.mark.parametrize("script, victim", [("bert_baseline.py", 1), ("pipeline.py", 0)])
 def test_a_rank_that_dies_takes_the_others_down(script, victim, environment, tmp_path):
     """Killed in the middle, not asked: nobody hangs, nobody lives on, and the record says failed."""
     process = subprocess.Popen(
