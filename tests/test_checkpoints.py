@@ -127,10 +127,24 @@ def test_what_there_is_to_resume(start_ranks, train, tmp_path):
     done = start_ranks("bert_baseline.py", *EXACT, *where, "--resume")
     assert done.returncode == 2 and "--resume auto" in done.stderr and not (tmp_path / "run").exists()
     shutil.copytree(finished.folder, tmp_path / "run")
-    done = start_ranks("bert_baseline.py", *EXACT, *where, "--resume", "auto")
-    assert done.returncode == 0 and "is finished" in done.stdout
+    for count in (1, 2):  # no rank waits for one that has ended
+        done = start_ranks("bert_baseline.py", *EXACT, *where, "--resume", "auto", count=count)
+        assert done.returncode == 0 and done.stdout.count("is finished") == 1
     done = start_ranks("bert_baseline.py", *EXACT, *where, "--resume", "auto", "--seed", "3")
     assert done.returncode == 2 and "--seed 0, not 3" in done.stderr
+
+
+def test_a_run_without_a_checkpoint_is_not_replaced_unasked(train, broken_off, start_ranks):
+    folder = broken_off(train(*ONE_PROCESS))
+    shutil.rmtree(folder / "checkpoints")
+    before = (folder / "steps.csv").read_text()
+    command = ["bert_baseline.py", *EXACT, "--output_dir", folder.parent, "--run_name", folder.name, "--resume"]
+    done = start_ranks(*command)
+    assert done.returncode == 2 and "holds no checkpoint" in done.stderr and done.stderr.count("\n") == 1
+    (folder / "run.json").write_text("{")
+    done = start_ranks(*command)
+    assert done.returncode == 2 and "run.json cannot be read" in done.stderr and done.stderr.count("\n") == 1
+    assert (folder / "steps.csv").read_text() == before
 
 
 def test_the_last_two_checkpoints_are_kept(train):

@@ -87,8 +87,8 @@ def test_a_run_that_is_told_to_stop_leaves_a_checkpoint(command, number, is_to_o
 
 def test_a_run_is_written_by_one_process_and_ctrl_c_writes_a_checkpoint(live, start_ranks):
     run = live("bert_baseline.py", "--num_gpus", "1")
-    for flag in ("--overwrite", "--resume"):
-        done = start_ranks("bert_baseline.py", *EXACT, "--output_dir", run.folder.parent, "--run_name", "run", flag)
+    for flags in (["--overwrite"], ["--resume", "auto"]):
+        done = start_ranks("bert_baseline.py", *EXACT, "--output_dir", run.folder.parent, "--run_name", "run", *flags)
         assert done.returncode == 2 and "a running process" in done.stderr and done.stderr.count("\n") == 1
     before = run.steps()
     time.sleep(1)

@@ -149,6 +149,8 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     _check_steps(arguments, steps)
     checkpoint = [newest_checkpoint(folder) if processes.is_main and arguments.resume != "never" else None]
     dist.broadcast_object_list(checkpoint)
+    if arguments.resume == "always" and checkpoint[0] is None:
+        raise InputError(f"--resume: {folder} holds no checkpoint; --resume auto, or --overwrite, begins anew")
     return Job(strategy, arguments, task, processes, devices, stages, schedule, split, precision, steps,
                arguments.eval_steps or steps_an_epoch, steps_an_epoch, folder, started_at(), checkpoint[0])
 
@@ -172,13 +174,15 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, spli
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
     check_writable(arguments.output_dir)
+    if arguments.resume != "never" and (folder / "run.json").is_file():
+        _end_if_finished(folder, arguments)
     if os.environ.get("RANK", "0") == "0":
         _check_folder(folder, arguments)
     return folder
 
 
 def _check_folder(folder: Path, arguments: Arguments) -> None:
-    """Refuse a folder that holds something else than the flags expect; end here if there is nothing left to do."""
+    """Refuse a folder that holds something else than the flags expect."""
     is_free = not folder.exists() or folder.is_dir() and not any(folder.iterdir())
     if is_free and arguments.resume == "always":
         raise InputError(f"--resume: {folder} holds no run; --resume auto begins one")
@@ -187,21 +191,23 @@ def _check_folder(folder: Path, arguments: Arguments) -> None:
     if not (folder / "run.json").is_file():
         raise InputError(f"{folder} exists and is not a run's folder, so it is not overwritten; give another "
                          "--run_name")
-    if arguments.resume != "never":
-        _end_if_finished(folder, arguments)
-    elif not arguments.overwrite:
+    if arguments.resume == "never" and not arguments.overwrite:
         raise InputError(f"{folder} exists; give another --run_name, --resume, or --overwrite")
 
 
 def _end_if_finished(folder: Path, arguments: Arguments) -> None:
-    """There is nothing left to do, if it was this that was done."""
-    description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    if description["status"] != "finished":
-        return
+    """There is nothing left to do, if it was this that was done. On every rank: none must wait for one that ended."""
+    try:
+        description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if description["status"] != "finished":
+            return
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"--resume: {folder / 'run.json'} cannot be read; --overwrite replaces the run") from None
     for name in arguments.given - HOW_TO_RUN:
         asked, done = getattr(arguments, name), description["flags"].get(name)
         if asked != done:
             raise InputError(f"--resume: {folder} is finished, with --{name} {done}, not {asked}; give another "
                              "--run_name")
-    print(f"{folder} is finished")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{folder} is finished")
     sys.exit(0)
