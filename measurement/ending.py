@@ -1,4 +1,4 @@
-"""How a run ends: finished, with a summary; stopped, with a checkpoint; or failed. To be called on every rank."""
+"""How a run ends: finished, with a summary; stopped, with a checkpoint; or failed."""
 
 import sys
 from typing import NoReturn
@@ -6,12 +6,13 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from measurement.environment import GIB
+from measurement.environment import GIB, is_out_of_memory
 from measurement.interruption import mark_ended
 from measurement.results import RANK_COLUMNS, SUMMARY_COLUMNS, Table
 from measurement.summary import describe_ranks, rows_without_extras, summarize
 from measurement.timeline import draw, typical_step, write_trace
 from workload.checkpoints import newest_checkpoint
+from workload.errors import InputError, storage_problem
 from workload.processes import TRY_AGAIN, leave
 
 
@@ -69,3 +70,24 @@ def fail(run) -> NoReturn:
         mark_ended(run.folder / "run.json", "failed", reason)
         print("error:", reason, file=sys.stderr, flush=True)
     leave(1)
+
+
+def end_badly(run, error: BaseException) -> None:
+    """An error ends this rank: the record says which, and what a user can mend is said in one line.
+
+    Raises:
+        InputError: the disk takes nothing more.
+        SystemExit: the memory did not suffice.
+    """
+    is_exit = isinstance(error, SystemExit)  # as DeepSpeed's autotuner ends its trials
+    status = "out_of_memory" if is_out_of_memory(error) else "stopped" if is_exit else "failed"
+    reason = f"rank {run.processes.rank}: {type(error).__name__}: {error}"
+    if run.stop_watch and run.stop_watch.reason:  # what fails then fails because others were stopped
+        reason = f"stopped by {run.stop_watch.reason}: another rank died, or the job was cancelled; {reason}"
+    mark_ended(run.folder / "run.json", status, reason)
+    if status == "out_of_memory":
+        print(f"error: out of memory on {run.device}; lower --micro_batch_size (now "
+              f"{run.job.split.micro_batch_size})", file=sys.stderr, flush=True)
+        sys.exit(1)
+    if problem := storage_problem(error, run.folder):
+        raise InputError(problem) from error

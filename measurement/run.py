@@ -6,7 +6,6 @@ says so.
 
 import dataclasses
 import itertools
-import sys
 import time
 from collections.abc import Iterator
 
@@ -15,10 +14,10 @@ import torch.distributed as dist
 
 from measurement.clock import StepClock, ThroughputClock, Work, synchronize
 from measurement.continuation import join_earlier_attempts, put_back, state_of
-from measurement.ending import fail, finish, stop
-from measurement.environment import devices_of_rank, is_out_of_memory
+from measurement.ending import end_badly, fail, finish, stop
+from measurement.environment import devices_of_rank
 from measurement.heartbeat import Heartbeat
-from measurement.interruption import NONFINITE, StopWatch, agreed_reason, mark_ended
+from measurement.interruption import NONFINITE, StopWatch, agreed_reason
 from measurement.monitor import Monitor
 from measurement.profiling import StepProfiler
 from measurement.record import Record, claim_folder
@@ -27,7 +26,6 @@ from measurement.schedule import Actions
 from measurement.timeline import StepTimeline
 from workload.batches import Batches, OrderHash, Share
 from workload.checkpoints import write_checkpoint
-from workload.errors import InputError, storage_problem
 from workload.job import Job
 from workload.training_state import TrainingState
 
@@ -115,18 +113,7 @@ class Run:
             self.bar.close()  # what is said now has a line of its own
         if self.stop_watch:
             self.stop_watch.has_failed = True
-        is_exit = isinstance(error, SystemExit)  # as DeepSpeed's autotuner ends its trials
-        status = "out_of_memory" if is_out_of_memory(error) else "stopped" if is_exit else "failed"
-        reason = f"rank {self.processes.rank}: {kind.__name__}: {error}"
-        if self.stop_watch and self.stop_watch.reason:  # what fails then fails because others were stopped
-            reason = f"stopped by {self.stop_watch.reason}: another rank died, or the job was cancelled; {reason}"
-        mark_ended(self.folder / "run.json", status, reason)
-        if status == "out_of_memory":
-            print(f"error: out of memory on {self.device}; lower --micro_batch_size (now "
-                  f"{self.job.split.micro_batch_size})", file=sys.stderr, flush=True)
-            sys.exit(1)
-        if problem := storage_problem(error, self.folder):
-            raise InputError(problem) from error
+        end_badly(self, error)
 
     # ------------------------------------------------------------------ training
 

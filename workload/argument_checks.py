@@ -1,0 +1,69 @@
+"""Flags that are refused before anything is loaded: out of range, contradicting each other, or given to be ignored.
+
+Defaults never contradict anything: what matters is which flags were *given*.
+"""
+
+import os
+
+from workload.errors import InputError
+
+OF_ONE_TASK = {"doc_stride": "squad_v2", "answerable_only": "squad_v2", "eval_mismatched_file": "mnli"}
+
+
+def check_arguments(arguments) -> None:
+    """Raise an `InputError` for the first of a command's flags that cannot stand."""
+    given = arguments.given
+
+    def refuse_together(first: str, second: str, instead: str) -> None:
+        if {first, second} <= given:
+            raise InputError(f"--{first} and --{second} contradict each other; {instead}")
+
+    refuse_together("sample", "train_file", "give one of them")
+    refuse_together("sample", "eval_file", "give one of them")
+    refuse_together("sample", "eval_mismatched_file", "give one of them")
+    refuse_together("max_steps", "epochs", "give one of them")
+    refuse_together("overwrite", "resume", "give one of them")
+    if arguments.resume != "never" and arguments.profile_steps:
+        raise InputError("--resume: a profile is of a run in one piece; leave --profile_steps out to go on")
+    for one, other in (("train_file", "eval_file"), ("eval_file", "train_file")):
+        if one in given and other not in given:
+            raise InputError(f"--{one} needs --{other} beside it: both from files, or both from the Hub")
+    if "eval_mismatched_file" in given and "eval_file" not in given:
+        raise InputError("--eval_mismatched_file needs --train_file and --eval_file beside it")
+    for name, task in OF_ONE_TASK.items():
+        if name in given and arguments.task != task:
+            raise InputError(f"--{name} would be ignored by --task {arguments.task}; it is for --task {task}")
+    if arguments.lr_scheduler == "constant" and arguments.warmup_steps:
+        raise InputError("--warmup_steps would be ignored by --lr_scheduler constant; use linear, or leave it out")
+
+    if arguments.tf32 and arguments.precision not in (None, "fp32"):
+        raise InputError(f"--tf32 would be ignored by --precision {arguments.precision}; --precision fp32 fits")
+
+    refuse_together("target_f1", "target_loss", "give one of them")
+    if arguments.measure == "throughput":
+        for name in ("noise_scale_steps", "profile_steps"):
+            if getattr(arguments, name) and name in given:
+                raise InputError(f"--{name} would be ignored by --measure throughput; leave one of them out")
+        arguments.noise_scale_steps = 0
+
+    at_least = {"max_train_examples": 1, "max_eval_examples": 1, "max_seq_length": 8, "doc_stride": 0,
+                "global_batch_size": 1, "micro_batch_size": 1, "epochs": 1, "max_steps": 1, "warmup_steps": 0,
+                "weight_decay": 0, "num_gpus": 1, "cpu_threads": 1, "seed": 0, "eval_steps": 1,
+                "reference_batch_size": 1, "noise_scale_steps": 0, "profile_steps": 0, "dropout": 0, "stages": 1,
+                "micro_batches": 1, "checkpoint_steps": 1}
+    for name, smallest in at_least.items():
+        value = getattr(arguments, name, None)
+        if value is not None and not value >= smallest:
+            raise InputError(f"--{name} {value}: must be at least {smallest}")
+    for name in ("learning_rate", "max_grad_norm", "adam_epsilon", "target_f1", "target_loss", "peak_tflops",
+                 "hang_timeout_s"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(f"--{name} {value}: must be a number above 0")
+    if arguments.dropout is not None and not arguments.dropout < 1:
+        raise InputError(f"--dropout {arguments.dropout}: must be below 1")
+    if arguments.target_f1 is not None and arguments.target_f1 > 100:
+        raise InputError(f"--target_f1 {arguments.target_f1}: F1 is in percent, at most 100")
+    name = arguments.run_name
+    if name is not None and (name in ("", ".", "..") or os.path.basename(name) != name):
+        raise InputError(f"--run_name {name!r}: must be the plain name of a folder; --output_dir says where")
