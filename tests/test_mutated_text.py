@@ -25,6 +25,15 @@ def task(folder):
     return open_small("oscar", folder, "--max_seq_length", "16")
 
 
+def load_or_refuse(task, path):
+    """The examples of a file; None where it was refused as it should be."""
+    try:
+        return load(task, str(path))
+    except InputError as error:
+        refusal(error, str(path), *PLACES)
+        return None
+
+
 def characters(texts):
     return "".join("".join(texts).split())
 
@@ -45,10 +54,8 @@ def test_lines_of_json_are_loaded_as_they_are_or_refused(task, folder):
         if chance.random() < 0.6:
             content = mutate_json(chance, json.loads(LINES.splitlines()[0])).replace(b"\n", b" ") + b"\n" + LINES
         path.write_bytes(content)
-        try:
-            examples = load(task, str(path))
-        except InputError as error:
-            refusal(error, str(path), *PLACES)
+        examples = load_or_refuse(task, path)
+        if examples is None:
             return "refused"
         documents = map(json.loads, lines_of(content))
         assert examples["text"] == [next(document[name] for name in ("content", "text")
@@ -66,10 +73,8 @@ def test_plain_text_is_loaded_to_the_last_character_or_refused(task, folder):
     def check(chance):
         content = mutate_bytes(chance, TEXT)
         path.write_bytes(content)
-        try:
-            examples = load(task, str(path))
-        except InputError as error:
-            refusal(error, str(path), *PLACES)
+        examples = load_or_refuse(task, path)
+        if examples is None:
             return "refused"
         assert characters(examples["text"]) == characters(text_of(content))
         check_blocks(task, examples)
@@ -92,10 +97,8 @@ def test_packed_text_is_loaded_whole_or_refused(task, folder, suffix):
         if chance.random() < 0.9:
             content = mutate_bytes(chance, content)
         path.write_bytes(content)
-        try:
-            examples = load(task, str(path))
-        except InputError as error:
-            refusal(error, str(path), *PLACES)
+        examples = load_or_refuse(task, path)
+        if examples is None:
             return "refused"
         assert characters(examples["text"]) == characters(text_of(UNPACK[suffix](content)))
         assert characters(examples["text"]) in 2 * characters(TEXT.decode())

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, TextIO
 
 import fsspec
 import zstandard
+from tqdm import tqdm
 
 from workload.errors import InputError
 
@@ -175,3 +176,13 @@ def read_table(path: str, columns: dict[str, Sequence[str]], kind: str, **form) 
                 yield place, {name: row[column] for name, column in places.items()}
         except csv.Error as error:
             raise InputError(f"{path}: line {reader.line_num}: not CSV ({error})") from error
+
+
+def read_some(read: Callable[..., Iterator[dict]], example_word: str, reading: dict) -> Iterator[dict]:
+    """What `read` yields, if that is anything; under a bar where it takes long."""
+    example = None
+    for example in tqdm(read(**reading), desc=f"reading {os.path.basename(reading['path'])}", unit="examples",
+                        leave=False, delay=1, disable=os.environ.get("RANK", "0") != "0"):
+        yield example
+    if example is None:
+        raise InputError(f"{reading['path']}: holds no {example_word}")

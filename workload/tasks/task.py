@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +13,6 @@ import torch
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
-from tqdm import tqdm
 
 from measurement.flops import TransformerShape
 from workload.arguments import Arguments
@@ -23,7 +22,7 @@ from workload.hub import go_offline_without_network
 from workload.layers import transformer_modules
 from workload.models import EMBEDDED, TINY, load_config, load_tokenizer
 from workload.processes import usable_cores
-from workload.tasks.files import check_path, path_digest
+from workload.tasks.files import check_path, path_digest, read_some
 
 EXAMPLES_A_PROCESS = 5_000  # at least, when tokenising
 
@@ -158,7 +157,7 @@ class Task(ABC):
     def _from_file(self, split: str) -> Dataset:
         """The examples of a local file, read and checked once, then taken from the cache of `datasets`."""
         try:
-            return Dataset.from_generator(_read_some, features=self.columns, gen_kwargs={
+            return Dataset.from_generator(read_some, features=self.columns, gen_kwargs={
                 "read": self.read, "example_word": self.example_word, "reading": self._reading(split)})
         except DatasetGenerationError as error:
             raise error.__cause__ or error from None  # what `read` says
@@ -240,13 +239,3 @@ class Task(ABC):
     @abstractmethod
     def score(self, judged: dict[int, np.ndarray]) -> tuple[dict[str, float], dict[str, str] | None]:
         """`metrics`, and predictions by the examples' ids if there are any, from what `judge` gave for every row."""
-
-
-def _read_some(read: Callable[..., Iterator[dict]], example_word: str, reading: dict) -> Iterator[dict]:
-    """What `read` yields, if that is anything; under a bar where it takes long."""
-    example = None
-    for example in tqdm(read(**reading), desc=f"reading {os.path.basename(reading['path'])}", unit="examples",
-                        leave=False, delay=1, disable=os.environ.get("RANK", "0") != "0"):
-        yield example
-    if example is None:
-        raise InputError(f"{reading['path']}: holds no {example_word}")
