@@ -27,10 +27,10 @@ stretches: list[dict] = []
 
 
 class AlternatingRun(Run):
-    def training_steps(self, batches):
+    def training_steps(self, *arguments):
         global is_measured
         began, tokens = None, 0
-        for step, share in super().training_steps(batches):
+        for step, share in super().training_steps(*arguments):
             number, place = divmod(step - 1, STRETCH)
             if place == 0:
                 synchronize(self.device)
@@ -50,11 +50,13 @@ def only_if_measured(method):
 def main() -> None:
     script = importlib.import_module(os.environ["ALTERNATING_SCRIPT"])
     script.Run = AlternatingRun
+    leave, script.leave = script.leave, lambda: None  # it ends the process
     GradientNoise.begin_step = only_if_measured(GradientNoise.begin_step)
     Monitor._sample = only_if_measured(Monitor._sample)
     script.main()
     if os.environ["RANK"] == "0":
         Path(os.environ["ALTERNATING_RESULT"]).write_text(json.dumps(stretches))
+    leave()
 
 
 if __name__ == "__main__":

@@ -48,9 +48,9 @@ def bare_loop(task, shares: list) -> None:
 
 
 class StretchedRun(Run):
-    def training_steps(self, batches):
+    def training_steps(self, *arguments):
         shares, began = [], None
-        for step, share in super().training_steps(batches):
+        for step, share in super().training_steps(*arguments):
             if len(shares) == STRETCH:
                 synchronize(self.device)
                 seconds, began = time.perf_counter() - began, time.perf_counter()

@@ -1,72 +1,97 @@
 """Kill runs with SIGKILL at random steps, resume them, and compare them with one that was never interrupted.
 
-    python benchmarks/kill_and_resume.py                                     # every strategy, 20 kills each
-    python benchmarks/kill_and_resume.py --only "DDP x 2" --kills 3
+    python benchmarks/kill_and_resume.py                               # every strategy, 20 kills each
+    python benchmarks/kill_and_resume.py --only DDP pipeline --kills 3
 
-The embedded model with dropout, on the CPU. For each strategy: kills spread over 1, 2 and 4 processes where it takes as
-many. Steps, losses, gradient norms, evaluations and final weights must be the same bit for bit.
+The embedded model with dropout, on the CPU. A strategy's kills are spread over its settings, of 1, 2 and 4 processes
+where it takes as many. Ranks are processes of their own, forked with their imports done: what a launcher does when they
+die is in `tests/test_interruption.py`. Steps, losses, gradient norms, evaluations and final weights must be the same
+bit for bit.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
 import random
-import signal
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import psutil
 from drawing import ROOT
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
-STEPS = 16
+os.chdir(ROOT)  # from where the ranks' imports are found
+sys.path.insert(0, str(ROOT))
+
+from tests.warm_ranks import run_ranks, start_ranks  # noqa: E402
+
+STEPS, AT_ONCE = 16, 5  # steps of a run; most kills of one run
 FLAGS = ["--sample", "--model", "tiny", "--max_seq_length", "64", "--max_steps", str(STEPS), "--eval_steps", "6",
          "--global_batch_size", "16", "--micro_batch_size", "2", "--learning_rate", "1e-3", "--dropout", "0.1",
          "--cpu_threads", "1", "--max_eval_examples", "16", "--precision", "fp32", "--save_model",
          "--checkpoint_steps", "2"]
-STRATEGIES = {
-    "one process": ("bert_baseline.py", "--num_gpus 1"),
-    "DataParallel": ("data_parallel.py", "--num_gpus 1"),
-    **{f"DDP x {n}": ("bert_baseline.py", f"--num_gpus {n}") for n in (2, 4)},
-    **{f"FSDP x {n}": ("fsdp.py", f"--num_gpus {n}") for n in (2, 4)},
-    **{f"ZeRO-{stage} x {n}": ("zero.py", f"--num_gpus {n} --stage {stage}") for stage in range(4) for n in (2, 4)},
-    **{f"Trainer x {n}": ("hf_trainer.py", f"--num_gpus {n}") for n in (1, 2)},
-    "Trainer ZeRO-2 x 2": ("hf_trainer.py", "--num_gpus 2 --deepspeed_config experiments/zero2.json"),
-    "pipeline 2": ("pipeline.py", "--num_gpus 2"),
-    "pipeline 4": ("pipeline.py", "--num_gpus 4"),
-    "pipeline 2 x 2": ("pipeline.py", "--num_gpus 4 --stages 2"),
-    "torch_pipeline 1f1b 2": ("torch_pipeline.py", "--num_gpus 2"),
-    "torch_pipeline zbv 2": ("torch_pipeline.py", "--num_gpus 2 --schedule zbv"),
-    "torch_pipeline 1f1b 4": ("torch_pipeline.py", "--num_gpus 4"),
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu",
+                            "TORCH_EXTENSIONS_DIR": os.path.join(sys.prefix, "torch_extensions")}
+STRATEGIES = {  # processes and further flags
+    "DDP": ("bert_baseline.py", [(1, ""), (2, ""), (4, "")]),
+    "DataParallel": ("data_parallel.py", [(1, "")]),
+    "pipeline": ("pipeline.py", [(1, "--stages 1 --micro_batches 8"), (2, ""), (4, ""), (4, "--stages 2")]),
+    "torch_pipeline": ("torch_pipeline.py", [(2, ""), (2, "--schedule zbv"), (4, "")]),
+    "FSDP": ("fsdp.py", [(1, ""), (2, ""), (4, "")]),
+    **{f"ZeRO-{stage}": ("zero.py", [(count, f"--stage {stage}") for count in (1, 2, 4)]) for stage in range(4)},
+    "Trainer": ("hf_trainer.py", [(1, ""), (2, ""), (4, ""), (2, "--deepspeed_config experiments/zero2.json")]),
 }
 
 
-def command(script: str, flags: str, folder: Path, name: str, *more: str) -> list[str]:
-    return [sys.executable, script, *FLAGS, *flags.split(), "--output_dir", str(folder), "--run_name", name, *more]
+class Setting:
+    """One script with its flags on so many processes; its runs lie in one folder."""
+
+    def __init__(self, script: str, count: int, flags: str, folder: Path) -> None:
+        self.script, self.count, self.folder = script, count, folder
+        self.words = [*FLAGS, *flags.split(), "--num_gpus", str(count), "--output_dir", str(folder), "--run_name"]
+
+    def finish(self, name: str, *more: str) -> Path:
+        """Run to the end; gives the run's folder."""
+        done = run_ranks(self.script, [*self.words, name, *more], self.count, ENVIRONMENT, self.folder, 600)
+        if done.returncode:
+            sys.exit((done.stderr.strip() or f"{self.script} failed").splitlines()[-1])
+        return self.folder / name
+
+    def kill(self, name: str, step: int, *more: str) -> tuple[int, int]:
+        """Run until that step is recorded, then kill all ranks; gives the step it began behind and the last one."""
+        run, before = self.folder / name, change_time(self.folder / name)
+        ranks, _ = start_ranks(self.script, [*self.words, name, *more], self.count, ENVIRONMENT, self.folder)
+        while all(rank.is_alive() for rank in ranks) and (change_time(run) == before or recorded_steps(run) < step):
+            time.sleep(0.005)
+        for rank in ranks:
+            rank.kill()
+        for rank in ranks:
+            rank.join()
+        if change_time(run) == before or recorded_steps(run) < step:  # it ended by itself
+            sys.exit((self.folder / "rank0.err").read_text().strip().splitlines()[-1])
+        return first_step(run), recorded_steps(run)
+
+
+def change_time(run: Path) -> int | None:
+    """Of the table of steps, which every attempt puts in its place anew."""
+    with contextlib.suppress(FileNotFoundError):
+        return (run / "steps.csv").stat().st_ctime_ns
 
 
 def recorded_steps(run: Path) -> int:
-    return (run / "steps.csv").read_text().count("\n") - 1 if (run / "steps.csv").exists() else 0
+    with contextlib.suppress(FileNotFoundError):
+        return (run / "steps.csv").read_text().count("\n") - 1
+    return 0
 
 
-def kill_at(step: int, words: list[str], run: Path) -> int:
-    """Start a run, and kill all of its processes as soon as that step is recorded; gives the steps recorded by then."""
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None:
-        if recorded_steps(run) >= step:
-            break
-        time.sleep(0.02)
-    family = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
-    for member in family:
-        os.kill(member.pid, signal.SIGKILL)
-    if process.wait() not in (0, -signal.SIGKILL):  # 0: it had finished before
-        sys.exit(process.stderr.read().strip().splitlines()[-1])
-    return recorded_steps(run)
+def first_step(run: Path) -> int:
+    """Behind which the run's latest attempt began."""
+    return json.loads((run / "run.json").read_text())["attempts"][-1]["from_step"]
 
 
 def differences(run: Path, whole: Path) -> list[str]:
@@ -82,7 +107,8 @@ def differences(run: Path, whole: Path) -> list[str]:
         if tables[0] != tables[1]:
             found.append(name)
     weights, expected = (load_file(folder / "model" / "model.safetensors") for folder in (run, whole))
-    if any((weights[name] != expected[name]).any() for name in expected) or weights.keys() != expected.keys():
+    if {name: weight.tobytes() for name, weight in weights.items()} != {
+            name: weight.tobytes() for name, weight in expected.items()}:
         found.append("weights")
     hashes = [json.loads((folder / "run.json").read_text())["order_hash"] for folder in (run, whole)]
     return found + ["order_hash"] * (hashes[0] != hashes[1])
@@ -91,29 +117,34 @@ def differences(run: Path, whole: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--only", nargs="+", default=list(STRATEGIES), choices=STRATEGIES, metavar="STRATEGY")
-    parser.add_argument("--kills", type=int, default=10, help="of each strategy")
+    parser.add_argument("--kills", type=int, default=20, help="of each strategy")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     generator, failed = random.Random(options.seed), False
-    print("| strategy | kills | steps lost | differs from the uninterrupted run |\n|---|--:|--:|---|", flush=True)
-    for strategy in tqdm(options.only, unit="strategy"):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            whole = command(*STRATEGIES[strategy], folder, "whole")
-            subprocess.run(whole, cwd=ROOT, check=True, capture_output=True)
-            words, lost, found = command(*STRATEGIES[strategy], folder, "killed", "--resume", "auto"), 0, []
-            kills = 0
-            while kills < options.kills:  # several in one run, then another
-                reached = [kill_at(step, words, folder / "killed") for step in
-                           sorted(generator.sample(range(1, STEPS - 1), min(5, options.kills - kills)))]
-                kills += len(reached)
-                subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
-                attempts = json.loads((folder / "killed" / "run.json").read_text())["attempts"][-len(reached):]
-                lost += sum(reached) - sum(attempt["from_step"] for attempt in attempts)
-                found += differences(folder / "killed", folder / "whole")
-                subprocess.run(["rm", "-r", str(folder / "killed")], check=True)
+    print("| strategy | processes | flags | kills | steps lost | differs from the uninterrupted run |\n"
+          "|---|--:|---|--:|--:|---|", flush=True)
+    progress = tqdm(total=options.kills * len(options.only), unit="kill", dynamic_ncols=True)
+    for strategy in options.only:
+        script, settings = STRATEGIES[strategy]
+        for place, (count, flags) in enumerate(settings):
+            planned, kills, lost, found = (options.kills + place) // len(settings), 0, 0, []
+            with tempfile.TemporaryDirectory() as name:
+                setting = Setting(script, count, flags, Path(name))
+                whole = setting.finish("whole")
+                while kills < planned:  # several in one run, then another
+                    steps = sorted(generator.sample(range(1, STEPS - 1), min(AT_ONCE, planned - kills)))
+                    reached = [setting.kill("killed", step, "--resume", "auto") for step in steps]
+                    run = setting.finish("killed", "--resume", "auto")
+                    begun = [*(begin for begin, _ in reached[1:]), first_step(run)]
+                    lost += sum(end for _, end in reached) - sum(begun)
+                    found += differences(run, whole)
+                    kills += len(reached)
+                    progress.update(len(reached))
+                    shutil.rmtree(run)
             failed = failed or bool(found)
-            print(f"| {strategy} | {kills} | {lost} | {', '.join(found) or 'nothing'} |", flush=True)
+            tqdm.write(f"| {strategy} | {count} | {f'`{flags}`' if flags else ''} | {kills} | {lost} | "
+                       f"{', '.join(found) or 'nothing'} |", file=sys.stdout)
+    progress.close()
     sys.exit(failed)
 
 

@@ -18,9 +18,9 @@ FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["tests.slow_imports"])
 
 
-def run_ranks(script: str, words: list[str], count: int, environment: dict[str, str], folder: Path,
-              timeout: float) -> subprocess.CompletedProcess:
-    """Run a script in `count` processes; rank 0's output comes first. If one fails, the others are ended."""
+def start_ranks(script: str, words: list[str], count: int, environment: dict[str, str],
+                folder: Path) -> tuple[list[multiprocessing.Process], list[list[Path]]]:
+    """Start a script in `count` processes; gives them and the files that each one's two outputs go to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -34,6 +34,13 @@ def run_ranks(script: str, words: list[str], count: int, environment: dict[str, 
         own = variables | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {})
         ranks.append(FORKSERVER.Process(target=_be_rank, args=(script, words, own, outputs[rank])))
         ranks[-1].start()
+    return ranks, outputs
+
+
+def run_ranks(script: str, words: list[str], count: int, environment: dict[str, str], folder: Path,
+              timeout: float) -> subprocess.CompletedProcess:
+    """Run a script in `count` processes; rank 0's output comes first. If one fails, the others are ended."""
+    ranks, outputs = start_ranks(script, words, count, environment, folder)
     running, deadline = list(ranks), time.monotonic() + timeout
     while running and time.monotonic() < deadline and not any(rank.exitcode for rank in ranks):
         multiprocessing.connection.wait([rank.sentinel for rank in running], timeout=1)
@@ -55,5 +62,6 @@ def _be_rank(script: str, words: list[str], variables: dict[str, str], outputs: 
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
     sys.argv = [script, *words]
+    sys.path.insert(0, str((ROOT / script).parent))  # as Python does, for what lies beside the script
     os.chdir(ROOT)
     runpy.run_path(script, run_name="__main__")

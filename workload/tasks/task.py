@@ -16,7 +16,6 @@ from datasets.fingerprint import Hasher
 
 from measurement.flops import TransformerShape
 from workload.arguments import Arguments
-from workload.dropout import pack_dropout
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
 from workload.layers import transformer_modules
@@ -124,6 +123,8 @@ class Task(ABC):
         """The Hugging Face model, the same on every rank."""
         model = self.load_model()
         if not torch.cuda.is_available():
+            from workload.dropout import pack_dropout  # the seconds that this import takes no launcher need spend
+
             pack_dropout(model)
         if self.arguments.compile:  # one layer after the other: they are alike, so only the first takes long
             for layer in transformer_modules(model).values():

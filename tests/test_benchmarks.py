@@ -1,0 +1,21 @@
+"""Benchmarks that reach into a run: that they still can. What they measure is no test."""
+
+import json
+
+SMALL = ("--sample --model tiny --max_seq_length 64 --global_batch_size 8 --max_train_examples 64 "
+         "--max_eval_examples 8 --cpu_threads 1 --num_gpus 1")
+
+
+def test_a_bare_loop_takes_turns_with_the_script(start_ranks):
+    done = start_ranks("benchmarks/bare_loop.py", "--stretches", "1", f"--flags={SMALL}", check=True)
+    assert done.stdout.startswith("harness / bare: median ") and done.stdout.endswith("of 1 stretches\n")
+
+
+def test_stretches_are_measured_and_not_in_turn(start_ranks, environment, monkeypatch, tmp_path):
+    monkeypatch.setitem(environment, "ALTERNATING_SCRIPT", "bert_baseline")
+    monkeypatch.setitem(environment, "ALTERNATING_RESULT", str(tmp_path / "stretches.json"))
+    start_ranks("benchmarks/alternating.py", *SMALL.split(), "--max_steps", "33", "--eval_steps", "33",
+                "--output_dir", tmp_path, check=True)
+    stretches = json.loads((tmp_path / "stretches.json").read_text())
+    assert [stretch["measured"] for stretch in stretches] == [True, False]
+    assert all(stretch["seconds"] > 0 and stretch["tokens"] > 0 for stretch in stretches)
