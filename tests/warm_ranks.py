@@ -3,6 +3,7 @@
 Each rank is a process of its own, as under torchrun; the launchers themselves have tests of their own.
 """
 
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -29,6 +30,8 @@ def start_ranks(script: str, words: list[str], count: int, environment: dict[str
         variables |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "LOCAL_SIZE": str(count),
                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     outputs = [[folder / f"rank{rank}.{stream}" for stream in ("out", "err")] for rank in range(count)]
+    for path in itertools.chain(*outputs):
+        path.write_text("")  # a rank may be ended before it begins
     ranks = []
     for rank in range(count):
         own = variables | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {})
