@@ -128,10 +128,13 @@ class Record:
     def _look_for_nonfinite(self, row: dict, loss: float, grad_norm: float) -> None:
         """With fp16 a step whose gradients overflow is skipped, and the next one scaled less: no failure."""
         self.skipped_steps += not math.isfinite(grad_norm)
-        is_bad = not math.isfinite(loss) or not math.isfinite(grad_norm) and self.job.precision != "fp16"
-        if is_bad and not self.nonfinite and not self.job.arguments.skip_nonfinite:
-            self.nonfinite = (f"step {row['step']}: loss {loss}, gradient norm {grad_norm}, learning rate "
-                              f"{row['learning_rate']:g}")
+        if not math.isfinite(loss) or not math.isfinite(grad_norm) and self.job.precision != "fp16":
+            self._note_nonfinite(f"step {row['step']}: loss {loss}, gradient norm {grad_norm}, learning rate "
+                                 f"{row['learning_rate']:g}")
+
+    def _note_nonfinite(self, where: str) -> None:
+        if not self.nonfinite and not self.job.arguments.skip_nonfinite:
+            self.nonfinite = where
 
     def _add_to_epoch(self, step: int, samples: int, seconds: float, loss: float) -> None:
         self._write_epoch()
@@ -155,6 +158,8 @@ class Record:
         row = {"step": step, "elapsed_s": self.elapsed(time.time()), "samples": samples}
         judged = {"validation_loss": evaluation.validation_loss, **evaluation.metrics}
         self.evaluations.add(**row, **judged)
+        if not math.isfinite(evaluation.validation_loss):  # where steps are not recorded, the first that is seen of it
+            self._note_nonfinite(f"step {step}: validation loss {evaluation.validation_loss}")
         if self.epoch_row and self.epoch_row["step"] == step:
             self.epoch_row |= judged
             self._write_epoch()

@@ -18,7 +18,7 @@ from workload.errors import storage_problem
 SHORT = ["--sample", "--model", "tiny", "--max_seq_length", "64", "--max_steps", "10", "--global_batch_size", "8",
          "--max_train_examples", "40", "--max_eval_examples", "10", "--cpu_threads", "1", "--noise_scale_steps", "0",
          "--run_name", "run"]
-LONG = [*SHORT, "--max_steps", "400", "--eval_steps", "400"]  # some 60 KB of steps.csv
+LONG = [*SHORT, "--max_steps", "400", "--eval_steps", "400"]  # steps.csv would have some 60 KB
 ROOM = 56 * 1024
 
 
@@ -87,6 +87,7 @@ def test_a_place_where_no_folder_can_be(place, words, start_ranks, tmp_path):
 
 
 def test_a_disk_that_runs_full_ends_all_ranks(disk, start):
+    fill(disk, room=40 * 1024)
     line = error_line(start(sys.executable, "bert_baseline.py", "--num_gpus", "2", *LONG, "--output_dir", disk))
     assert f"{disk}/run/" in line and "No space left on device" in line
     assert_ended_clearly(disk / "run", "No space left on device")
@@ -107,6 +108,23 @@ def test_a_model_for_which_there_is_no_room(disk, start_ranks):
     line = error_line(start_ranks("bert_baseline.py", *SHORT, "--save_model", "--output_dir", disk))
     assert f"{disk}/run" in line and "No space left on device" in line
     assert_ended_clearly(disk / "run", "No space left on device")
+
+
+def test_a_checkpoint_for_which_there_is_no_room(disk, start_ranks):
+    """Nothing of it is left, and with more room the run goes on from the one before."""
+    command = ["bert_baseline.py", *SHORT, "--checkpoint_steps", "4", "--output_dir", disk]
+    subprocess.run(["mount", "-o", f"remount,size={13 * 2**20}", disk], check=True)  # one takes 8.3
+    line = error_line(start_ranks(*command, count=2))
+    assert f"{disk}/run" in line and "No space left on device" in line
+    description = json.loads((disk / "run" / "run.json").read_text())
+    assert description["status"] == "failed" and "No space left on device" in description["reason"]
+    assert [path.name for path in (disk / "run" / "checkpoints").iterdir()] == ["step-4"]
+    assert_earlier_run_is_intact(disk)
+
+    subprocess.run(["mount", "-o", f"remount,size={40 * 2**20}", disk], check=True)
+    start_ranks(*command, "--resume", count=2, check=True)
+    with open(disk / "run" / "steps.csv", newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 11))
 
 
 # ---------------------------------------------------------------------- files

@@ -151,6 +151,15 @@ def test_a_loss_that_is_no_number_ends_the_run(command, start_ranks, tmp_path):
     assert run.description["status"] == "failed"
 
 
+def test_where_steps_are_not_recorded_an_evaluation_ends_the_run(start_ranks, tmp_path):
+    done = start_ranks("bert_baseline.py", *EXACT, *HUGE[:4], "--measure", "throughput", "--noise_scale_steps", "0",
+                       "--eval_steps", "2", "--max_eval_examples", "8", "--output_dir", tmp_path, "--run_name", "run")
+    assert done.returncode == 1
+    [said] = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("error:")]
+    assert "step 2: validation loss nan" in said
+    assert FinishedRun(tmp_path / "run", None).description["status"] == "failed"
+
+
 @pytest.mark.parametrize("command", [
     ("bert_baseline.py", "--num_gpus", "2"), ("fsdp.py", "--num_gpus", "2"), ("pipeline.py", "--num_gpus", "2"),
     ("zero.py", "--num_gpus", "2", "--stage", "2"), ("zero.py", "--num_gpus", "2", "--stage", "3"),

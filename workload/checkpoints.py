@@ -37,6 +37,9 @@ def write_checkpoint(run_folder: Path, step: int, training: TrainingState, more:
 
     Args:
         more: what `state.json` says besides, on the main rank; by names of the caller's.
+
+    Raises:
+        OSError: the disk takes nothing more; nothing is left of this checkpoint, and the earlier ones are as they were.
     """
     folder = run_folder / "checkpoints" / f"step-{step}"
     aside = folder.with_name(f".{folder.name}.unfinished")
@@ -44,11 +47,17 @@ def write_checkpoint(run_folder: Path, step: int, training: TrainingState, more:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
     dist.barrier()
-    saved = training.save(aside)
+    try:
+        saved = training.save(aside)
+        if is_main:
+            write_json(aside / "state.json", {"step": step, **more, "training": saved, "files": _digests(aside)})
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+    except OSError:
+        if is_main:
+            shutil.rmtree(aside, ignore_errors=True)
+        raise
     if is_main:
-        write_json(aside / "state.json", {"step": step, **more, "training": saved, "files": _digests(aside)})
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
         for old in _folders(run_folder)[KEPT:]:
             shutil.rmtree(old)
     dist.barrier()

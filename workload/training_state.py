@@ -37,11 +37,18 @@ class TrainingState:
         self.gpus = [device for device in devices if device.type == "cuda"]
 
     def save(self, folder: Path) -> dict:
-        """Write all ranks' tensors, to be called on every rank; gives the rest, which is the same on each."""
+        """Write all ranks' tensors, to be called on every rank; gives the rest, which is the same on each.
+
+        Raises:
+            OSError: on every rank, if one could not write.
+        """
         import torch.distributed.checkpoint as checkpoint  # takes a second, and few runs come here
 
-        checkpoint.save(self._tensors() | self._random_states(), storage_writer=checkpoint.HuggingFaceStorageWriter(
-            str(folder), save_distributed=True))
+        try:
+            checkpoint.save(self._tensors() | self._random_states(), storage_writer=checkpoint.HuggingFaceStorageWriter(
+                str(folder), save_distributed=True))
+        except checkpoint.CheckpointException as error:  # not even an Exception: what a rank met is in it
+            raise next(iter(error.failures.values()))[0] from None
         steps = {int(state["step"]) for state in self.optimizer.state.values()}
         return {"optimizer_updates": steps.pop(), "schedule_steps": self.schedule.last_epoch,
                 "scaler": self.scaler.state_dict(), "processes": dist.get_world_size()}
