@@ -233,7 +233,6 @@ def deepspeeds_memory() -> set[Path]:
     ("torchrun", "bert_baseline.py", "--num_gpus", "2"),
     ("torchrun", "--nproc-per-node", "2", "bert_baseline.py", "--num_gpus", "1"),
     (sys.executable, "pipeline.py", "--num_gpus", "2"),
-    (sys.executable, "hf_trainer.py", "--num_gpus", "2"),
 ])
 def test_every_way_of_starting(command, train):
     run = train(*command)
@@ -250,38 +249,51 @@ def test_every_way_of_starting(command, train):
     assert not left, "DeepSpeed's memory outlives its processes"
 
 
-@pytest.mark.parametrize("command", [
-    [sys.executable, "bert_baseline.py", "--num_gpus", "2"],
-    [sys.executable, "torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"],
-    ["deepspeed", "--num_gpus", "2", "pipeline.py"],
-    [sys.executable, "zero.py", "--num_gpus", "2", "--stage", "3"],
-    [sys.executable, "hf_trainer.py", "--num_gpus", "2"],
-    [sys.executable, "fsdp.py", "--num_gpus", "2"],
-    [sys.executable, "data_parallel.py", "--num_gpus", "1"],
-])
-def test_an_error_is_one_line_and_exit_code_2(command, start, tmp_path):
-    bad = tmp_path / "bad.json"
-    bad.write_text('{"data": [{"paragraphs": 3}]}')
-    done = start(*command, "--train_file", bad, "--eval_file", bad, "--model", "tiny", "--output_dir", tmp_path / "out")
+def assert_one_line_about_bad_data(done: subprocess.CompletedProcess) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "bad.json" in line and "data[0].paragraphs" in line
+
+
+@pytest.fixture
+def bad_data(tmp_path) -> list[str]:
+    (tmp_path / "bad.json").write_text('{"data": [{"paragraphs": 3}]}')
+    return ["--train_file", tmp_path / "bad.json", "--eval_file", tmp_path / "bad.json", "--model", "tiny",
+            "--output_dir", tmp_path / "out"]
+
+
+@pytest.mark.parametrize("command", [
+    [sys.executable, "bert_baseline.py", "--num_gpus", "2"], ["deepspeed", "--num_gpus", "2", "pipeline.py"]])
+def test_an_error_is_one_line_and_exit_code_2(command, bad_data, start, tmp_path):
+    done = start(*command, *bad_data)
+    assert_one_line_about_bad_data(done)
     if command[0] == sys.executable:
         assert done.stdout == "" and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", [
-    [sys.executable, "data_parallel.py", "--num_gpus", "2"],
-    ["torchrun", "--nproc-per-node", "2", "data_parallel.py"],
-])
-def test_data_parallel_takes_no_cpus_for_gpus(command, start, tmp_path, monkeypatch, environment):
-    monkeypatch.setitem(environment, "CUDA_VISIBLE_DEVICES", "")
-    done = start(*command, *SAMPLE, "--output_dir", tmp_path / "out")
-    assert done.returncode != 0 and not (tmp_path / "out").exists()
+@pytest.mark.parametrize("script, flags, count", [
+    ("torch_pipeline.py", ["--schedule", "zbv"], 2), ("zero.py", ["--stage", "3"], 2), ("hf_trainer.py", [], 2),
+    ("fsdp.py", [], 2), ("data_parallel.py", [], 1)])
+def test_an_error_is_one_line_from_every_script(script, flags, count, bad_data, start_ranks, tmp_path):
+    done = start_ranks(script, "--num_gpus", count, *flags, *bad_data, count=count)
+    assert_one_line_about_bad_data(done)
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def assert_data_parallel_refuses_cpus(done: subprocess.CompletedProcess, output_dir: Path) -> None:
+    assert done.returncode != 0 and not output_dir.exists()
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "0 GPUs" in line and "--num_gpus 1 fits" in line
+
+
+def test_data_parallel_takes_no_cpus_for_gpus(start, start_ranks, tmp_path, monkeypatch, environment):
+    monkeypatch.setitem(environment, "CUDA_VISIBLE_DEVICES", "")
+    words = ["data_parallel.py", *SAMPLE, "--output_dir", tmp_path / "out"]
+    assert_data_parallel_refuses_cpus(start_ranks(*words, "--num_gpus", "2"), tmp_path / "out")
+    assert_data_parallel_refuses_cpus(start("torchrun", "--nproc-per-node", "2", *words), tmp_path / "out")
 
 
 @pytest.mark.parametrize("flags, words", [

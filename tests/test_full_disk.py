@@ -5,7 +5,6 @@ import csv
 import json
 import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -86,9 +85,8 @@ def test_a_place_where_no_folder_can_be(place, words, start_ranks, tmp_path):
     assert (tmp_path / "a_file").read_text() == "precious"
 
 
-def test_a_disk_that_runs_full_ends_all_ranks(disk, start):
-    fill(disk, room=40 * 1024)
-    line = error_line(start(sys.executable, "bert_baseline.py", "--num_gpus", "2", *LONG, "--output_dir", disk))
+def test_a_disk_that_runs_full_ends_all_ranks(disk, start_ranks):
+    line = error_line(start_ranks("bert_baseline.py", *LONG, "--output_dir", disk, count=2))
     assert f"{disk}/run/" in line and "No space left on device" in line
     assert_ended_clearly(disk / "run", "No space left on device")
     assert_earlier_run_is_intact(disk)

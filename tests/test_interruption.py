@@ -14,26 +14,34 @@ import psutil
 import pytest
 
 from tests.conftest import EXACT, ROOT, FinishedRun
+from tests.warm_ranks import start_ranks
 
 TRY_AGAIN = 75
 STEPS = ["--max_steps", "1000", "--eval_steps", "1000", "--checkpoint_steps", "900"]
 
 
 class LiveRun:
-    """A run that goes on for minutes, in a session of its own as a scheduler would start it."""
+    """A run that goes on for minutes, with its launcher in a session of its own as a scheduler would start it."""
 
     def __init__(self, environment: dict[str, str], folder: Path, *command: str) -> None:
         self.folder = folder / "run"
-        self.process = subprocess.Popen(
-            [sys.executable, command[0], *EXACT, *STEPS, *command[1:], "--output_dir", str(folder), "--run_name",
-             "run"],
-            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True)
+        self.start(environment, command[0], [*EXACT, *STEPS, *command[1:], "--output_dir", str(folder), "--run_name",
+                                             "run"])
         deadline = time.monotonic() + 120
-        while self.steps() < 3 and time.monotonic() < deadline and self.process.poll() is None:
+        while self.steps() < 3 and time.monotonic() < deadline and self.exit_code() is None:
             time.sleep(0.1)
-        assert self.process.poll() is None, self.process.stderr.read()
+        assert self.exit_code() is None, self.said()
         self.ranks = [rank["pid"] for rank in self.run().description["ranks"]]
+
+    def start(self, environment: dict[str, str], script: str, words: list[str]) -> None:
+        self.process = subprocess.Popen([sys.executable, script, *words], cwd=ROOT, env=environment, text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+    def exit_code(self) -> int | None:
+        return self.process.poll()
+
+    def said(self) -> str:
+        return self.process.stderr.read()
 
     def run(self) -> FinishedRun:
         return FinishedRun(self.folder, None)
@@ -43,12 +51,11 @@ class LiveRun:
 
     def wait(self, seconds: float) -> int:
         """Until the command and every rank has ended; the command's exit code."""
-        code = self.process.wait(timeout=seconds)
         deadline = time.monotonic() + seconds
-        while any(map(psutil.pid_exists, self.ranks)):
+        while self.exit_code() is None or any(map(psutil.pid_exists, self.ranks)):
             assert time.monotonic() < deadline, "a rank lives on"
             time.sleep(0.1)
-        return code
+        return self.exit_code()
 
     def kill(self) -> None:
         for pid in [self.process.pid, *getattr(self, "ranks", [])]:
@@ -56,44 +63,59 @@ class LiveRun:
                 os.kill(pid, signal.SIGKILL)
 
 
+class LiveRanks(LiveRun):
+    """The same without a launcher, where none is needed: it takes longer to start than all else."""
+
+    def start(self, environment: dict[str, str], script: str, words: list[str]) -> None:
+        count = int(words[words.index("--num_gpus") + 1])
+        self.processes, outputs = start_ranks(script, words, count, environment, self.folder.parent)
+        self.process, self.errors = self.processes[0], outputs[0][1]
+
+    def exit_code(self) -> int | None:
+        for process in self.processes:
+            process.join(0)  # else one that has ended still has its number
+        return self.process.exitcode
+
+    def said(self) -> str:
+        return self.errors.read_text()
+
+
 @pytest.fixture
 def live(environment, tmp_path):
     runs = []
 
-    def live(*command: str) -> LiveRun:
-        runs.append(LiveRun(environment, tmp_path, *command))
+    def live(*command: str, kind: type[LiveRun] = LiveRun) -> LiveRun:
+        runs.append(kind(environment, tmp_path, *command))
         return runs[-1]
     yield live
     for run in runs:
         run.kill()
 
 
-@pytest.mark.parametrize("command, number, is_to_one", [
-    (("bert_baseline.py", "--num_gpus", "2"), signal.SIGUSR1, True),
-    (("pipeline.py", "--num_gpus", "2"), signal.SIGTERM, False),
-])
-def test_a_run_that_is_told_to_stop_leaves_a_checkpoint(command, number, is_to_one, live):
+@pytest.mark.parametrize("script, kind, number", [
+    ("bert_baseline.py", LiveRanks, signal.SIGUSR1), ("pipeline.py", LiveRun, signal.SIGTERM)])
+def test_a_run_that_is_told_to_stop_leaves_a_checkpoint(script, kind, number, live):
     """Told by way of the command, or one rank alone."""
-    run = live(*command)
-    os.kill(run.ranks[1] if is_to_one else run.process.pid, number)
+    run = live(script, "--num_gpus", "2", kind=kind)
+    os.kill(run.ranks[1] if kind is LiveRanks else run.process.pid, number)
     assert run.wait(30) == TRY_AGAIN
     description, [checkpoint] = run.run().description, list((run.folder / "checkpoints").iterdir())
     step = run.run().rows("steps.csv")[-1]["step"]
     assert checkpoint.name == f"step-{step}" and (checkpoint / "state.json").exists()
     assert description["status"] == "stopped" and description["reason"] == f"{number.name}, after step {step}"
-    said = [line for line in run.process.stderr.read().replace("\r", "\n").splitlines() if "--resume" in line]
+    said = [line for line in run.said().replace("\r", "\n").splitlines() if "--resume" in line]
     assert len(said) == 1 and number.name in said[0] and "Traceback" not in said[0]
 
 
 def test_a_run_is_written_by_one_process_and_ctrl_c_writes_a_checkpoint(live, start_ranks):
-    run = live("bert_baseline.py", "--num_gpus", "1")
+    run = live("bert_baseline.py", "--num_gpus", "1", kind=LiveRanks)
     for flags in (["--overwrite"], ["--resume", "auto"]):
         done = start_ranks("bert_baseline.py", *EXACT, "--output_dir", run.folder.parent, "--run_name", "run", *flags)
         assert done.returncode == 2 and "a running process" in done.stderr and done.stderr.count("\n") == 1
     before = run.steps()
     time.sleep(1)
-    assert run.process.poll() is None and run.steps() > before and run.run().description["status"] == "running"
-    run.process.send_signal(signal.SIGINT)
+    assert run.exit_code() is None and run.steps() > before and run.run().description["status"] == "running"
+    os.kill(run.process.pid, signal.SIGINT)
     assert run.wait(30) == TRY_AGAIN
     assert list((run.folder / "checkpoints").iterdir())
     with open(run.folder / ".lock") as file:  # the system has let it go
@@ -120,7 +142,7 @@ def test_ranks_notice_that_their_launcher_died(live):
 
 
 def test_a_rank_that_hangs_is_named(live):
-    run = live("bert_baseline.py", "--num_gpus", "2", "--hang_timeout_s", "5")
+    run = live("bert_baseline.py", "--num_gpus", "2", "--hang_timeout_s", "5", kind=LiveRanks)
     os.kill(run.ranks[1], signal.SIGSTOP)
     assert run.wait(40) not in (0, 2, TRY_AGAIN)
     reason = run.run().description["reason"]
