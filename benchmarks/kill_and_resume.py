@@ -4,8 +4,8 @@
     python benchmarks/kill_and_resume.py --only DDP pipeline --kills 3
 
 The embedded model with dropout, on the CPU. A strategy's kills are spread over its settings, of 1, 2 and 4 processes
-where it takes as many. Ranks are processes of their own, forked with their imports done: what a launcher does when they
-die is in `tests/test_interruption.py`. Steps, losses, gradient norms, evaluations and final weights must be the same
+where it takes as many. Ranks are processes of their own, forked with their imports done: what a launcher does when one
+dies is in `tests/test_command_line.py`. Steps, losses, gradient norms, evaluations and final weights must be the same
 bit for bit.
 """
 
