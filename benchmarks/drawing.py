@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import subprocess
 import sys
@@ -27,9 +28,14 @@ def draw(file: str, folder: Path, training: int, evaluation: int, seed: int) -> 
     return flags
 
 
-def run(words: list[str]) -> None:
-    """Run a Python script in the project's folder; if it fails, so do we, with what it said last."""
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+def run(words: list[str], environment: dict[str, str] | None = None) -> None:
+    """Run a Python script in the project's folder; if it fails, so do we, with what it said last.
+
+    Args:
+        environment: variables to add to ours.
+    """
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=os.environ | (environment or {}),
+                          capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{words[0]} failed")
 

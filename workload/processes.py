@@ -151,7 +151,7 @@ def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1) ->
                                 device_id=devices[0])
     else:
         devices = (torch.device("cpu"),) * devices_a_process
-        _keep_freed_memory()
+        keep_freed_memory()
         dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
     return Processes(rank, local_rank, dist.get_world_size(), devices, threads)
 
@@ -205,6 +205,19 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def keep_freed_memory() -> None:
+    """Let the C library keep what one step frees for the next, as PyTorch does on GPUs.
+
+    It would give large blocks back to the kernel, and every step would wait for their pages anew. Of glibc only; see
+    mallopt(3). benchmarks/README.md has what it is worth.
+    """
+    maximum_of_mapped_blocks, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(maximum_of_mapped_blocks, 0)
+        set_option(trim_threshold, -1)  # never
+
+
 class _PassOn:
     """A launcher's signal handler: the ranks hear the signal and end in good order; with a second Ctrl-C at once."""
 
@@ -220,19 +233,6 @@ class _PassOn:
                 child.send_signal(signal.SIGKILL if is_enough else number)
         if is_enough or not children:
             os._exit(128 + number)
-
-
-def _keep_freed_memory() -> None:
-    """Let the C library keep what one step frees for the next, as PyTorch does on GPUs.
-
-    It would give large blocks back to the kernel, and every step would wait for their pages anew. Of glibc only; see
-    mallopt(3). benchmarks/README.md has what it is worth.
-    """
-    maximum_of_mapped_blocks, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(maximum_of_mapped_blocks, 0)
-        set_option(trim_threshold, -1)  # never
 
 
 def _free_port() -> int:
