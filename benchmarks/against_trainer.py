@@ -83,6 +83,12 @@ def train_with_trainer(flags: list[str], result: str) -> None:
                                         "tokens": sum(tokens) / len(tokens)}))
 
 
+def write_row(seed: int, what: str, rate: float, loss: float, over: float) -> float:
+    """Print a line of the table, as soon as it is known; gives the ratio of two rates."""
+    tqdm.write(f"| {seed} | {what} | {rate:.2f} | {rate / over:.2f} | {loss:.4f} |", file=sys.stdout)
+    return rate / over
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--trainer"]:  # this script as started by itself
         train_with_trainer(sys.argv[3:], sys.argv[2])
@@ -100,7 +106,8 @@ def main() -> None:
     trainers = {"Trainer": {}}
     if not torch.cuda.is_available():
         trainers["Trainer, memory kept"] = KEPT
-    lines, ratios = [], {devices: [] for devices in options.devices}
+    ratios = {devices: [] for devices in options.devices}
+    print("| seed | | samples/s | / Trainer's | validation loss |\n|--:|---|--:|--:|--:|", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = draw(options.file, folder, options.steps * BATCH, options.evaluated, seed=0)
@@ -108,25 +115,22 @@ def main() -> None:
             flags = [*files, "--model", options.model, "--global_batch_size", str(BATCH), "--max_steps",
                      str(options.steps), "--eval_steps", str(options.steps), "--warmup_steps", "0", "--weight_decay",
                      "0", "--precision", options.precision, "--seed", str(seed), "--output_dir", name]
+
             theirs = {}
-            for name, environment in trainers.items():
-                run([__file__, "--trainer", str(folder / "trainer.json"), *flags, "--run_name", f"{name}{seed}"],
+            for trainer, environment in trainers.items():
+                run([__file__, "--trainer", str(folder / "trainer.json"), *flags, "--run_name", f"{trainer}{seed}"],
                     environment)
-                theirs[name] = json.loads((folder / "trainer.json").read_text())
-                ratio = theirs[name]["rate"] / theirs["Trainer"]["rate"]
-                lines.append(f"| {seed} | {name} | {theirs[name]['rate']:.2f} | {ratio:.2f} | "
-                             f"{theirs[name]['loss']:.4f} |")
+                theirs[trainer] = json.loads((folder / "trainer.json").read_text())
+                tokens = theirs[trainer].pop("tokens")
+                write_row(seed, trainer, **theirs[trainer], over=theirs["Trainer"]["rate"])
             for devices in options.devices:
                 run(["bert_baseline.py", *flags, "--num_gpus", str(devices), "--micro_batch_size",
                      str(BATCH // devices), "--run_name", f"ours{seed}-{devices}"])
                 ours = summary(folder / f"ours{seed}-{devices}")
                 rate, loss = float(ours["throughput_samples_per_s"]), float(ours["validation_loss"])
-                ratio = rate / theirs["Trainer"]["rate"]
-                ratios[devices].append(ratio)
-                lines.append(f"| {seed} | bert_baseline.py x {devices} | {rate:.2f} | {ratio:.2f} | {loss:.4f} |")
-    print(f"{options.precision}, {options.steps} steps of {BATCH}, {theirs['Trainer']['tokens']:.0f} real tokens a "
-          "window")
-    print("| seed | | samples/s | / Trainer's | validation loss |\n|--:|---|--:|--:|--:|", *lines, sep="\n")
+                ratios[devices].append(write_row(seed, f"bert_baseline.py x {devices}", rate, loss,
+                                                 over=theirs["Trainer"]["rate"]))
+    print(f"{options.precision}, {options.steps} steps of {BATCH}, {tokens:.0f} real tokens a window")
     for devices, values in ratios.items():
         print(f"x {devices}: median {statistics.median(values):.2f}, {min(values):.2f} to {max(values):.2f}")
 

@@ -208,13 +208,13 @@ def usable_cores() -> int:
 def keep_freed_memory() -> None:
     """Let the C library keep what one step frees for the next, as PyTorch does on GPUs.
 
-    It would give large blocks back to the kernel, and every step would wait for their pages anew. Of glibc only; see
-    mallopt(3). benchmarks/README.md has what it is worth.
+    It would give large blocks back to the kernel, and every step would wait for their pages anew: what that costs is in
+    benchmarks/README.md. Of glibc only, see mallopt(3); a user's own MALLOC_ variables rule.
     """
-    maximum_of_mapped_blocks, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(maximum_of_mapped_blocks, 0)
+    if set_option is not None and not any(name.startswith("MALLOC_") for name in os.environ):
+        most_mapped_blocks, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+        set_option(most_mapped_blocks, 0)
         set_option(trim_threshold, -1)  # never
 
 
