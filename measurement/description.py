@@ -13,6 +13,7 @@ from measurement.environment import GIB, cpu_name, git_state, path_in_project, v
 from measurement.redaction import without_secrets
 from measurement.results import utc_time
 from workload.job import Job
+from workload.processes import malloc_settings
 
 # Flags that say what is trained and how it is judged; with the data and the model they make two runs comparable.
 WORKLOAD_FLAGS = ("task", "model", "from_scratch", "tokenizer", "max_train_examples", "max_eval_examples",
@@ -44,7 +45,7 @@ def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict
                  for split, path in task.files.items()},
         "git": git_state(), "versions": versions(), "host": socket.gethostname(),
         "cpu": {"name": cpu_name(), "cores": os.cpu_count(),
-                "memory_gib": round(psutil.virtual_memory().total / GIB, 2)},
+                "memory_gib": round(psutil.virtual_memory().total / GIB, 2), "malloc": malloc_settings()},
         "parameters": sum(rank["parameters"] for rank in ranks if rank["replica"] == 0),
         "attempts": [{"strategy": job.strategy, "devices": job.devices, "command": command,
                       "host": socket.gethostname(), "from_step": job.checkpoint.step if job.checkpoint else 0}],

@@ -19,6 +19,7 @@ from measurement.timeline import (
     wall_s,
 )
 from workload.deepspeed_config import tuned_by
+from workload.processes import malloc_settings
 
 
 def describe_ranks(ranks: list[dict], reports: list[dict], spans: list[Span]) -> list[dict]:
@@ -76,10 +77,10 @@ def _setting(run, ranks: list[dict]) -> dict:
     job, flags = run.job, run.job.resolved_flags()
     names = ("task", "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed",
              "reference_batch_size", "cpu_threads")
+    cpu = ", ".join([f"CPU {run.record.description['cpu']['name']}", *malloc_settings()])  # they change a CPU's speed
     return {name: flags[name] for name in names} | {
         "run_name": run.folder.name, "strategy": job.strategy, "workload": run.record.description["workload"],
-        "hardware": " + ".join(sorted({device["gpu"] or f"CPU {run.record.description['cpu']['name']}"
-                                       for rank in ranks for device in rank["devices"]})),
+        "hardware": " + ".join(sorted({device["gpu"] or cpu for rank in ranks for device in rank["devices"]})),
         "model": os.path.basename(os.path.normpath(job.task.model_name)), "devices": job.devices,
         "nodes": len({rank["node"] for rank in ranks}),
         "replicas": job.split.replicas, "pipeline_stages": job.stages, "schedule": job.schedule,

@@ -205,6 +205,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def malloc_settings() -> list[str]:
+    """What the user asks of the C library's memory, as NAME=value."""
+    return sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("MALLOC_"))
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep what one step frees for the next, as PyTorch does on GPUs.
 
@@ -212,7 +217,7 @@ def keep_freed_memory() -> None:
     benchmarks/README.md. Of glibc only, see mallopt(3); a user's own MALLOC_ variables rule.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None and not any(name.startswith("MALLOC_") for name in os.environ):
+    if set_option is not None and not malloc_settings():
         most_mapped_blocks, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
         set_option(most_mapped_blocks, 0)
         set_option(trim_threshold, -1)  # never
