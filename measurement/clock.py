@@ -1,7 +1,7 @@
 """Two clocks: one for throughput, over synchronised wall time; one for single steps, which makes no device wait."""
 
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,7 @@ class Work:
     data_s: float = 0.0  # seconds that this rank waited for its batches
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
+        return Work(*(mine + others for mine, others in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 class ThroughputClock:

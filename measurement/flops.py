@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 PEAK_RATES = Path(__file__).with_name("peak_tflops.csv")
@@ -20,7 +21,7 @@ class TransformerShape:
     intermediate: int  # width of the feed-forward network
     outputs: int  # that the head gives for each token
 
-    def training_flops(self, lengths: torch.Tensor) -> torch.Tensor:
+    def training_flops(self, lengths: np.ndarray) -> np.ndarray:
         """FLOPs of one forward and backward pass over sequences of `lengths` tokens. (sequences,) -> (sequences,)
 
         Matrix products alone, a multiplication and an addition counted as two, as Narayanan et al. 2021 (appendix)
@@ -28,7 +29,7 @@ class TransformerShape:
         4 n^2 h for its scores and weighted sums, 4 n h i for the feed-forward network; 2 n h per output of the head.
         Looking up embeddings, LayerNorm, activations and the optimizer are not counted.
         """
-        n = lengths.double()
+        n = lengths.astype(float)
         per_layer = 8 * n * self.hidden**2 + 4 * n**2 * self.hidden + 4 * n * self.hidden * self.intermediate
         return FORWARD_AND_BACKWARD * (self.layers * per_layer + 2 * n * self.hidden * self.outputs)
 

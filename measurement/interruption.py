@@ -86,10 +86,12 @@ class StopWatch:
 
 def agreed_reason(*mine: str | None) -> str | None:
     """Why any of the ranks is to stop; every rank gets the same answer at the same step."""
-    number = torch.tensor(max(map(REASONS.index, mine)))
+    number = max(map(REASONS.index, mine))
     if dist.get_world_size() > 1:
-        dist.all_reduce(number, dist.ReduceOp.MAX)
-    return REASONS[int(number)]
+        agreed = torch.tensor(number)
+        dist.all_reduce(agreed, dist.ReduceOp.MAX)
+        number = int(agreed)
+    return REASONS[number]
 
 
 class FolderLock:

@@ -32,7 +32,7 @@ class GradientNoise:
         self.micro_batches, self.gradient_scale, self.every = micro_batches, gradient_scale, every
         self.shared = _SharedGradients(shared) if shared else None
         self.hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self.squares: list[torch.Tensor] = []
+        self.norms: list[torch.Tensor] = []  # of each parameter's gradient in each micro-batch
 
     def begin_step(self, step: int, micro_batches: Sequence[MicroBatch] = ()) -> None:
         """Watch the gradients of `step` (counted from 1), if it is one to sample.
@@ -57,8 +57,8 @@ class GradientNoise:
         for hook in self.hooks:
             hook.remove()
         self.hooks = []
-        total = torch.stack(self.squares).sum() if self.squares else torch.zeros((), device=batch_norm.device)
-        self.squares = []
+        total = torch.stack(self.norms).square().sum() if self.norms else torch.zeros((), device=batch_norm.device)
+        self.norms = []
         if self.shared:
             total = total + 2 * self.shared.product()
         dist.all_reduce(total)
@@ -66,7 +66,7 @@ class GradientNoise:
         return torch.cat([mean.reshape(1), batch_norm.float().square().reshape(1)])
 
     def _add(self, gradient: torch.Tensor) -> None:
-        self.squares.append(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32).square())
+        self.norms.append(torch.linalg.vector_norm(gradient, dtype=torch.float32))
 
 
 class _SharedGradients:

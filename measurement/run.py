@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -144,7 +145,7 @@ class Run:
             if self.part.stage == 0:
                 for micro_batch in share.micro_batches:
                     self.order.add(self.step, micro_batch.sample_ids)
-            self.work = self._work_of(batches.lengths[batch], share.length, data_s)
+            self.work = self._work_of(batches.lengths[batch].numpy(), share.length, data_s)
             self.heartbeat.expect(self.step)
             yield self.step, share
             self.stop_watch.step_s = max(self.stop_watch.step_s, time.perf_counter() - began)
@@ -152,11 +153,11 @@ class Run:
         self._pause()
         self.bar.close()
 
-    def _work_of(self, lengths: torch.Tensor, padded_length: int, data_s: float) -> Work:
-        padded = torch.full_like(lengths, padded_length)
-        return Work(steps=1, samples=len(lengths), tokens=int(lengths.sum()), padded_tokens=int(padded.sum()),
-                    model_flops=float(self.shape.training_flops(lengths).sum()),
-                    hardware_flops=float(self.shape.training_flops(padded).sum()), data_s=data_s)
+    def _work_of(self, lengths: np.ndarray, padded_length: int, data_s: float) -> Work:
+        samples = len(lengths)
+        flops = self.shape.training_flops(np.append(lengths, padded_length))  # (samples + 1,)
+        return Work(steps=1, samples=samples, tokens=lengths.sum().item(), padded_tokens=samples * padded_length,
+                    model_flops=flops[:-1].sum().item(), hardware_flops=samples * flops[-1].item(), data_s=data_s)
 
     def record_step(self, loss: torch.Tensor, grad_norm: torch.Tensor, learning_rate: float,
                     noise: torch.Tensor | None) -> None:

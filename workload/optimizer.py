@@ -1,5 +1,6 @@
 """One optimizer for every strategy: AdamW, its schedule by step, clipping by the global norm, precision."""
 
+import contextlib
 from collections.abc import Iterable
 
 import torch
@@ -34,10 +35,10 @@ def choose_precision(precision: str | None, tf32: bool, device: torch.device) ->
     return precision
 
 
-def autocast(precision: str, device: torch.device) -> torch.autocast:
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
     """bf16, fp16: matrix products in that type over fp32 parameters. Else nothing."""
     dtype = AUTOCAST_DTYPES.get(precision)
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], arguments: Arguments) -> torch.optim.AdamW:

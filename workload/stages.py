@@ -1,5 +1,6 @@
 """What pipelines do with `ordered_layers`: cut them into pieces, keep a shared weight equal, and put them together."""
 
+import contextlib
 import functools
 import itertools
 import math
@@ -20,7 +21,7 @@ class Piece(torch.nn.Sequential):
         autocast: the precision of the forward pass; the backward pass runs outside of it.
     """
 
-    def __init__(self, layers: dict[str, Layer], autocast: torch.autocast) -> None:
+    def __init__(self, layers: dict[str, Layer], autocast: contextlib.AbstractContextManager) -> None:
         super().__init__(*layers.values())
         self.autocast = autocast
 
