@@ -1,12 +1,12 @@
-"""What the harness costs: steps of bert_baseline.py, each followed by a bare one on the same batch.
+"""What the harness costs: steps of bert_baseline.py, each followed by bare ones on the same batch.
 
     python benchmarks/bare_loop.py                                                  # the embedded model
     python benchmarks/bare_loop.py --stretches 10 --flags="--model FOLDER --train_file FILE --eval_file FILE"
 
-The script runs as it is, with all that it measures, writes and loads on the clock. The bare step trains the same model
-on the micro-batches that the script just had, lying ready in memory: forward, backward, clipping, optimizer. Prints
-step time / bare step time over stretches of 16 steps, as the noise scale is sampled once in so many: the median, its
-95 % interval, the middle half.
+The script runs as it is, with all that it measures, writes and loads on the clock. A bare step trains the same model on
+the same micro-batches: forward, backward, clipping, optimizer. Of two, one finds them lying ready in memory; the other
+is a step of a bare loop, which reads them as the script does. Prints step time / bare step time over stretches of 16
+steps, as the noise scale is sampled once in so many: the median, its 95 % interval, the middle half.
 """
 
 import argparse
@@ -33,7 +33,8 @@ STRETCH = 16  # steps: in each the noise scale is sampled once
 FLAGS = "--sample --model tiny --max_seq_length 128 --global_batch_size 32 --learning_rate 1e-3 --max_eval_examples 32"
 
 made: dict = {}  # the script's own model and optimizer
-seconds: list[tuple[float, float]] = []  # of each step: the script's, the bare one's
+BARE = ("whose batch lies ready", "of a loop that reads its batches")
+seconds: list[list[float]] = []  # of each step: the script's, the bare ones'
 
 
 def bare_step(task, share) -> None:
@@ -48,23 +49,30 @@ def bare_step(task, share) -> None:
 
 
 class AlternatingRun(Run):
-    """After each step of the script's the bare step, before the next batch is asked for: a thread makes that ready."""
+    """After each step of the script's the bare ones, before the next batch is asked for: a thread makes that ready."""
 
-    share, began = None, 0.0
+    began = 0.0
 
-    def training_steps(self, *arguments):
-        for step, self.share in super().training_steps(*arguments):
+    def training_steps(self, batches, training):
+        self.bare_shares = batches.shares(batches.training(self.arguments.seed, self.job.steps))
+        for step, self.share in super().training_steps(batches, training):
             yield step, self.share
 
     def record_step(self, *arguments) -> None:
         super().record_step(*arguments)
-        synchronize(self.device)
-        ended = time.perf_counter()
+        moments = [self.began, self._now()]
         bare_step(self.job.task, self.share)
-        synchronize(self.device)
+        moments.append(self._now())
+        _, share = next(self.bare_shares)
+        bare_step(self.job.task, share)
+        moments.append(self._now())
         if self.began:
-            seconds.append((ended - self.began, time.perf_counter() - ended))
+            seconds.append(np.diff(moments).tolist())
         self.began = time.perf_counter()
+
+    def _now(self) -> float:
+        synchronize(self.device)
+        return time.perf_counter()
 
 
 def keep(name: str, function):
@@ -89,14 +97,14 @@ def main() -> None:
         SquadV2.build_model = keep("model", SquadV2.build_model)
         with contextlib.redirect_stdout(io.StringIO()):
             bert_baseline.main()
-    timed = np.array(seconds[-options.stretches * STRETCH:]).reshape(options.stretches, STRETCH, 2).sum(axis=1)
-    ratios = timed[:, 0] / timed[:, 1]
-    low, high = median_interval(ratios)
-    quarter, three_quarters = np.quantile(ratios, [0.25, 0.75])
-    script, bare = 1000 * timed.mean(axis=0) / STRETCH
-    print(f"a step of the script: {script:.1f} ms, a bare one: {bare:.1f} ms")
-    print(f"ratio: median {np.median(ratios):.3f}, 95 % interval {low:.3f} to {high:.3f}, middle half {quarter:.3f} to "
-          f"{three_quarters:.3f} of {len(ratios)} stretches")
+    timed = np.array(seconds[-options.stretches * STRETCH:]).reshape(options.stretches, STRETCH, 3).sum(axis=1)
+    script, *bare = (1000 * timed.mean(axis=0) / STRETCH).tolist()
+    print(f"a step of the script: {script:.1f} ms; over {options.stretches} stretches:")
+    for which, milliseconds, ratios in zip(BARE, bare, (timed[:, :1] / timed[:, 1:]).T, strict=True):
+        low, high = median_interval(ratios)
+        quarter, three_quarters = np.quantile(ratios, [0.25, 0.75])
+        print(f"a bare one {which}: {milliseconds:.1f} ms, ratio: median {np.median(ratios):.3f}, 95 % interval "
+              f"{low:.3f} to {high:.3f}, middle half {quarter:.3f} to {three_quarters:.3f}")
 
 
 if __name__ == "__main__":
