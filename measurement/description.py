@@ -13,7 +13,7 @@ from measurement.environment import GIB, cpu_name, git_state, path_in_project, v
 from measurement.redaction import without_secrets
 from measurement.results import utc_time
 from workload.job import Job
-from workload.processes import malloc_settings
+from workload.memory import malloc_settings
 
 # Flags that say what is trained and how it is judged; with the data and the model they make two runs comparable.
 WORKLOAD_FLAGS = ("task", "model", "from_scratch", "tokenizer", "max_train_examples", "max_eval_examples",

@@ -19,7 +19,7 @@ from measurement.timeline import (
     wall_s,
 )
 from workload.deepspeed_config import tuned_by
-from workload.processes import malloc_settings
+from workload.memory import malloc_settings
 
 
 def describe_ranks(ranks: list[dict], reports: list[dict], spans: list[Span]) -> list[dict]:

@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import ctypes
 import io
 import logging
 import os
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from workload import loopback
 from workload.errors import InputError
+from workload.memory import keep_freed_memory
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "GROUP_RANK",
                       "GROUP_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
@@ -203,24 +203,6 @@ def started_at() -> float:
 def usable_cores() -> int:
     """Those that this process may run on: a job of a cluster often has but some of a node's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def malloc_settings() -> list[str]:
-    """What the user asks of the C library's memory, as NAME=value."""
-    return sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("MALLOC_"))
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what one step frees for the next, as PyTorch does on GPUs.
-
-    It would give large blocks back to the kernel, and every step would wait for their pages anew: what that costs is in
-    benchmarks/README.md. Of glibc only, see mallopt(3); a user's own MALLOC_ variables rule.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None and not malloc_settings():
-        most_mapped_blocks, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
-        set_option(most_mapped_blocks, 0)
-        set_option(trim_threshold, -1)  # never
 
 
 class _PassOn:

@@ -1,4 +1,4 @@
-"""What a process sets for itself before it trains."""
+"""What a step frees stays with the process, unless the user has settings of their own."""
 
 import os
 import platform
@@ -9,17 +9,17 @@ import pytest
 
 from tests.conftest import ROOT
 
-# How many pages 256 MiB wait for that were in use, and given back, before; the first few times find their place.
+# How many pages 256 MiB wait for that were in use, and given back, before; the first some eight times find their place.
 PAGES = """
 import resource, torch
-from workload.processes import keep_freed_memory
+from workload.memory import keep_freed_memory
 
 def faults() -> int:
     torch.ones(2**26)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 keep_freed_memory()
-counts = [faults() for _ in range(6)]
+counts = [faults() for _ in range(16)]
 print(counts[-1] - counts[-2])
 """
 
