@@ -5,15 +5,13 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import EXACT, ROOT, FinishedRun
+from tests.conftest import EXACT, FinishedRun
 from tests.warm_ranks import start_ranks
 
 TRY_AGAIN = 75
@@ -21,27 +19,26 @@ STEPS = ["--max_steps", "1000", "--eval_steps", "1000", "--checkpoint_steps", "9
 
 
 class LiveRun:
-    """A run that goes on for minutes, with its launcher in a session of its own as a scheduler would start it."""
+    """A run that goes on for minutes: in so many ranks, or in one process, which starts those that it is asked for."""
 
-    def __init__(self, environment: dict[str, str], folder: Path, *command: str) -> None:
+    def __init__(self, environment: dict[str, str], folder: Path, script: str, words: tuple[str, ...], count: int):
         self.folder = folder / "run"
-        self.start(environment, command[0], [*EXACT, *STEPS, *command[1:], "--output_dir", str(folder), "--run_name",
-                                             "run"])
+        words = [*EXACT, *STEPS, *words, "--output_dir", str(folder), "--run_name", "run"]
+        self.processes, outputs = start_ranks(script, words, count, environment, folder)
+        self.process, self.errors = self.processes[0], outputs[0][1]
         deadline = time.monotonic() + 120
         while self.steps() < 3 and time.monotonic() < deadline and self.exit_code() is None:
             time.sleep(0.1)
         assert self.exit_code() is None, self.said()
         self.ranks = [rank["pid"] for rank in self.run().description["ranks"]]
 
-    def start(self, environment: dict[str, str], script: str, words: list[str]) -> None:
-        self.process = subprocess.Popen([sys.executable, script, *words], cwd=ROOT, env=environment, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-
     def exit_code(self) -> int | None:
-        return self.process.poll()
+        for process in self.processes:
+            process.join(0)  # else one that has ended still has its number
+        return self.process.exitcode
 
     def said(self) -> str:
-        return self.process.stderr.read()
+        return self.errors.read_text()
 
     def run(self) -> FinishedRun:
         return FinishedRun(self.folder, None)
@@ -63,41 +60,24 @@ class LiveRun:
                 os.kill(pid, signal.SIGKILL)
 
 
-class LiveRanks(LiveRun):
-    """The same without a launcher, where none is needed: it takes longer to start than all else."""
-
-    def start(self, environment: dict[str, str], script: str, words: list[str]) -> None:
-        count = int(words[words.index("--num_gpus") + 1])
-        self.processes, outputs = start_ranks(script, words, count, environment, self.folder.parent)
-        self.process, self.errors = self.processes[0], outputs[0][1]
-
-    def exit_code(self) -> int | None:
-        for process in self.processes:
-            process.join(0)  # else one that has ended still has its number
-        return self.process.exitcode
-
-    def said(self) -> str:
-        return self.errors.read_text()
-
-
 @pytest.fixture
 def live(environment, tmp_path):
     runs = []
 
-    def live(*command: str, kind: type[LiveRun] = LiveRun) -> LiveRun:
-        runs.append(kind(environment, tmp_path, *command))
+    def live(script: str, *words: str, count: int = 1) -> LiveRun:
+        runs.append(LiveRun(environment, tmp_path, script, words, count))
         return runs[-1]
     yield live
     for run in runs:
         run.kill()
 
 
-@pytest.mark.parametrize("script, kind, number", [
-    ("bert_baseline.py", LiveRanks, signal.SIGUSR1), ("pipeline.py", LiveRun, signal.SIGTERM)])
-def test_a_run_that_is_told_to_stop_leaves_a_checkpoint(script, kind, number, live):
-    """Told by way of the command, or one rank alone."""
-    run = live(script, "--num_gpus", "2", kind=kind)
-    os.kill(run.ranks[1] if kind is LiveRanks else run.process.pid, number)
+@pytest.mark.parametrize("script, count, number", [
+    ("bert_baseline.py", 2, signal.SIGUSR1), ("pipeline.py", 1, signal.SIGTERM)])
+def test_a_run_that_is_told_to_stop_leaves_a_checkpoint(script, count, number, live):
+    """Told one rank alone, or by way of the command."""
+    run = live(script, "--num_gpus", "2", count=count)
+    os.kill(run.ranks[1] if count == 2 else run.process.pid, number)
     assert run.wait(30) == TRY_AGAIN
     description, [checkpoint] = run.run().description, list((run.folder / "checkpoints").iterdir())
     step = run.run().rows("steps.csv")[-1]["step"]
@@ -108,7 +88,7 @@ def test_a_run_that_is_told_to_stop_leaves_a_checkpoint(script, kind, number, li
 
 
 def test_a_run_is_written_by_one_process_and_ctrl_c_writes_a_checkpoint(live, start_ranks):
-    run = live("bert_baseline.py", "--num_gpus", "1", kind=LiveRanks)
+    run = live("bert_baseline.py", "--num_gpus", "1")
     for flags in (["--overwrite"], ["--resume", "auto"]):
         done = start_ranks("bert_baseline.py", *EXACT, "--output_dir", run.folder.parent, "--run_name", "run", *flags)
         assert done.returncode == 2 and "a running process" in done.stderr and done.stderr.count("\n") == 1
@@ -127,7 +107,7 @@ def test_a_second_ctrl_c_ends_at_once(live):
     for rank in run.ranks:
         os.kill(rank, signal.SIGSTOP)  # so that the step cannot end
     for _ in range(2):
-        run.process.send_signal(signal.SIGINT)
+        os.kill(run.process.pid, signal.SIGINT)
         time.sleep(0.3)
     assert run.wait(8) == 128 + signal.SIGINT
 
@@ -141,8 +121,21 @@ def test_ranks_notice_that_their_launcher_died(live):
     assert list((run.folder / "checkpoints").iterdir())
 
 
+@pytest.mark.parametrize("script, victim", [("bert_baseline.py", 1), ("pipeline.py", 0)])
+def test_a_rank_that_dies_takes_the_others_down(script, victim, live):
+    """Killed in the middle, not asked: nobody hangs, nobody lives on, and the record says failed."""
+    run = live(script, "--num_gpus", "2")
+    assert run.run().description["status"] == "running"
+    before = run.steps()
+    os.kill(run.ranks[victim], signal.SIGKILL)
+    assert run.wait(20) not in (0, 2)
+    assert run.run().description["status"] == "failed" and run.run().description["reason"]
+    assert len(run.run().rows("steps.csv")) >= before >= 3, "nothing that was recorded is lost"
+    assert not (run.folder / "summary.csv").exists()
+
+
 def test_a_rank_that_hangs_is_named(live):
-    run = live("bert_baseline.py", "--num_gpus", "2", "--hang_timeout_s", "5", kind=LiveRanks)
+    run = live("bert_baseline.py", "--num_gpus", "2", "--hang_timeout_s", "5", count=2)
     os.kill(run.ranks[1], signal.SIGSTOP)
     assert run.wait(40) not in (0, 2, TRY_AGAIN)
     reason = run.run().description["reason"]

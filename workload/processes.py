@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -123,9 +124,11 @@ def launch(processes: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, _PassOn())
     try:
-        torchrun.run(torchrun.parse_args([
-            "--rdzv-backend", loopback.BACKEND, "--rdzv-endpoint", loopback.ADDRESS, "--signals-to-handle",
-            "SIGHUP,SIGQUIT", "--nproc-per-node", str(processes), os.path.abspath(sys.argv[0]), *words]))
+        with tempfile.TemporaryDirectory() as logs:  # torchrun's own would stay behind
+            torchrun.run(torchrun.parse_args([
+                "--rdzv-backend", loopback.BACKEND, "--rdzv-endpoint", loopback.ADDRESS, "--signals-to-handle",
+                "SIGHUP,SIGQUIT", "--log-dir", logs, "--nproc-per-node", str(processes),
+                os.path.abspath(sys.argv[0]), *words]))
     except SignalException as stopped:  # it has passed the signal on and waited; run.json says so
         sys.exit(128 + stopped.sigval)
     except ChildFailedError as failed:
