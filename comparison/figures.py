@@ -33,6 +33,7 @@ def new_chart(title: str, heading: str, label: str, width: float) -> tuple[Figur
     pad = 12 + 10 * len(heading.splitlines())
     axes.set_title(title[0].upper() + title[1:], loc="left", weight="bold", pad=pad)
     axes.set_ylabel(label)
+    axes.ticklabel_format(axis="y", style="plain", useOffset=False)  # a power of ten would stand in the heading
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

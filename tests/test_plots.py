@@ -10,6 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 import plots
+from comparison.figures import new_chart
 from comparison.report import charts, tables
 from comparison.rows import compare
 from comparison.runs import find_runs
@@ -192,6 +193,15 @@ def test_figures(study):
         assert min(pixels.shape[:2]) > 400
         assert len(np.unique(pixels[..., 0])) > 20  # many shades of red: more than an empty sheet
         assert (pixels[..., :3].min(axis=2) < 0.9).mean() > 0.02
+
+
+def test_small_numbers_are_written_out_beside_the_axis():
+    """A power of ten would stand in the heading."""
+    figure, axes = new_chart("reduce", "a heading", "reduce (s/step)", 6)
+    axes.bar(0, 3e-5)
+    figure.canvas.draw()
+    assert axes.yaxis.get_offset_text().get_text() == ""
+    assert "0.000010" in [label.get_text() for label in axes.get_yticklabels()]
 
 
 def test_baseline_of_the_same_micro_batch_size_else_the_fastest(tmp_path):
