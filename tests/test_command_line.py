@@ -289,11 +289,11 @@ def assert_data_parallel_refuses_cpus(done: subprocess.CompletedProcess, output_
     assert "0 GPUs" in line and "--num_gpus 1 fits" in line
 
 
-@pytest.mark.parametrize("flags, count", [(["--num_gpus", "2"], 1), ([], 2)])
-def test_data_parallel_takes_no_cpus_for_gpus(flags, count, start_ranks, tmp_path, monkeypatch, environment):
+def test_data_parallel_takes_no_cpus_for_gpus(start, start_ranks, tmp_path, monkeypatch, environment):
     monkeypatch.setitem(environment, "CUDA_VISIBLE_DEVICES", "")
-    words = ["data_parallel.py", *SAMPLE, "--output_dir", tmp_path / "out", *flags]
-    assert_data_parallel_refuses_cpus(start_ranks(*words, count=count), tmp_path / "out")
+    words = ["data_parallel.py", *SAMPLE, "--output_dir", tmp_path / "out"]
+    assert_data_parallel_refuses_cpus(start_ranks(*words, "--num_gpus", "2"), tmp_path / "out")
+    assert_data_parallel_refuses_cpus(start("torchrun", "--nproc-per-node", "2", *words), tmp_path / "out")
 
 
 @pytest.mark.parametrize("flags, words", [
