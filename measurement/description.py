@@ -46,7 +46,7 @@ def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict
         "git": git_state(), "versions": versions(), "host": socket.gethostname(),
         "cpu": {"name": cpu_name(), "cores": os.cpu_count(),
                 "memory_gib": round(psutil.virtual_memory().total / GIB, 2), "malloc": malloc_settings()},
-        "parameters": sum(rank["parameters"] for rank in ranks if rank["replica"] == 0),
+        "model": task.model_record, "parameters": sum(rank["parameters"] for rank in ranks if rank["replica"] == 0),
         "attempts": [{"strategy": job.strategy, "devices": job.devices, "command": command,
                       "host": socket.gethostname(), "from_step": job.checkpoint.step if job.checkpoint else 0}],
         "ranks": ranks, "order_hash": None, "empty": {}, "started": utc_time(job.started_at), "ended": None,

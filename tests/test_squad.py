@@ -59,7 +59,7 @@ def write_squad(path, *paragraphs):
 
 def open_squad(train, *flags, evaluation=None, model="tiny"):
     files = ["--train_file", str(train), "--eval_file", str(evaluation or train)]
-    return SquadV2(parse_arguments(Arguments, [*files, "--model", model, *map(str, flags)]))
+    return SquadV2(parse_arguments(Arguments, [*files, "--model", model, "--from_scratch", "true", *map(str, flags)]))
 
 
 def load_squad(train, *flags, **options):
@@ -383,8 +383,8 @@ def test_a_cut_question_keeps_its_beginning(tmp_path, letters):
 
 @pytest.mark.parametrize("flags, told", [
     (("--max_seq_length", 513), "--max_seq_length 513: tiny takes at most 512 tokens"),
-    (("--max_seq_length", 24, "--doc_stride", 20), "--doc_stride 20: leaves no room in windows of 24 tokens; at most 19"
-                                                   " fits"),
+    (("--max_seq_length", 24, "--doc_stride", 20),
+     "--doc_stride 20: leaves no room in windows of 24 tokens; use at most 19"),
 ])
 def test_windows_that_cannot_be_are_refused(tmp_path, flags, told):
     path = write_squad(tmp_path / "squad.json", (ADA, TWO_QUESTIONS))

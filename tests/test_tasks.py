@@ -136,7 +136,7 @@ def test_a_folder_of_reviews_without_one_kind_is_refused(tmp_path):
     (("--task", "imdb", "--sample", "--model", "tiny", "--from_scratch", "false"), "has no trained weights"),
     (("--task", "oscar", "--sample", "--model", str(ROOT / "data" / "tiny_bert")), "takes a 'gpt2' model"),
     (("--task", "imdb", "--sample", "--model", str(ROOT / "data" / "tiny_gpt2"), "--from_scratch", "true"),
-     "no padding token"),
+     "no encoder"),
     (("--task", "mnli", "--sample", "--model", "tiny", "--max_seq_length", 600), "takes at most 512 tokens"),
 ])
 def test_flags_that_do_not_fit_are_refused(flags, told):

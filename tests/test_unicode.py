@@ -37,7 +37,8 @@ def task(tmp_path_factory):
     shutil.copy(tiny / "tokenizer_config.json", folder)
     config = json.loads((tiny / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": len(words)}), encoding="utf-8")
-    return open_small("squad_v2", folder, "--model", str(folder), "--max_seq_length", "48", "--doc_stride", "24")
+    return open_small("squad_v2", folder, "--model", str(folder), "--from_scratch", "true", "--max_seq_length", "48",
+                      "--doc_stride", "24")
 
 
 def some_text(chance, most):

@@ -130,6 +130,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     processes = join(devices // devices_a_process, arguments.cpu_threads, devices_a_process)
     if processes.local_rank == 0:  # fills the cache for the others of its machine
         if processes.is_main:
+            task.check_model()
             datasets.enable_progress_bars()
         task.load()
         datasets.disable_progress_bars()

@@ -34,8 +34,8 @@ class Layer(Module):
 def bert_layers(model: Module) -> dict[str, Layer]:
     """Of a `BertForQuestionAnswering` or a `BertForSequenceClassification`."""
     def embed(layer: Layer, inputs: Activation) -> Activation:
-        input_ids, token_type_ids, mask = inputs  # each (batch, length)
-        return layer.module(input_ids=input_ids, token_type_ids=token_type_ids), mask
+        input_ids, *token_type_ids, mask = inputs  # each (batch, length); a tokenizer may give no token types
+        return layer.module(input_ids, *token_type_ids), mask
 
     def encode(layer: Layer, activation: Activation) -> Activation:
         hidden, mask = activation

@@ -69,6 +69,7 @@ class Imdb(Classification):
     tiny = DATA / "tiny_encoder"
     sample = {"train": DATA / "imdb" / "train.csv", "validation": DATA / "imdb" / "eval.csv"}
     classes = ("negative", "positive")
+    class_numbers = LABELS
     metrics = ("accuracy",)
     example_word = "review"
     read = staticmethod(read_reviews)

@@ -54,6 +54,7 @@ class Mnli(Classification):
     sample = {"train": DATA / "mnli" / "train.tsv", "validation": DATA / "mnli" / "dev_matched.tsv",
               "validation_mismatched": DATA / "mnli" / "dev_mismatched.tsv"}
     classes = CLASSES
+    class_numbers = {name: number for number, name in enumerate(CLASSES)}
     example_word = "pair of sentences"
     read = staticmethod(read_pairs)
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
-from workload.models import DATA, load_model
+from workload.models import DATA
 from workload.tasks.files import HALF_CHARACTER, open_text, parse_json
 from workload.tasks.task import Task
 
@@ -93,6 +93,12 @@ class Oscar(Task):
                              "takes a 'gpt2' model")
         self.config.use_cache = False  # of keys and values, for writing texts
 
+    def _choose_model(self) -> None:
+        super()._choose_model()
+        if self.tokenizer.eos_token_id is None:
+            raise InputError(f"--tokenizer {self.tokenizer_name}: has no end-of-text token to put between documents; "
+                             "use a 'gpt2' tokenizer")
+
     @property
     def outputs_per_token(self) -> int:
         """A score for each token that may come next."""
@@ -124,10 +130,11 @@ class Oscar(Task):
         return {"feature_id": [f"{indices[0]}:{number}" for number in range(len(blocks))], "input_ids": list(blocks),
                 "length": [self.max_length] * len(blocks)}
 
-    def load_model(self) -> torch.nn.Module:
-        from transformers import GPT2LMHeadModel  # takes seconds, which checking the flags can do without
+    @property
+    def model_class(self) -> type:
+        from transformers import GPT2LMHeadModel
 
-        return load_model(GPT2LMHeadModel, self.model_source, self.config, self.arguments.seed, self.from_scratch)
+        return GPT2LMHeadModel
 
     def logits_shape(self, samples: int, length: int) -> tuple[int, ...]:
         """Scores of every token of the vocabulary as the next one."""

@@ -8,13 +8,12 @@ import torch.nn.functional as F
 from datasets import Dataset
 
 from workload.errors import InputError
-from workload.models import DATA, load_model
+from workload.models import DATA
 from workload.tasks.squad_files import read_squad
 from workload.tasks.squad_score import predict_answers, score_answers
 from workload.tasks.task import Task
 
 HUB_DATASET = "rajpurkar/squad_v2"
-SPECIAL_TOKENS = 3  # [CLS] question [SEP] context [SEP]
 
 
 class SquadV2(Task):
@@ -35,7 +34,6 @@ class SquadV2(Task):
     })
     metrics = ("exact_match", "f1")
     outputs_per_token = 2  # start and end
-    input_names = ("input_ids", "token_type_ids", "attention_mask")
     label_names = ("start", "end", "attention_mask")
     scoring_columns = ["example_index", "offsets"]
     read = staticmethod(read_squad)
@@ -44,16 +42,22 @@ class SquadV2(Task):
         if self.config.model_type != "bert":
             raise InputError(f"--model {self.model_name}: its config.json says {self.config.model_type!r}; this task "
                              "takes a 'bert' model")
+        self.config.num_labels = 2  # the start and the end of an answer, whatever a head before it told apart
 
     def _choose_model(self) -> None:
         super()._choose_model()
+        begins = self.tokenizer("a", "a")["input_ids"][0]
+        if self.tokenizer.pad_token_id is None or begins != self.tokenizer.cls_token_id:
+            raise InputError(f"--tokenizer {self.tokenizer_name}: does not put [CLS] first, or has no padding token; "
+                             "use a 'bert' tokenizer")
         given = self.arguments.doc_stride
         self.stride = min(128, self.max_length // 3) if given is None else given
         # Beside the stride a window needs room for one token of the question and one new token of the context.
-        most = self.max_length - SPECIAL_TOKENS - 2
+        self.special_tokens = self.tokenizer.num_special_tokens_to_add(pair=True)  # BERT's 3, see above
+        most = self.max_length - self.special_tokens - 2
         if self.stride > most:
             raise InputError(f"--doc_stride {self.stride}: leaves no room in windows of {self.max_length} tokens; "
-                             f"at most {most} fits")
+                             f"use at most {most}")
 
     # ------------------------------------------------------------------ data
 
@@ -71,7 +75,7 @@ class SquadV2(Task):
         return examples
 
     def _tokenised_by(self) -> list:
-        return [self.max_length, self.stride]
+        return [self.max_length, self.stride, self.input_names]
 
     def _tokenise(self, examples: dict[str, list], indices: list[int]) -> dict[str, list]:
         """Cut questions and contexts into windows, and place each answer in them."""
@@ -79,8 +83,9 @@ class SquadV2(Task):
             self._cut_questions(examples["question"]), examples["context"], truncation="only_second",
             max_length=self.max_length, stride=self.stride, return_overflowing_tokens=True,
             return_offsets_mapping=True, return_attention_mask=False)
-        made: dict[str, list] = {name: [] for name in ("feature_id", "example_index", "input_ids", "token_type_ids",
-                                                       "length", "start", "end", "offsets")}
+        tokens = [name for name in self.input_names if name != "attention_mask"]
+        made: dict[str, list] = {name: [] for name in ("feature_id", "example_index", *tokens, "length", "start", "end",
+                                                       "offsets")}
         window_of: dict[int, int] = {}
         for row, example in enumerate(encoded["overflow_to_sample_mapping"]):
             in_context = np.array([part == 1 for part in encoded.sequence_ids(row)])
@@ -91,15 +96,15 @@ class SquadV2(Task):
                 begin, behind = self._tokenised_part(answers["answer_start"][0], answers["text"][0])
                 start, end = place_answer(offsets, begin, behind)
             window_of[example] = window_of.get(example, -1) + 1
-            values = (f"{examples['id'][example]}:{window_of[example]}", indices[example], encoded["input_ids"][row],
-                      encoded["token_type_ids"][row], len(offsets), start, end, offsets)
+            values = (f"{examples['id'][example]}:{window_of[example]}", indices[example],
+                      *(encoded[name][row] for name in tokens), len(offsets), start, end, offsets)
             for name, value in zip(made, values, strict=True):
                 made[name].append(value)
         return made
 
     def _cut_questions(self, questions: list[str]) -> list[str]:
         """Cut a question that leaves its context no more room than the stride; the tokenizer would die of it."""
-        most = self.max_length - SPECIAL_TOKENS - self.stride - 1
+        most = self.max_length - self.special_tokens - self.stride - 1
         encoded = self.tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True,
                                  return_attention_mask=False)
         cut = []
@@ -128,11 +133,11 @@ class SquadV2(Task):
 
     # ------------------------------------------------------------------ model, loss, score
 
-    def load_model(self) -> torch.nn.Module:
-        from transformers import BertForQuestionAnswering  # takes seconds, which checking the flags can do without
+    @property
+    def model_class(self) -> type:
+        from transformers import BertForQuestionAnswering
 
-        return load_model(BertForQuestionAnswering, self.model_source, self.config, self.arguments.seed,
-                          self.from_scratch)
+        return BertForQuestionAnswering
 
     def logits_shape(self, samples: int, length: int) -> tuple[int, ...]:
         """Scores of each token as an answer's start and as its end."""

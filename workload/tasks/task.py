@@ -19,7 +19,7 @@ from workload.arguments import Arguments
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
 from workload.layers import transformer_modules
-from workload.models import EMBEDDED, TINY, load_config, load_tokenizer
+from workload.models import EMBEDDED, TINY, check_model_files, load_config, load_model, load_tokenizer, vocabulary_size
 from workload.processes import usable_cores
 from workload.tasks.files import check_path, path_digest, read_some
 
@@ -46,6 +46,9 @@ class Task(ABC):
 
     def __init__(self, arguments: Arguments) -> None:
         self.arguments = arguments
+        self.fresh_parameters: list[str] = []  # names of those that begin at random, once the model is loaded
+        self.model_record: dict = {}  # what run.json says of the model, once it is built
+        self._loaded: torch.nn.Module | None = None
         self._choose_model()
         self.files: dict[str, str | None] = self._files_given()
         if arguments.sample:
@@ -76,19 +79,27 @@ class Task(ABC):
         source = arguments.tokenizer or self._own_tokenizer()
         self.tokenizer_name = self.model_name if source == self.model_source else source
         self.tokenizer = load_tokenizer(source, "model" if source == self.model_source else "tokenizer")
+        tokens = vocabulary_size(self.tokenizer)
         if self.from_scratch:
-            self.config.vocab_size = len(self.tokenizer)
-        elif len(self.tokenizer) > self.config.vocab_size:
-            raise InputError(f"--tokenizer {self.tokenizer_name}: has {len(self.tokenizer)} tokens, but "
-                             f"{self.model_name} knows {self.config.vocab_size} only")
+            self.config.vocab_size = tokens
+        elif tokens > self.config.vocab_size:
+            raise InputError(f"--tokenizer {self.tokenizer_name}: has {tokens} tokens, but {self.model_name} knows "
+                             f"{self.config.vocab_size} only; use the tokenizer that it was trained with, or give the "
+                             "model room with resize_token_embeddings")
+        if not self.from_scratch:
+            check_model_files(self.model_source)
         most, given = self.most_positions(), arguments.max_seq_length
         if given and given > most:
             raise InputError(f"--max_seq_length {given}: {self.model_name} takes at most {most} tokens")
         self.max_length = given or min(self.default_length, most)
 
     def most_positions(self) -> int:
-        """Tokens that the model takes; a tokenizer knows of positions that are reserved, as RoBERTa's."""
-        return min(self.config.max_position_embeddings, self.tokenizer.model_max_length)
+        """Tokens that the model takes; a tokenizer knows of positions that are reserved, as RoBERTa's.
+
+        Models whose positions are relative name no number, or one below 1.
+        """
+        most = getattr(self.config, "max_position_embeddings", None) or 0
+        return min(most, self.tokenizer.model_max_length) if most > 0 else self.tokenizer.model_max_length
 
     @abstractmethod
     def _check_config(self) -> None:
@@ -111,17 +122,27 @@ class Task(ABC):
         """That the model's head gives; 0 where it sees one vector a sample, whose cost is not counted."""
 
     @property
-    @abstractmethod
     def input_names(self) -> tuple[str, ...]:
-        """What the model takes, in the order of `ordered_layers`' first."""
+        """What the model takes, in the order of `ordered_layers`' first; token types if the tokenizer gives any."""
+        has_types = getattr(self.config, "type_vocab_size", 0) > 1
+        has_types &= "token_type_ids" in self.tokenizer.model_input_names
+        return "input_ids", *["token_type_ids"] * has_types, "attention_mask"
 
     @abstractmethod
     def logits_shape(self, samples: int, length: int) -> tuple[int, ...]:
         """Of what the model gives for so many samples, padded to `length` tokens."""
 
+    def check_model(self) -> None:
+        """Load the model, for `build_model` to take, so that one that is no good is refused before data is tokenised.
+
+        Raises:
+            InputError: its weights are not those of this model, or it cannot do this task.
+        """
+        self._loaded = self.load_model()
+
     def build_model(self) -> torch.nn.Module:
         """The Hugging Face model, the same on every rank."""
-        model = self.load_model()
+        model, self._loaded = self._loaded or self.load_model(), None
         if not torch.cuda.is_available():
             from workload.dropout import pack_dropout  # the seconds that this import takes no launcher need spend
 
@@ -129,11 +150,20 @@ class Task(ABC):
         if self.arguments.compile:  # one layer after the other: they are alike, so only the first takes long
             for layer in transformer_modules(model).values():
                 layer.compile()
+        self.model_record = {"attention": model.config._attn_implementation,
+                             "initialised": "all" if self.from_scratch else self.fresh_parameters}
         return model
 
+    @property
     @abstractmethod
+    def model_class(self) -> type:
+        """The Hugging Face class, or an `AutoModelFor...`; imported late, as that takes seconds."""
+
     def load_model(self) -> torch.nn.Module:
         """The Hugging Face model as it is on the disk, or with new weights."""
+        model, self.fresh_parameters = load_model(self.model_class, self.model_source, self.config, self.arguments.seed,
+                                                  self.from_scratch)
+        return model
 
     def logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """What a whole model gives for a micro-batch. See `logits_shape`."""
