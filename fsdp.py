@@ -37,7 +37,7 @@ from workload.optimizer import (
     skip_if_nonfinite,
 )
 from workload.processes import devices_asked_for, leave
-from workload.training_state import TrainingState
+from workload.shards import LocalShards, ShardedTrainingState
 
 
 def main() -> None:
@@ -62,10 +62,11 @@ def main() -> None:
     # ---
 
     parameters = list(model.parameters())
-    optimizer = build_optimizer(parameters, arguments)
+    shards = LocalShards(parameters)
+    optimizer = build_optimizer(shards.values(), arguments)
     schedule = build_schedule(optimizer, arguments, job.steps)
     scaler = build_scaler(job.precision, device)
-    state = TrainingState(model.named_parameters(), optimizer, schedule, scaler, processes.devices)
+    state = ShardedTrainingState(model.named_parameters(), shards, optimizer, schedule, scaler, processes.devices)
     micro_batches_a_step = job.split.micro_batches
     noise = GradientNoise(whole_parameters(model), job.split.replicas * micro_batches_a_step, 1 / micro_batches_a_step,
                           arguments.noise_scale_steps)
@@ -99,10 +100,11 @@ def main() -> None:
                 loss += micro_loss.detach()
             dist.all_reduce(loss)
             loss /= job.split.replicas
+            shards.take_gradients()
             # ---
 
             scaler.unscale_(optimizer)
-            grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm)
+            grad_norm = clip_by_global_norm(shards.values(), arguments.max_grad_norm, dist.group.WORLD)
             skip_if_nonfinite(optimizer, grad_norm, arguments)
             norms = noise.end_step(grad_norm, loss_scale(scaler, device))
             scaler.step(optimizer)

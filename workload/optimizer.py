@@ -110,8 +110,7 @@ def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: floa
     """Scale gradients so that their norm over the whole model is at most `max_norm`.
 
     Args:
-        group: the ranks that hold the model's other parts; None where this rank holds all of it, or where gradients
-            are DTensors, which know.
+        group: the ranks that hold the model's other parts; None where this rank holds all of it.
 
     Returns:
         The norm before clipping, the same on every rank of the group. ()
@@ -119,8 +118,6 @@ def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: floa
     parameters = [p for p in parameters if p.grad is not None]
     # In fp32, whatever the gradients are; of a weight that two stages share only one.
     norm = torch.nn.utils.get_total_norm([p.grad.float() for p in parameters if is_counted(p)])
-    if hasattr(norm, "full_tensor"):  # a DTensor: each rank has added up its shards only
-        norm = norm.full_tensor()
     if group is not None:
         squared = norm.square()
         dist.all_reduce(squared, group=group)

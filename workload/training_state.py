@@ -83,15 +83,18 @@ class TrainingState:
         tensors = {}
         for name, parameter in self.parameters:
             tensors[name] = parameter.detach()
-            tensors |= {f"{name}/{moment}": self.optimizer.state[parameter][moment] for moment in MOMENTS}
+            tensors |= {f"{name}/{moment}": self._moment(parameter, moment) for moment in MOMENTS}
         return tensors
+
+    def _moment(self, parameter: torch.nn.Parameter, name: str) -> Tensor:
+        return self.optimizer.state[parameter][name]
 
     def _put(self, tensors: dict[str, Tensor]) -> None:
         """Bring what was read to where it is trained, as far as it is not there."""
         for name, parameter in self.parameters:
             parameter.copy_(tensors[name])
             for moment in MOMENTS:
-                self.optimizer.state[parameter][moment].copy_(tensors[f"{name}/{moment}"])
+                self._moment(parameter, moment).copy_(tensors[f"{name}/{moment}"])
 
     def _random_states(self) -> dict[str, Tensor]:
         states = {"cpu": torch.get_rng_state()} | {str(gpu): torch.cuda.get_rng_state(gpu) for gpu in self.gpus}

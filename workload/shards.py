@@ -1,0 +1,42 @@
+"""This rank's shards of DTensors as plain tensors of the same memory.
+
+PyTorch sends every operation on a DTensor through Python, parameter by parameter. Norm, clipping and update are of a
+shard's own elements, but for one sum over the ranks, so they need none of that.
+"""
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
+
+from workload.training_state import TrainingState
+
+
+class LocalShards(dict[Parameter, Parameter]):
+    """Sharded parameter -> the plain parameter that an optimizer is to have in its place.
+
+    Args:
+        parameters: DTensors, whose memory stays where it is as long as they are trained.
+    """
+
+    def __init__(self, parameters: list[Parameter]) -> None:
+        super().__init__({parameter: Parameter(parameter.to_local()) for parameter in parameters})
+
+    def take_gradients(self) -> None:
+        """Move the gradients of the sharded parameters to the plain ones."""
+        for parameter, shard in self.items():
+            shard.grad = None if parameter.grad is None else parameter.grad.to_local()
+            parameter.grad = None
+
+
+class ShardedTrainingState(TrainingState):
+    """The state of a strategy whose optimizer has `LocalShards`: checkpoints hold the whole tensors all the same."""
+
+    def __init__(self, parameters, shards: LocalShards, *rest) -> None:
+        super().__init__(parameters, *rest)
+        self.shards = shards
+
+    def _moment(self, parameter: Parameter, name: str) -> torch.Tensor:
+        """As a DTensor, placed as the parameter is."""
+        return DTensor.from_local(self.optimizer.state[self.shards[parameter]][name], parameter.device_mesh,
+                                  parameter.placements, run_check=False, shape=parameter.shape,
+                                  stride=parameter.stride())
