@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 
 from workload.encoder_config import ENCODER_CLASSIFIER
 from workload.errors import InputError
@@ -44,6 +45,13 @@ class Classification(Task):
         is_own = self.config.model_type == ENCODER_CLASSIFIER
         has_types = not is_own and "token_type_ids" in self.tokenizer.model_input_names
         return "input_ids", *["token_type_ids"] * has_types, "attention_mask"
+
+    def _classes(self, split: str, examples: Dataset) -> np.ndarray:
+        labels = examples.select_columns("label").with_format("numpy")[:]["label"]
+        if len(found := np.unique(labels)) == 1:
+            raise InputError(f"{self.files[split] or split}: every example is {self.classes[found[0]]!r}; use data of "
+                             "at least two classes")
+        return labels
 
     def _tokenised_by(self) -> list:
         return [self.max_length, self.input_names]

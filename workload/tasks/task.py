@@ -22,6 +22,7 @@ from workload.layers import transformer_modules
 from workload.models import EMBEDDED, TINY, load_config, load_tokenizer
 from workload.processes import usable_cores
 from workload.tasks.files import check_path, path_digest, read_some
+from workload.tasks.limits import limited
 
 EXAMPLES_A_PROCESS = 5_000  # at least, when tokenising
 
@@ -54,10 +55,12 @@ class Task(ABC):
             check_path(path)
         self.data_digest = {split: path_digest(path) for split, path in self.files.items() if path}
         self.examples: dict[str, Dataset] = {}
+        self.draws: dict[str, dict | None] = {}  # how a limit drew the examples; None where all were kept
         for split, path in self.files.items():
             examples = self._from_file(split) if path else self._from_hub(split)
-            limit = arguments.max_train_examples if split == "train" else arguments.max_eval_examples
-            self.examples[split] = examples.select(range(min(limit, len(examples)))) if limit else examples
+            flag = "max_train_examples" if split == "train" else "max_eval_examples"
+            self.examples[split], self.draws[split] = limited(
+                examples, self._classes(split, examples), getattr(arguments, flag), f"--{flag}", path or split)
 
     # ------------------------------------------------------------------ model
 
@@ -166,6 +169,10 @@ class Task(ABC):
     @abstractmethod
     def _from_hub(self, split: str) -> Dataset:
         """The examples of a split from the Hub."""
+
+    def _classes(self, split: str, examples: Dataset) -> np.ndarray:
+        """The class of each example, for a limit to draw from all of them; here there is but one. (examples,)"""
+        return np.zeros(len(examples), dtype=int)
 
     def load_from_hub(self, dataset: str, *options: str, **more) -> Dataset:
         """`datasets.load_dataset`, with one clear line where that cannot be had."""
