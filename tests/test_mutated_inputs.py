@@ -87,6 +87,7 @@ def check_pairs(task, examples, content):
     rows = [dict(zip(head, row, strict=True)) for row in rows]
     rows = [row for row in rows if row["gold_label"] != "-"]
     assert examples["id"] == [row["pairID"] for row in rows]
+    assert len(set(examples["id"])) == len(rows) and all(map(str.strip, examples["id"]))
     check_classes(task, examples, [(row["sentence1"], row["sentence2"], task.classes.index(row["gold_label"]))
                                    for row in rows])
 

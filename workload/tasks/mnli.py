@@ -17,20 +17,24 @@ HUB_SPLITS = {"train": "train", "validation": "validation_matched",
 CLASSES = ("entailment", "neutral", "contradiction")  # numbered as on the Hub
 COLUMNS = ("pairID", "sentence1", "sentence2", "gold_label")
 NO_LABEL = "-"  # where the annotators did not agree
+MISMATCHED = "mismatched:"  # before a pair's id in predictions.json, as both files number theirs from the beginning
 
 
-def read_pairs(path: str, digest: str = "") -> Iterator[dict]:
+def read_pairs(path: str, is_scored: bool = True, digest: str = "") -> Iterator[dict]:
     """The pairs of one of GLUE's files (train.tsv, dev_matched.tsv, dev_mismatched.tsv), one at a time.
 
     Yields:
         id, text, pair (str), label (int, of `CLASSES`). Pairs whose annotators did not agree are left out.
 
     Args:
+        is_scored: the pairs are to be predicted, so their ids have to tell them apart. Otherwise an id that does not is
+            completed by the pair's number.
         digest: of the file; part of the key under which `datasets` caches what this yields.
 
     Raises:
-        InputError: another layout, or a pair without one of its sentences or a label.
+        InputError: another layout, or a pair without one of its sentences, a label or, where needed, an id of its own.
     """
+    places: dict[str, str] = {}  # by id
     form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     for place, row in read_table(path, {name: [name] for name in COLUMNS}, "GLUE's MNLI files", **form):
         if row["gold_label"] == NO_LABEL:
@@ -40,8 +44,27 @@ def read_pairs(path: str, digest: str = "") -> Iterator[dict]:
         for name in ("sentence1", "sentence2"):
             if not row[name].strip():
                 raise InputError(f"{place}: {name} is empty")
-        yield {"id": row["pairID"], "text": row["sentence1"], "pair": row["sentence2"],
+        pair_id = row["pairID"]
+        if is_scored:
+            _check_id(pair_id, place, places)
+        elif not pair_id or pair_id in places:
+            pair_id = f"{pair_id}#{len(places)}"
+        places[pair_id] = place
+        yield {"id": pair_id, "text": row["sentence1"], "pair": row["sentence2"],
                "label": CLASSES.index(row["gold_label"])}
+
+
+def _check_id(pair_id: str, place: str, places: dict[str, str]) -> None:
+    """Refuse an id under which predictions.json could not name this pair and no other."""
+    if not pair_id.strip():
+        reason = "is empty"
+    elif pair_id in places:
+        reason = f"occurs twice, first in {places[pair_id].rpartition(': ')[2]}"
+    elif pair_id.startswith(MISMATCHED):
+        reason = f"begins with {MISMATCHED!r}, as only names of mismatched pairs in predictions.json do"
+    else:
+        return
+    raise InputError(f"{place}: pairID {shown(pair_id)} {reason}; give every pair to evaluate on an id of its own")
 
 
 class Mnli(Classification):
@@ -66,6 +89,9 @@ class Mnli(Classification):
         files, mismatched = super()._files_given(), self.arguments.eval_mismatched_file
         return files | ({"validation_mismatched": mismatched} if mismatched or not files["train"] else {})
 
+    def _reading(self, split: str) -> dict:
+        return super()._reading(split) | {"is_scored": split != "train"}
+
     def _from_hub(self, split: str) -> Dataset:
         examples = self.load_from_hub(HUB_DATASET, "mnli", split=HUB_SPLITS[split])
         examples = examples.rename_columns({"premise": "text", "hypothesis": "pair", "idx": "id"})
@@ -81,7 +107,7 @@ class Mnli(Classification):
     def prediction_ids(self) -> list[str]:
         """The pairs' own ids; the second file's are told apart, as both number theirs from the beginning."""
         first, *others = (features for split, features in self.features.items() if split != "train")
-        return first["feature_id"][:] + [f"mismatched:{name}" for each in others for name in each["feature_id"]]
+        return first["feature_id"][:] + [f"{MISMATCHED}{name}" for each in others for name in each["feature_id"]]
 
     def accuracies(self, right: np.ndarray) -> dict[str, float]:
         """Share of the pairs that were put into their class, in percent: GLUE's two accuracies."""
