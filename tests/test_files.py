@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
 from workload.tasks import open_task
-from workload.tasks.imdb import read_reviews
+from workload.tasks.imdb import Imdb, read_reviews
 from workload.tasks.mnli import read_pairs
 from workload.tasks.oscar import read_documents
 
@@ -69,7 +69,7 @@ def test_oscar_reads_json_lines_and_plain_text_packed_or_not(tmp_path):
 
 @pytest.mark.parametrize("task, content, told", [
     ("imdb", "text,stars\nGood.,9\n", "line 1 has no column label or sentiment"),
-    ("imdb", "text,label\nGood.,9\n", "line 2: the label is '9'; 0 and 1, or neg and pos, fit"),
+    ("imdb", "text,label\nGood.,9\n", "line 2: the label is '9'; use 0 or 1, or neg or pos"),
     ("imdb", "text,label\nGood.,1\n  ,0\n", "line 3: the review is empty"),
     ("imdb", "text,label\nGood., really,1\n", "line 2: has 3 columns, not 2 as the first line"),
     ("imdb", 'text,label\n"Good.,1\n', "not CSV"),
@@ -105,6 +105,35 @@ def test_a_file_that_is_no_text_or_not_there_is_named(tmp_path, task, content, t
         path.write_bytes(content)
     with pytest.raises(InputError, match=told):
         open_flags("--task", task, "--model", "tiny", "--train_file", path, "--eval_file", path)
+
+
+def test_hidden_files_are_no_reviews(tmp_path):
+    """Those that macOS, notebooks and editors leave beside a folder's files, or in place of them."""
+    for name in ("neg/0_1.txt", "pos/0_9.txt"):
+        write(tmp_path / name, "A review.")
+    before = Imdb.digest(str(tmp_path))
+    for name in ("neg/._0_1.txt", "neg/.0_1.txt", "pos/.ipynb_checkpoints/0_9-checkpoint.txt", "pos/.DS_Store",
+                 "pos/Thumbs.db", "pos/0_9.txt~", "pos/.0_9.txt.swp", "pos/#0_9.txt#", ".DS_Store", "labeledBow.feat",
+                 "unsup/0_0.txt", "__MACOSX/neg/._0_1.txt"):
+        write(tmp_path / name, "\0\5 Mac OS X")
+    assert [review["id"] for review in read_reviews(str(tmp_path))] == ["neg/0_1", "pos/0_9"]
+    assert Imdb.digest(str(tmp_path)) == before, "the workload's hash would change with it"
+    write(tmp_path / "pos/1_9.txt", "Another.")
+    assert Imdb.digest(str(tmp_path)) != before
+    for name in ("pos/0_9.txt", "pos/1_9.txt"):
+        (tmp_path / name).rename((tmp_path / name).with_name("._0_9.txt"))
+    with pytest.raises(InputError, match=r"has no pos/\*.txt; use a folder that has neg/"):
+        list(read_reviews(str(tmp_path)))
+
+
+def test_what_other_code_made_of_a_file_is_not_taken_from_the_cache(tmp_path, monkeypatch):
+    path = write(tmp_path / "x.csv", "text,label\nGood.,1\nBad.,0\n")
+    flags = ("--task", "imdb", "--model", "tiny", "--train_file", path, "--eval_file", path)
+    assert open_flags(*flags).examples["train"]["id"][:] == ["0", "1"]
+    monkeypatch.setattr("workload.tasks.imdb.enumerate", lambda rows: enumerate(rows, start=5), raising=False)
+    assert open_flags(*flags).examples["train"]["id"][:] == ["0", "1"], "from the cache"
+    monkeypatch.setattr("workload.tasks.task.CODE", "of another version")
+    assert open_flags(*flags).examples["train"]["id"][:] == ["5", "6"]
 
 
 def test_a_folder_of_reviews_without_one_kind_is_refused(tmp_path):

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -31,13 +31,11 @@ def check_path(path: str) -> None:
         raise InputError(f"{path}: neither a file nor a folder")
 
 
-def path_digest(path: str) -> str:
-    """SHA-256 of a file, or of a folder's files with their names, so that a change is never mistaken for the cached."""
-    if not os.path.isdir(path):
-        return file_digest(path)
+def folder_digest(folder: str, files: Iterable[Path]) -> str:
+    """SHA-256 of those of a folder's files that are read, with their names."""
     digest = hashlib.sha256()
-    for file in sorted(each for each in Path(path).rglob("*") if each.is_file()):
-        digest.update(os.fsencode(f"{file.relative_to(path)}:{file_digest(str(file))};"))
+    for file in sorted(files):
+        digest.update(os.fsencode(f"{file.relative_to(folder)}:{file_digest(str(file))};"))
     return digest.hexdigest()
 
 

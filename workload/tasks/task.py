@@ -21,10 +21,12 @@ from workload.hub import go_offline_without_network
 from workload.layers import transformer_modules
 from workload.models import EMBEDDED, TINY, load_config, load_tokenizer
 from workload.processes import usable_cores
-from workload.tasks.files import check_path, path_digest, read_some
+from workload.tasks.files import check_path, file_digest, read_some
 from workload.tasks.limits import limited
 
 EXAMPLES_A_PROCESS = 5_000  # at least, when tokenising
+# Part of the cache's keys: what another version of this code has made of a file is not taken for what this one makes.
+CODE = Hasher.hash([file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))])
 
 
 class Task(ABC):
@@ -53,7 +55,7 @@ class Task(ABC):
             self.files = {split: str(path) for split, path in self.sample.items()}
         for path in filter(None, self.files.values()):
             check_path(path)
-        self.data_digest = {split: path_digest(path) for split, path in self.files.items() if path}
+        self.data_digest = {split: self.digest(path) for split, path in self.files.items() if path}
         self.examples: dict[str, Dataset] = {}
         self.draws: dict[str, dict | None] = {}  # how a limit drew the examples; None where all were kept
         for split, path in self.files.items():
@@ -145,6 +147,7 @@ class Task(ABC):
     # ------------------------------------------------------------------ data
 
     example_word: ClassVar[str] = "example"
+    digest = staticmethod(file_digest)  # of all that `read` takes from a path
 
     def _files_given(self) -> dict[str, str | None]:
         return {"train": self.arguments.train_file, "validation": self.arguments.eval_file}
@@ -156,7 +159,7 @@ class Task(ABC):
 
     def _reading(self, split: str) -> dict:
         """What `read` is called with; all that the examples depend on."""
-        return {"path": os.path.abspath(self.files[split]), "digest": self.data_digest[split]}
+        return {"path": os.path.abspath(self.files[split]), "digest": self.data_digest[split] + CODE}
 
     def _from_file(self, split: str) -> Dataset:
         """The examples of a local file, read and checked once, then taken from the cache of `datasets`."""
@@ -192,7 +195,8 @@ class Task(ABC):
         for split, examples in self.examples.items():
             dropped = self.scoring_columns if split == "train" else []
             # What the result depends on; `datasets` would hash the tokenizer's changing state as well.
-            fingerprint = Hasher.hash([self.name, examples._fingerprint, tokenizer, dropped, *self._tokenised_by()])
+            fingerprint = Hasher.hash([CODE, self.name, examples._fingerprint, tokenizer, dropped,
+                                       *self._tokenised_by()])
             self.features[split] = examples.map(
                 self._tokenise_without, fn_kwargs={"columns": dropped}, with_indices=True, batched=True,
                 remove_columns=examples.column_names, num_proc=self._tokenising_processes(len(examples)),
