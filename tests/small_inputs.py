@@ -59,5 +59,5 @@ def text_of(content: bytes) -> str:
 
 
 def lines_of(content: bytes) -> list[str]:
-    """The lines that are not empty, however they end."""
-    return [line for line in re.split("\r\n|\r|\n", text_of(content)) if line]
+    """The lines that are not blank, however they end."""
+    return [line for line in re.split("\r\n|\r|\n", text_of(content)) if line.strip()]

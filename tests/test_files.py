@@ -68,15 +68,17 @@ def test_oscar_reads_json_lines_and_plain_text_packed_or_not(tmp_path):
 
 
 @pytest.mark.parametrize("task, content, told", [
-    ("imdb", "text,stars\nGood.,9\n", "line 1 has no column label or sentiment"),
+    ("imdb", "text,stars\nGood.,9\n", "line 1 has no column label or sentiment, as CSV files of reviews"),
+    ("imdb", "text;label\nGood.;1\n", "have; it is 'text;label'"),
     ("imdb", "text,label\nGood.,9\n", "line 2: the label is '9'; use 0 or 1, or neg or pos"),
-    ("imdb", "text,label\nGood.,1\n  ,0\n", "line 3: the review is empty"),
+    ("imdb", "text,label\nGood.,1\n,\n  ,0\n", "line 4: the review is empty"),
     ("imdb", "text,label\nGood., really,1\n", "line 2: has 3 columns, not 2 as the first line"),
     ("imdb", 'text,label\n"Good.,1\n', "not CSV"),
     ("imdb", "", "line 1 has no column text"),
-    ("mnli", "a\tb\n", "line 1 has no column pairID, sentence1, sentence2, gold_label"),
-    ("mnli", GLUE + "0\t7n\ttravel\tA.\tB.\tx\tmaybe\n", "line 2: gold_label is 'maybe'"),
-    ("mnli", GLUE + "0\t7n\ttravel\t\tB.\tx\tneutral\n", "line 2: sentence1 is empty"),
+    ("mnli", "a\tb\n", "line 1 has no column pairID, sentence1 or premise, sentence2 or "
+     "hypothesis, gold_label or label, as GLUE's MNLI files have; it is 'a\\tb'"),
+    ("mnli", GLUE + "0\t7n\ttravel\tA.\tB.\tx\tmaybe\n", "line 2: the label is 'maybe'; use entailment or neutral"),
+    ("mnli", GLUE + "0\t7n\ttravel\t\tB.\tx\tneutral\n", "line 2: the first sentence is empty"),
     ("mnli", GLUE + "0\t7n\ttravel\tneutral\n", "line 2: has 4 columns, not 7"),
     ("mnli", GLUE, "holds no pair of sentences"),
     ("oscar", '{"content": "A."}\n{"content": 3}\n', "line 2: no object with a text as 'content' or 'text'"),
@@ -140,6 +142,87 @@ def test_a_folder_of_reviews_without_one_kind_is_refused(tmp_path):
     write(tmp_path / "pos" / "0_9.txt", "Good.")
     with pytest.raises(InputError, match="has no neg/"):
         open_flags("--task", "imdb", "--model", "tiny", "--train_file", tmp_path, "--eval_file", tmp_path)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\t", " \t ", "\u2003", "\x0c"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("read, name, lines", [
+    (read_documents, "x.jsonl", ['{"text": "A."}', '{"text": "B."}']),
+    (read_documents, "x.json", ['{"text": "A."}', '{"text": "B."}']),
+    (read_reviews, "x.csv", ["text,label", "A.,1", "B.,0"]),
+    (read_pairs, "x.tsv", [GLUE.strip(), "0\t7n\tx\tA.\tA.\tx\tneutral", "1\t8n\tx\tB.\tB.\tx\tneutral"]),
+])
+def test_blank_lines_are_skipped(tmp_path, read, name, lines, end, blank):
+    head, *rows = lines if name.endswith(("csv", "tsv")) else ("", *lines)
+    head = [head] if head else [blank]  # a table's first line has its columns' names
+    content = end.join([*head, blank, rows[0], blank, blank, *rows[1:], blank, blank])
+    (tmp_path / name).write_bytes(content.encode())
+    assert [row["text"] for row in read(str(tmp_path / name))] == ["A.", "B."]
+    (tmp_path / name).write_bytes(end.join([*head, blank, rows[0], blank, "wrong"]).encode())
+    with pytest.raises(InputError, match=r"line 5"):
+        list(read(str(tmp_path / name)))
+
+
+# ---------------------------------------------------------------------- columns of one meaning
+
+@pytest.mark.parametrize("head, row", [
+    ("text,label,sentiment", "A.,1,positive"), ("sentiment,review,label", " Neg,A.,0"),
+    ("text,review,label", "A.,A. ,1"), ("text,label,sentiment", "A.,,pos"), ("text,review,sentiment", ",A.,0")])
+def test_columns_that_agree_are_read(tmp_path, head, row):
+    reviews = list(read_reviews(write(tmp_path / "x.csv", f"{head}\n{row}\n")))
+    assert [(review["text"], review["label"]) for review in reviews] == [("A.", int("1" in row or "pos" in row))]
+
+
+@pytest.mark.parametrize("read, head, row, told", [
+    (read_reviews, "text,label,sentiment", "A.,0,positive", "label is '0', but sentiment is 'positive'"),
+    (read_reviews, "sentiment,text,label", "neg,A.,1", "label is '1', but sentiment is 'neg'"),
+    (read_reviews, "text,label,sentiment", "A.,1,0.93", "label is '1', but sentiment is '0.93'"),
+    (read_reviews, "text,review,label", "A.,B.,1", "text is 'A.', but review is 'B.'"),
+    (read_pairs, "pairID,sentence1,sentence2,label,gold_label", "1,A.,B.,neutral,entailment",
+     "gold_label is 'entailment', but label is 'neutral'"),
+    (read_pairs, "pairID,sentence1,sentence2,label,gold_label", "1,A.,B.,2,entailment",
+     "gold_label is 'entailment', but label is '2'"),
+    (read_pairs, "pairID,sentence1,sentence2,label,gold_label", "1,A.,B.,0,-", "gold_label is '-', but label is '0'"),
+    (read_pairs, "pairID,sentence1,premise,sentence2,gold_label", "1,A.,C.,B.,neutral",
+     "sentence1 is 'A.', but premise is 'C.'"),
+    (read_pairs, "pairID,sentence1,sentence2,hypothesis,gold_label", "1,A.,B.,C.,neutral",
+     "sentence2 is 'B.', but hypothesis is 'C.'"),
+])
+def test_columns_that_contradict_each_other_are_refused(tmp_path, read, head, row, told):
+    content = f"{head}\n{row}\n"
+    path = write(tmp_path / "x.csv", content if read is read_reviews else content.replace(",", "\t"))
+    with pytest.raises(InputError) as error:
+        list(read(path))
+    assert str(error.value) == f"{path}: line 2: {told}; remove one of these columns"
+
+
+def test_pairs_are_read_by_either_name_of_a_column(tmp_path):
+    path = write(tmp_path / "x.tsv", "pairID\tpremise\thypothesis\tgold_label\tlabel\n1\tA.\tB.\tneutral\t1\n"
+                 "2\tC.\tD.\t-\t-1\n3\tE.\tF.\t\tcontradiction\n")
+    assert [(row["id"], row["text"], row["pair"], row["label"]) for row in read_pairs(path)] == [
+        ("1", "A.", "B.", 1), ("3", "E.", "F.", 2)]
+
+
+def test_two_texts_in_a_line_of_json_have_to_agree(tmp_path):
+    same = '{"text": "A.", "content": "A."}\n{"text": "", "content": "B."}\n{"text": "C.", "content": null}\n'
+    assert [row["text"] for row in read_documents(write(tmp_path / "x.jsonl", same))] == ["A.", "B.", "C."]
+    with pytest.raises(InputError, match="line 4: its 'content' and 'text' differ; remove one of them"):
+        list(read_documents(write(tmp_path / "x.jsonl", same + '{"text": "D.", "content": "E."}\n')))
+
+
+@pytest.mark.parametrize("name, is_json", [
+    ("x.jsonl.1.gz", True), ("X.JSONL", True), ("x.ndjson", True), ("x.JSON.GZ", True), ("x.txt.jsonl", True),
+    ("x.jsonl.txt", False), ("x.json.d.txt.gz", False), ("x", False), ("x.jl", False)])
+def test_the_name_says_whether_a_file_holds_json_and_json_is_never_taken_for_text(tmp_path, name, is_json):
+    path, pack = tmp_path / name, gzip.compress if name.lower().endswith("gz") else bytes
+    path.write_bytes(pack(b'\n{"text": "A."}\n'))
+    if is_json:
+        assert list(read_documents(str(path))) == [{"text": "A."}]
+    else:
+        with pytest.raises(InputError, match="line 2: is JSON; use a name that ends in .jsonl"):
+            list(read_documents(str(path)))
+        path.write_bytes(pack(b'{"A": 1}\n\n[B]'))
+        assert list(read_documents(str(path))) == [{"text": '{"A": 1}'}, {"text": "[B]"}]
 
 
 # ---------------------------------------------------------------------- ids, under which predictions are written

@@ -76,7 +76,8 @@ LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 
 
 def check_reviews(task, examples, content):
-    head, *rows = (row for row in csv.reader(io.StringIO(text_of(content), newline="")) if row)
+    head, *rows = (row for row in csv.reader(io.StringIO(text_of(content), newline=""))
+                   if "".join(row).strip())
     assert head.count("text") == head.count("label") == 1
     rows = [dict(zip(head, row, strict=True)) for row in rows]
     check_classes(task, examples, [(row["text"], None, LABELS[row["label"].strip().lower()]) for row in rows])

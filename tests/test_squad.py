@@ -161,6 +161,8 @@ ANSWER = (*QUESTION, "answers", 0)
     ((*QUESTION, "is_impossible"), 0, "qas[0].is_impossible should be true or false, not a whole number"),
     ((*QUESTION, "is_impossible"), True, "question 'q1': is_impossible is true, but it has 2 answers"),
     ((*PARAGRAPH, "qas", 1, "is_impossible"), False, "question 'q2': is_impossible is false, but it has 0 answers"),
+    ((*PARAGRAPH, "qas", 1, "is_impossible"), MISSING, "question 'q2': answers is empty; give an answer, or add "
+     '"is_impossible": true'),
     ((*QUESTION, "answers"), {"text": []}, "data[0].paragraphs[0].qas[0].answers should be a list, not an object"),
     (ANSWER, "Ada", "data[0].paragraphs[0].qas[0].answers[0] should be an object, not a string"),
     ((*ANSWER, "text"), None, "data[0].paragraphs[0].qas[0].answers[0].text should be a string, not null"),

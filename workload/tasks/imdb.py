@@ -67,7 +67,7 @@ def _from_folder(path: str) -> Iterator[tuple[str, str, int, str]]:
 
 def _from_csv(path: str) -> Iterator[tuple[str, str, int, str]]:
     kind = "CSV files of reviews (the official release is a folder)"
-    for number, (place, row) in enumerate(read_table(path, COLUMNS, kind, strict=True)):
+    for number, (place, row) in enumerate(read_table(path, COLUMNS, kind, {"label": LABELS}, strict=True)):
         if (label := row["label"].strip().lower()) not in LABELS:
             raise InputError(f"{place}: the label is {shown(row['label'])}; use 0 or 1, or neg or pos")
         yield str(number), row["text"], LABELS[label], place

@@ -15,8 +15,10 @@ HUB_DATASET = "nyu-mll/glue"
 HUB_SPLITS = {"train": "train", "validation": "validation_matched",
               "validation_mismatched": "validation_mismatched"}
 CLASSES = ("entailment", "neutral", "contradiction")  # numbered as on the Hub
-COLUMNS = ("pairID", "sentence1", "sentence2", "gold_label")
+COLUMNS = {"id": ("pairID",), "text": ("sentence1", "premise"), "pair": ("sentence2", "hypothesis"),
+           "label": ("gold_label", "label")}  # GLUE's, and the Hub's names of the same
 NO_LABEL = "-"  # where the annotators did not agree
+NUMBERS = {"-1": NO_LABEL, "0": "entailment", "1": "neutral", "2": "contradiction"}  # a Hub's label beside a gold_label
 MISMATCHED = "mismatched:"  # before a pair's id in predictions.json, as both files number theirs from the beginning
 
 
@@ -36,22 +38,22 @@ def read_pairs(path: str, is_scored: bool = True, digest: str = "") -> Iterator[
     """
     places: dict[str, str] = {}  # by id
     form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    for place, row in read_table(path, {name: [name] for name in COLUMNS}, "GLUE's MNLI files", **form):
-        if row["gold_label"] == NO_LABEL:
+    for place, row in read_table(path, COLUMNS, "GLUE's MNLI files", {"label": NUMBERS}, **form):
+        if row["label"] == NO_LABEL:
             continue
-        if row["gold_label"] not in CLASSES:
-            raise InputError(f"{place}: gold_label is {shown(row['gold_label'])}; {' or '.join(CLASSES)} fits")
-        for name in ("sentence1", "sentence2"):
+        if row["label"] not in CLASSES:
+            raise InputError(f"{place}: the label is {shown(row['label'])}; use {' or '.join(CLASSES)}, or "
+                             f"{NO_LABEL} for none")
+        for name, which in (("text", "first"), ("pair", "second")):
             if not row[name].strip():
-                raise InputError(f"{place}: {name} is empty")
-        pair_id = row["pairID"]
+                raise InputError(f"{place}: the {which} sentence is empty")
+        pair_id = row["id"]
         if is_scored:
             _check_id(pair_id, place, places)
         elif not pair_id or pair_id in places:
             pair_id = f"{pair_id}#{len(places)}"
         places[pair_id] = place
-        yield {"id": pair_id, "text": row["sentence1"], "pair": row["sentence2"],
-               "label": CLASSES.index(row["gold_label"])}
+        yield {"id": pair_id, "text": row["text"], "pair": row["pair"], "label": CLASSES.index(row["label"])}
 
 
 def _check_id(pair_id: str, place: str, places: dict[str, str]) -> None:
