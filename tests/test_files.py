@@ -128,6 +128,19 @@ def test_hidden_files_are_no_reviews(tmp_path):
         list(read_reviews(str(tmp_path)))
 
 
+def test_a_folders_names_may_be_in_upper_case(tmp_path):
+    for name in ("neg/0_1.txt", "neg/0_1.TXT", "Neg/0_1.txt", "POS/0_9.txt"):
+        write(tmp_path / name, "A review.")
+    assert [(review["id"], review["label"]) for review in read_reviews(str(tmp_path))] == [
+        ("Neg/0_1", 0), ("neg/0_1.TXT", 0), ("neg/0_1", 0), ("POS/0_9", 1)]
+
+
+@pytest.mark.parametrize("task", ["squad_v2", "mnli", "oscar"])
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path, task):
+    with pytest.raises(InputError, match="cannot be read"):
+        open_flags("--task", task, "--model", "tiny", "--train_file", tmp_path, "--eval_file", tmp_path)
+
+
 def test_what_other_code_made_of_a_file_is_not_taken_from_the_cache(tmp_path, monkeypatch):
     path = write(tmp_path / "x.csv", "text,label\nGood.,1\nBad.,0\n")
     flags = ("--task", "imdb", "--model", "tiny", "--train_file", path, "--eval_file", path)
@@ -153,13 +166,11 @@ def test_a_folder_of_reviews_without_one_kind_is_refused(tmp_path):
     (read_pairs, "x.tsv", [GLUE.strip(), "0\t7n\tx\tA.\tA.\tx\tneutral", "1\t8n\tx\tB.\tB.\tx\tneutral"]),
 ])
 def test_blank_lines_are_skipped(tmp_path, read, name, lines, end, blank):
-    head, *rows = lines if name.endswith(("csv", "tsv")) else ("", *lines)
-    head = [head] if head else [blank]  # a table's first line has its columns' names
-    content = end.join([*head, blank, rows[0], blank, blank, *rows[1:], blank, blank])
-    (tmp_path / name).write_bytes(content.encode())
+    lines = [word for line in lines for word in (blank, line, blank)]
+    (tmp_path / name).write_bytes(end.join(lines).encode())
     assert [row["text"] for row in read(str(tmp_path / name))] == ["A.", "B."]
-    (tmp_path / name).write_bytes(end.join([*head, blank, rows[0], blank, "wrong"]).encode())
-    with pytest.raises(InputError, match=r"line 5"):
+    (tmp_path / name).write_bytes(end.join([*lines, "wrong"]).encode())
+    with pytest.raises(InputError, match=f"line {len(lines) + 1}"):
         list(read(str(tmp_path / name)))
 
 
@@ -204,8 +215,8 @@ def test_pairs_are_read_by_either_name_of_a_column(tmp_path):
 
 
 def test_two_texts_in_a_line_of_json_have_to_agree(tmp_path):
-    same = '{"text": "A.", "content": "A."}\n{"text": "", "content": "B."}\n{"text": "C.", "content": null}\n'
-    assert [row["text"] for row in read_documents(write(tmp_path / "x.jsonl", same))] == ["A.", "B.", "C."]
+    same = '{"text": "A.", "content": "A. "}\n{"text": "", "content": "B."}\n{"text": "C.", "content": null}\n'
+    assert [row["text"] for row in read_documents(write(tmp_path / "x.jsonl", same))] == ["A. ", "B.", "C."]
     with pytest.raises(InputError, match="line 4: its 'content' and 'text' differ; remove one of them"):
         list(read_documents(write(tmp_path / "x.jsonl", same + '{"text": "D.", "content": "E."}\n')))
 

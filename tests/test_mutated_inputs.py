@@ -169,9 +169,9 @@ def test_folders_of_reviews_are_loaded_as_they_are_or_refused(folder):
             refusal(error, str(root), "/neg/", "/pos/", "has no neg/", "has no pos/", ": neg has", ": pos has")
             return "refused"
         files = [root / kind / name for kind in ("neg", "pos") for name in sorted(os.listdir(root / kind))
-                 if name.endswith(".txt") and not name.startswith(".")]
+                 if name.lower().endswith(".txt") and not name.startswith(".")]
         texts = [re.sub("\r\n?", "\n", text_of(file.read_bytes())) for file in files]
-        assert examples["id"] == [f"{file.parent.name}/{file.stem}" for file in files]
+        assert examples["id"] == [f"{file.parent.name}/{file.name.removesuffix('.txt')}" for file in files]
         check_classes(task, examples, [(text, None, int(file.parent.name == "pos"))
                                        for text, file in zip(texts, files, strict=True)])
         return "loaded"

@@ -163,24 +163,24 @@ def read_table(path: str, columns: dict[str, Sequence[str]], kind: str, synonyms
     with open_text(path, newline="") as file:
         reader = csv.reader(file, **form)
         try:
-            head = next(reader, [])
+            # Without blank lines, and the empty rows that a spreadsheet leaves.
+            rows = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
+            first, head = next(rows, (1, []))
             missing = [" or ".join(names) for names in columns.values() if not set(names) & set(head)]
             if missing:
-                raise InputError(f"{path}: line 1 has no column {', '.join(missing)}, as {kind} have; it is "
+                raise InputError(f"{path}: line {first} has no column {', '.join(missing)}, as {kind} have; it is "
                                  f"{shown(form.get('delimiter', ',').join(head))}")
             found = {name: {column: head.index(column) for column in names if column in head}
                      for name, names in columns.items()}
             for column in itertools.chain(*found.values()):
                 if head.count(column) > 1:
-                    raise InputError(f"{path}: line 1 has the column {column} more than once")
-            for row in reader:
-                if not "".join(row).strip():  # a blank line, or a spreadsheet's empty row
-                    continue
-                place = f"{path}: line {reader.line_num}"
+                    raise InputError(f"{path}: line {first} has the column {column} more than once")
+            for number, row in rows:
+                place = f"{path}: line {number}"
                 if len(row) != len(head):
                     raise InputError(f"{place}: has {len(row)} columns, not {len(head)} as the first line")
-                yield place, {name: _agreed(place, {column: row[number] for column, number in numbers.items()},
-                                            synonyms.get(name, {})) for name, numbers in found.items()}
+                yield place, {name: _agreed(place, {column: row[index] for column, index in indices.items()},
+                                            synonyms.get(name, {})) for name, indices in found.items()}
         except csv.Error as error:
             raise InputError(f"{path}: line {reader.line_num}: not CSV ({error})") from error
 

@@ -11,7 +11,15 @@ from workload.encoder_config import ENCODER_CLASSIFIER
 from workload.errors import InputError
 from workload.models import DATA
 from workload.tasks.classification import Classification
-from workload.tasks.files import HALF_CHARACTER, file_digest, folder_digest, open_text, read_table, shown
+from workload.tasks.files import (
+    HALF_CHARACTER,
+    file_digest,
+    folder_digest,
+    open_text,
+    read_table,
+    readable,
+    shown,
+)
 
 HUB_DATASET = "stanfordnlp/imdb"
 HUB_SPLITS = {"train": "train", "validation": "test"}
@@ -39,14 +47,19 @@ def read_reviews(path: str, digest: str = "") -> Iterator[dict]:
 
 
 def review_files(folder: str) -> list[tuple[int, Path]]:
-    """The label and the file of each review in the official folder. Hidden files are none, such as macOS's `._0_9.txt`.
+    """The label and the file of each review in the official folder.
+
+    Upper case (`Neg`, `.TXT`) counts as lower case; hidden files, such as macOS's `._0_9.txt`, are no reviews.
 
     Raises:
         InputError: one of the kinds is missing, or cannot be read.
     """
     found = []
     for kind, label in FOLDERS.items():
-        files = sorted(file for file in Path(folder, kind).glob("*.txt") if not file.name.startswith("."))
+        with readable(folder):
+            files = [file for part in sorted(Path(folder).iterdir()) if part.name.lower() == kind and part.is_dir()
+                     for file in sorted(part.iterdir())
+                     if file.suffix.lower() == ".txt" and not file.name.startswith(".")]
         if not files:
             raise InputError(f"{folder}: has no {kind}/*.txt; use a folder that has neg/*.txt and pos/*.txt, such as "
                              "aclImdb/train")
@@ -62,7 +75,7 @@ def review_files(folder: str) -> list[tuple[int, Path]]:
 def _from_folder(path: str) -> Iterator[tuple[str, str, int, str]]:
     for label, file in review_files(path):
         with open_text(str(file)) as text:
-            yield f"{file.parent.name}/{file.stem}", text.read(), label, str(file)
+            yield f"{file.parent.name}/{file.name.removesuffix('.txt')}", text.read(), label, str(file)
 
 
 def _from_csv(path: str) -> Iterator[tuple[str, str, int, str]]:

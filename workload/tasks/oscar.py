@@ -66,7 +66,7 @@ def _text_of(line: str, path: str, number: int) -> str:
     if not texts:
         raise InputError(f"{path}: line {number}: no object with a text as {' or '.join(map(repr, TEXT))}")
     text, *others = [each for each in texts if each.strip()] or texts
-    if set(others) - {text}:
+    if any(other.strip() != text.strip() for other in others):
         raise InputError(f"{path}: line {number}: its {' and '.join(map(repr, TEXT))} differ; remove one of them")
     if HALF_CHARACTER.search(text):
         raise InputError(f"{path}: line {number}: holds half of a surrogate pair, which is not text")
