@@ -63,5 +63,5 @@ def workload_hash(flags: dict, data_digest: dict[str, str], without: tuple[str, 
     """
     content = {name: flags[name] for name in WORKLOAD_FLAGS if name not in without} | {"data": data_digest}
     if flags["max_train_examples"] or flags["max_eval_examples"]:
-        content["draw"] = DRAW_SEED  # the first N, which limits kept in older records, are other examples
+        content["draw"] = DRAW_SEED  # in older records a limit kept the first N examples
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

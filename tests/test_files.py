@@ -254,7 +254,7 @@ def test_ids_that_would_lose_a_prediction_are_refused(tmp_path, ids, told, flag)
     files = {"--train_file": good, "--eval_file": good, "--eval_mismatched_file": good, flag: bad}
     with pytest.raises(InputError) as error:
         open_flags("--task", "mnli", "--model", "tiny", *(word for file in files.items() for word in file))
-    assert str(error.value).startswith(f"{bad}: {told}") and "an id of its own" in str(error.value)
+    assert str(error.value).startswith(f"{bad}: {told}") and "a unique pairID" in str(error.value)
 
 
 def test_pairs_to_train_on_may_share_an_id_but_stay_apart_in_the_record_of_the_order(tmp_path):

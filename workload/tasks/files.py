@@ -33,7 +33,7 @@ def check_path(path: str) -> None:
 
 
 def folder_digest(folder: str, files: Iterable[Path]) -> str:
-    """SHA-256 of those of a folder's files that are read, with their names."""
+    """SHA-256 of the given files of a folder, names included."""
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(os.fsencode(f"{file.relative_to(folder)}:{file_digest(str(file))};"))

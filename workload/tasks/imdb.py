@@ -101,7 +101,7 @@ class Imdb(Classification):
 
     @staticmethod
     def digest(path: str) -> str:
-        """SHA-256 of what is read: other files in a folder change no review."""
+        """SHA-256 of a CSV file, or of a folder's reviews: its other files do not change the data."""
         if os.path.isdir(path):
             return folder_digest(path, (file for _, file in review_files(path)))
         return file_digest(path)

@@ -5,7 +5,7 @@ from datasets import Dataset
 
 from workload.errors import InputError
 
-DRAW_SEED = 1  # never --seed: if evaluation sets differed between seeds, so would their scores
+DRAW_SEED = 1  # not --seed: scores of several seeds are compared, so they must come from the same examples
 
 
 def limited(examples: Dataset, classes: np.ndarray, limit: int | None, flag: str,
@@ -26,15 +26,15 @@ def limited(examples: Dataset, classes: np.ndarray, limit: int | None, flag: str
         return examples, None
     count = len(np.unique(classes))
     if limit < count:
-        raise InputError(f"{flag} {limit}: {source} has {count} classes, and of each at least one example is kept; use "
-                         f"{count} or more")
+        raise InputError(f"{flag} {limit}: {source} has {count} classes, and at least one example of each is needed; "
+                         f"use {count} or more")
     return examples.select(draw(classes, limit)), {"from": len(examples), "seed": DRAW_SEED, "by_class": count > 1}
 
 
 def draw(classes: np.ndarray, limit: int) -> np.ndarray:
     """Draw `limit` examples without replacement: each class in proportion, at least one of each where possible.
 
-    The draw depends on its arguments alone. A smaller limit keeps a part of what a larger one keeps.
+    The same arguments always give the same draw. A larger limit keeps all that a smaller one keeps.
 
     Args:
         classes: as of `limited`. (examples,)

@@ -29,12 +29,12 @@ def read_pairs(path: str, is_scored: bool = True, digest: str = "") -> Iterator[
         id, text, pair (str), label (int, of `CLASSES`). Pairs whose annotators did not agree are left out.
 
     Args:
-        is_scored: the pairs are to be predicted, so their ids have to tell them apart. Otherwise an id that does not is
-            completed by the pair's number.
+        is_scored: whether predictions are written for the pairs, which then need unique ids. Otherwise a repeated or
+            empty id gets the pair's number appended.
         digest: of the file; part of the key under which `datasets` caches what this yields.
 
     Raises:
-        InputError: another layout, or a pair without one of its sentences, a label or, where needed, an id of its own.
+        InputError: another layout, or a pair without one of its sentences, a label or, if `is_scored`, a unique id.
     """
     places: dict[str, str] = {}  # by id
     form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
@@ -57,16 +57,16 @@ def read_pairs(path: str, is_scored: bool = True, digest: str = "") -> Iterator[
 
 
 def _check_id(pair_id: str, place: str, places: dict[str, str]) -> None:
-    """Refuse an id under which predictions.json could not name this pair and no other."""
+    """Refuse an id that could not identify this pair in predictions.json."""
     if not pair_id.strip():
         reason = "is empty"
     elif pair_id in places:
         reason = f"occurs twice, first in {places[pair_id].rpartition(': ')[2]}"
     elif pair_id.startswith(MISMATCHED):
-        reason = f"begins with {MISMATCHED!r}, as only names of mismatched pairs in predictions.json do"
+        reason = f"begins with {MISMATCHED!r}, which predictions.json puts before the ids of --eval_mismatched_file"
     else:
         return
-    raise InputError(f"{place}: pairID {shown(pair_id)} {reason}; give every pair to evaluate on an id of its own")
+    raise InputError(f"{place}: pairID {shown(pair_id)} {reason}; give each pair of an evaluation file a unique pairID")
 
 
 class Mnli(Classification):

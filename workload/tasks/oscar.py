@@ -25,7 +25,7 @@ HUB_PAGE = "https://huggingface.co/datasets/oscar-corpus/OSCAR-2301"
 HUB_BYTES = 100_000_000  # of text that are taken from there
 EVALUATED = 20  # every so manyth document is kept from training, for evaluation
 TEXT = ("content", "text")  # where a line of JSON has its text: OSCAR's, and most others'
-IS_JSON = {".jsonl": True, ".ndjson": True, ".json": True, ".txt": False}  # by the last of these suffixes
+IS_JSON = {".jsonl": True, ".ndjson": True, ".json": True, ".txt": False}  # the last of these in a name counts
 
 
 def read_documents(path: str, digest: str = "") -> Iterator[dict]:

@@ -46,8 +46,8 @@ def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[d
                 impossible = member(question, "is_impossible", bool, place) if "is_impossible" in question else False
                 answers = member(question, "answers", list, place)
                 if question_id in seen:
-                    raise InputError(f"{path}: {place}.id {shown(question_id)} occurs twice; give every question an id "
-                                     "of its own")
+                    raise InputError(f"{path}: {place}.id {shown(question_id)} occurs twice; give every question a "
+                                     "unique id")
                 seen.add(question_id)
                 if not answers and "is_impossible" not in question:
                     raise InputError(f"{path}: question {shown(question_id)}: answers is empty; give an answer, or add "

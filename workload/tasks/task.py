@@ -25,7 +25,7 @@ from workload.tasks.files import check_path, file_digest, read_some
 from workload.tasks.limits import limited
 
 EXAMPLES_A_PROCESS = 5_000  # at least, when tokenising
-# Part of the cache's keys: what another version of this code has made of a file is not taken for what this one makes.
+# Part of the cache keys, so that what another version of this code has read is not reused.
 CODE = Hasher.hash([file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))])
 
 
@@ -147,7 +147,7 @@ class Task(ABC):
     # ------------------------------------------------------------------ data
 
     example_word: ClassVar[str] = "example"
-    digest = staticmethod(file_digest)  # of all that `read` takes from a path
+    digest = staticmethod(file_digest)  # SHA-256 of everything that `read` reads from a path
 
     def _files_given(self) -> dict[str, str | None]:
         return {"train": self.arguments.train_file, "validation": self.arguments.eval_file}
@@ -174,7 +174,7 @@ class Task(ABC):
         """The examples of a split from the Hub."""
 
     def _classes(self, split: str, examples: Dataset) -> np.ndarray:
-        """The class of each example, for a limit to draw from all of them; here there is but one. (examples,)"""
+        """The class of each example, in proportion to which limits draw; all equal without classes. (examples,)"""
         return np.zeros(len(examples), dtype=int)
 
     def load_from_hub(self, dataset: str, *options: str, **more) -> Dataset:
