@@ -9,8 +9,8 @@
 #                                                        # (ten minutes on two cores: fp16 is slow there)
 #
 # As published: samples and steps, lengths, precision, AdamW and its schedule, gradients never clipped. Not as published:
-# fp16 is autocast, as everywhere here; longer texts are cut into windows, not truncated; the baseline's 80 % are the
-# first, not drawn by chance; batches are padded to their own longest window; biases and LayerNorm never decay.
+# fp16 is autocast, as everywhere here; longer texts are cut into windows, not truncated; the baseline's 80 % are
+# another draw; batches are padded to their own longest window; biases and LayerNorm never decay.
 # Settings differ between these rows, so no table sets them against each other: that is the point.
 # Stopped, it goes on with the run at which it was when started again.
 set -euo pipefail

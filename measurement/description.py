@@ -14,6 +14,7 @@ from measurement.redaction import without_secrets
 from measurement.results import utc_time
 from workload.job import Job
 from workload.memory import malloc_settings
+from workload.tasks.limits import DRAW_SEED
 
 # Flags that say what is trained and how it is judged; with the data and the model they make two runs comparable.
 WORKLOAD_FLAGS = ("task", "model", "from_scratch", "tokenizer", "max_train_examples", "max_eval_examples",
@@ -41,7 +42,8 @@ def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict
         "deepspeed_config": deepspeed_config, "workload": workload_hash(flags, task.data_digest),
         "epoch_workload": workload_hash(flags, task.data_digest, without=BATCH_FLAGS),
         "data": {split: {"file": path and path_in_project(path), "sha256": task.data_digest.get(split),
-                         "examples": len(task.examples[split]), "samples": len(task.features[split])}
+                         "examples": len(task.examples[split]), "samples": len(task.features[split]),
+                         "draw": task.draws[split]}
                  for split, path in task.files.items()},
         "git": git_state(), "versions": versions(), "host": socket.gethostname(),
         "cpu": {"name": cpu_name(), "cores": os.cpu_count(),
@@ -60,4 +62,6 @@ def workload_hash(flags: dict, data_digest: dict[str, str], without: tuple[str, 
         without: flags in which they may differ.
     """
     content = {name: flags[name] for name in WORKLOAD_FLAGS if name not in without} | {"data": data_digest}
+    if flags["max_train_examples"] or flags["max_eval_examples"]:
+        content["draw"] = DRAW_SEED  # in older records a limit kept the first N examples
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

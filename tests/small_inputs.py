@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from workload.arguments import Arguments, parse_arguments
 from workload.tasks import Task, open_task
-from workload.tasks.files import check_path, path_digest
+from workload.tasks.files import check_path
 
 CONTEXT = ("In 1871 Zo\u00eb \U0001f600 M\u00fcller wrote \u05e9\u05dc\u05d5\u05dd to re\u0301sume\u0301\u200b the "
            "\ud55c\uad6d line in \U0001d49capoli.\nAll\u00a0read it.")
@@ -43,7 +43,7 @@ def open_small(name: str, folder, *flags: str) -> Task:
 def load(task: Task, path: str, **options) -> dict[str, list]:
     """The examples of a file, in the steps of a task's start and in the form in which `datasets` keeps them."""
     check_path(path)
-    assert re.fullmatch("[0-9a-f]{64}", path_digest(path))
+    assert re.fullmatch("[0-9a-f]{64}", task.digest(path))
     return pa.Table.from_pylist(list(task.read(path, **options)), schema=task.columns.arrow_schema).to_pydict()
 
 
@@ -59,5 +59,5 @@ def text_of(content: bytes) -> str:
 
 
 def lines_of(content: bytes) -> list[str]:
-    """The lines that are not empty, however they end."""
-    return [line for line in re.split("\r\n|\r|\n", text_of(content)) if line]
+    """The lines that are not blank, however they end."""
+    return [line for line in re.split("\r\n|\r|\n", text_of(content)) if line.strip()]

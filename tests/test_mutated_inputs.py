@@ -76,7 +76,8 @@ LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 
 
 def check_reviews(task, examples, content):
-    head, *rows = (row for row in csv.reader(io.StringIO(text_of(content), newline="")) if row)
+    head, *rows = (row for row in csv.reader(io.StringIO(text_of(content), newline=""))
+                   if "".join(row).strip())
     assert head.count("text") == head.count("label") == 1
     rows = [dict(zip(head, row, strict=True)) for row in rows]
     check_classes(task, examples, [(row["text"], None, LABELS[row["label"].strip().lower()]) for row in rows])
@@ -87,6 +88,7 @@ def check_pairs(task, examples, content):
     rows = [dict(zip(head, row, strict=True)) for row in rows]
     rows = [row for row in rows if row["gold_label"] != "-"]
     assert examples["id"] == [row["pairID"] for row in rows]
+    assert len(set(examples["id"])) == len(rows) and all(map(str.strip, examples["id"]))
     check_classes(task, examples, [(row["sentence1"], row["sentence2"], task.classes.index(row["gold_label"]))
                                    for row in rows])
 
@@ -167,9 +169,9 @@ def test_folders_of_reviews_are_loaded_as_they_are_or_refused(folder):
             refusal(error, str(root), "/neg/", "/pos/", "has no neg/", "has no pos/", ": neg has", ": pos has")
             return "refused"
         files = [root / kind / name for kind in ("neg", "pos") for name in sorted(os.listdir(root / kind))
-                 if name.endswith(".txt")]
+                 if name.lower().endswith(".txt") and not name.startswith(".")]
         texts = [re.sub("\r\n?", "\n", text_of(file.read_bytes())) for file in files]
-        assert examples["id"] == [f"{file.parent.name}/{file.stem}" for file in files]
+        assert examples["id"] == [f"{file.parent.name}/{file.name.removesuffix('.txt')}" for file in files]
         check_classes(task, examples, [(text, None, int(file.parent.name == "pos"))
                                        for text, file in zip(texts, files, strict=True)])
         return "loaded"

@@ -92,6 +92,8 @@ def test_data_seconds_are_a_part_of_every_step(train):
 
 def test_an_epoch_has_a_row_with_the_seconds_of_its_steps(train):
     run = train(*ONE_PROCESS, "--max_train_examples", "64", "--max_steps", "7", "--eval_steps", "4")
+    draws = {split: data["draw"] for split, data in run.description["data"].items()}
+    assert draws["train"] == {"from": 2010, "seed": 1, "by_class": False} and draws["validation"]["from"] == 420
     epochs = run.rows("epochs.csv")
     assert [[row[name] for name in ("epoch", "step", "samples")] for row in epochs] == [
         ["1", "2", "64"], ["2", "4", "128"], ["3", "6", "192"]], "the last is not over"

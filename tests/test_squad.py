@@ -161,6 +161,8 @@ ANSWER = (*QUESTION, "answers", 0)
     ((*QUESTION, "is_impossible"), 0, "qas[0].is_impossible should be true or false, not a whole number"),
     ((*QUESTION, "is_impossible"), True, "question 'q1': is_impossible is true, but it has 2 answers"),
     ((*PARAGRAPH, "qas", 1, "is_impossible"), False, "question 'q2': is_impossible is false, but it has 0 answers"),
+    ((*PARAGRAPH, "qas", 1, "is_impossible"), MISSING, "question 'q2': answers is empty; give an answer, or add "
+     '"is_impossible": true'),
     ((*QUESTION, "answers"), {"text": []}, "data[0].paragraphs[0].qas[0].answers should be a list, not an object"),
     (ANSWER, "Ada", "data[0].paragraphs[0].qas[0].answers[0] should be an object, not a string"),
     ((*ANSWER, "text"), None, "data[0].paragraphs[0].qas[0].answers[0].text should be a string, not null"),
@@ -751,19 +753,20 @@ def test_what_features_depend_on_is_part_of_the_caches_key(tmp_path, letters, fl
         assert other.features[split]["input_ids"][:] != plain.features[split]["input_ids"][:]
 
 
-def test_limits_keep_the_first_examples_and_score_no_others(tmp_path):
+def test_only_the_questions_that_a_limit_keeps_are_trained_and_scored(tmp_path):
     questions = [ask(f"q{number}", ADA, "Ada") for number in range(7)]
     path = write_squad(tmp_path / "squad.json", (ADA, questions))
     task = load_squad(path, "--max_train_examples", 3, "--max_eval_examples", 2)
-    assert task.examples["train"]["id"][:] == ["q0", "q1", "q2"]
-    assert task.features["train"]["feature_id"][:] == ["q0:0", "q1:0", "q2:0"]
-    assert task.examples["validation"]["id"][:] == ["q0", "q1"]
+    kept = task.examples["train"]["id"][:]
+    assert len(kept) == 3 and kept == sorted(kept)
+    assert task.features["train"]["feature_id"][:] == [f"{question}:0" for question in kept]
+    one, other = task.examples["validation"]["id"][:]
     logits = {row: np.zeros((feature["length"], 2), dtype=np.float32)
               for row, feature in enumerate(task.features["validation"])}
     logits[0][task.features["validation"][0]["start"], 0] = logits[0][task.features["validation"][0]["end"], 1] = 9
     logits[1][0] = 9
     scores, answers = task.score(logits)
-    assert answers == {"q0": "Ada", "q1": ""}
+    assert answers == {one: "Ada", other: ""}
     assert scores == {"exact_match": 50, "f1": 50}
 
 

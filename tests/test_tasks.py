@@ -1,7 +1,5 @@
-"""IMDB, MNLI and OSCAR from the file to the score: what is read and refused, samples, losses, scores, models."""
+"""IMDB, MNLI and OSCAR from the examples to the score: samples, losses, scores, models."""
 
-import csv
-import gzip
 import json
 import math
 import shutil
@@ -16,9 +14,6 @@ from tests.conftest import ROOT
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
 from workload.tasks import open_task
-from workload.tasks.imdb import read_reviews
-from workload.tasks.mnli import read_pairs
-from workload.tasks.oscar import read_documents
 
 TASKS = ("imdb", "mnli", "oscar")
 pytestmark = pytest.mark.usefixtures("cache")
@@ -41,92 +36,6 @@ def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return str(path)
-
-
-# ---------------------------------------------------------------------- files
-
-def test_imdb_reads_the_official_folder(tmp_path):
-    write(tmp_path / "train" / "pos" / "0_9.txt", "Good.<br />Really, \"good\".")
-    write(tmp_path / "train" / "neg" / "1_2.txt", "Bad: ñ.\n")
-    write(tmp_path / "train" / "unsup" / "2_0.txt", "Whatever.")
-    assert list(read_reviews(str(tmp_path / "train"))) == [
-        {"id": "neg/1_2", "text": "Bad: ñ.\n", "pair": None, "label": 0},
-        {"id": "pos/0_9", "text": "Good.<br />Really, \"good\".", "pair": None, "label": 1}]
-
-
-@pytest.mark.parametrize("content", [
-    'text,label\n"Good, ""really"".\nYes.",1\nBad.,0\n', '\ufefflabel,text\n1,"Good, ""really"".\nYes."\n0,Bad.\n',
-    'review,sentiment\n"Good, ""really"".\nYes.",positive\nBad.,Negative\n'])
-def test_imdb_reads_csv(tmp_path, content):
-    rows = list(read_reviews(write(tmp_path / "reviews.csv", content)))
-    assert [(row["text"], row["label"]) for row in rows] == [('Good, "really".\nYes.', 1), ("Bad.", 0)]
-
-
-GLUE = "index\tpairID\tgenre\tsentence1\tsentence2\tlabel1\tgold_label\n"
-
-
-def test_mnli_reads_glues_files_without_quoting(tmp_path):
-    path = write(tmp_path / "dev.tsv", GLUE + '0\t7n\ttravel\t"He said.\tShe did."\tx\tneutral\n'
-                 "1\t8e\ttravel\tA.\tB.\tx\t-\n2\t9c\ttravel\tC, d.\tE.\tx\tcontradiction\n")
-    assert list(read_pairs(path)) == [{"id": "7n", "text": '"He said.', "pair": 'She did."', "label": 1},
-                                      {"id": "9c", "text": "C, d.", "pair": "E.", "label": 2}]
-
-
-def test_oscar_reads_json_lines_and_plain_text_packed_or_not(tmp_path):
-    lines = '{"content": "One.\\nTwo.", "metadata": {}}\n{"text": "Three."}\n'
-    texts = ["One.\nTwo.", "Three."]
-    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    write(tmp_path / "a.jsonl", lines)
-    write(tmp_path / "a.txt", "\n\nOne.\nTwo.\n \n\nThree.")
-    for name in ("a.jsonl", "a.jsonl.zst", "a.jsonl.gz", "a.txt"):
-        assert [document["text"] for document in read_documents(str(tmp_path / name))] == texts, name
-
-
-@pytest.mark.parametrize("task, content, told", [
-    ("imdb", "text,stars\nGood.,9\n", "line 1 has no column label or sentiment"),
-    ("imdb", "text,label\nGood.,9\n", "line 2: the label is '9'; 0 and 1, or neg and pos, fit"),
-    ("imdb", "text,label\nGood.,1\n  ,0\n", "line 3: the review is empty"),
-    ("imdb", "text,label\nGood., really,1\n", "line 2: has 3 columns, not 2 as the first line"),
-    ("imdb", 'text,label\n"Good.,1\n', "not CSV"),
-    ("imdb", "", "line 1 has no column text"),
-    ("mnli", "a\tb\n", "line 1 has no column pairID, sentence1, sentence2, gold_label"),
-    ("mnli", GLUE + "0\t7n\ttravel\tA.\tB.\tx\tmaybe\n", "line 2: gold_label is 'maybe'"),
-    ("mnli", GLUE + "0\t7n\ttravel\t\tB.\tx\tneutral\n", "line 2: sentence1 is empty"),
-    ("mnli", GLUE + "0\t7n\ttravel\tneutral\n", "line 2: has 4 columns, not 7"),
-    ("mnli", GLUE, "holds no pair of sentences"),
-    ("oscar", '{"content": "A."}\n{"content": 3}\n', "line 2: no object with a text as 'content' or 'text'"),
-    ("oscar", '{"content": "A."}\n[\n', "not JSON (line 2, column 2"),
-    ("oscar", "", "holds no document"),
-    ("imdb", "text,text,label\nGood.,Bad.,1\n", "line 1 has the column text more than once"),
-    ("mnli", GLUE.replace("genre", "sentence1"), "line 1 has the column sentence1 more than once"),
-    ("oscar", '{"content": "A."}\n{"content": "\\ud83d"}\n', "line 2: holds half of a surrogate pair"),
-    pytest.param("oscar", '{"content": "A.", "n": ' + "1" * 5000 + "}\n", "too many digits (what begins in line 1)",
-                 id="long number"),
-    pytest.param("oscar", '{"content": "A."}\n' + "[" * 100_000, "nested too deeply (what begins in line 2)",
-                 id="deep"),
-])
-def test_a_broken_file_is_refused_with_its_place(tmp_path, task, content, told):
-    path = write(tmp_path / {"imdb": "x.csv", "mnli": "x.tsv", "oscar": "x.jsonl"}[task], content)
-    with pytest.raises(InputError) as error:
-        open_flags("--task", task, "--model", "tiny", "--train_file", path, "--eval_file", path)
-    assert str(error.value).startswith(path) and told in str(error.value)
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("content, told", [(b"text,label\n\xff,1\n", "not UTF-8 text"), (None, "no such file")])
-def test_a_file_that_is_no_text_or_not_there_is_named(tmp_path, task, content, told):
-    path = tmp_path / "x.csv"
-    if content:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=told):
-        open_flags("--task", task, "--model", "tiny", "--train_file", path, "--eval_file", path)
-
-
-def test_a_folder_of_reviews_without_one_kind_is_refused(tmp_path):
-    write(tmp_path / "pos" / "0_9.txt", "Good.")
-    with pytest.raises(InputError, match="has no neg/"):
-        open_flags("--task", "imdb", "--model", "tiny", "--train_file", tmp_path, "--eval_file", tmp_path)
 
 
 @pytest.mark.parametrize("flags, told", [
@@ -346,10 +255,3 @@ def test_without_the_hub_one_line_says_what_fits(task, told, monkeypatch):
     with pytest.raises(InputError) as error:
         open_flags("--task", task, "--model", "tiny")
     assert told in str(error.value) and "--sample" in str(error.value)
-
-
-def test_the_samples_csv_is_what_spreadsheets_read():
-    with open(ROOT / "data" / "imdb" / "eval.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["label"]) for row in rows] == [row["label"] for row in read_reviews(
-        str(ROOT / "data" / "imdb" / "eval.csv"))]

@@ -36,8 +36,9 @@ class Arguments:
     eval_file: str | None = flag("evaluation data in the task's official format. Default: the Hub's dataset")
     eval_mismatched_file: str | None = flag("mnli: evaluation data of other genres, for accuracy_mismatched")
     sample: bool = flag("train and evaluate on the small embedded sample", False)
-    max_train_examples: int | None = flag("keep the first N training examples")
-    max_eval_examples: int | None = flag("keep the first N evaluation examples")
+    max_train_examples: int | None = flag("train on N examples: one random draw, the same for every --seed, in the "
+                                          "file's order; imdb, mnli: of each class in proportion")
+    max_eval_examples: int | None = flag("evaluate on N examples, drawn in the same way; mnli: on N of each file")
     max_seq_length: int | None = flag("tokens in a sample. Default: squad_v2 384, imdb 256, mnli 128, oscar 1024, "
                                        "or all that the model takes")
     doc_stride: int | None = flag("squad_v2: tokens that two windows of one context share. Default: 128, or a third "

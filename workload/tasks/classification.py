@@ -56,6 +56,13 @@ class Classification(Task):
             raise InputError(f"--tokenizer {self.tokenizer_name}: has no padding token; use an encoder's tokenizer, "
                              "such as a 'bert' model's")
 
+    def _classes(self, split: str, examples: Dataset) -> np.ndarray:
+        labels = examples.select_columns("label").with_format("numpy")[:]["label"]
+        if len(found := np.unique(labels)) == 1:
+            raise InputError(f"{self.files[split] or split}: every example is {self.classes[found[0]]!r}; use data of "
+                             "at least two classes")
+        return labels
+
     def _tokenised_by(self) -> list:
         return [self.max_length, self.input_names]
 

@@ -4,11 +4,12 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -31,13 +32,11 @@ def check_path(path: str) -> None:
         raise InputError(f"{path}: neither a file nor a folder")
 
 
-def path_digest(path: str) -> str:
-    """SHA-256 of a file, or of a folder's files with their names, so that a change is never mistaken for the cached."""
-    if not os.path.isdir(path):
-        return file_digest(path)
+def folder_digest(folder: str, files: Iterable[Path]) -> str:
+    """SHA-256 of the given files of a folder, names included."""
     digest = hashlib.sha256()
-    for file in sorted(each for each in Path(path).rglob("*") if each.is_file()):
-        digest.update(os.fsencode(f"{file.relative_to(path)}:{file_digest(str(file))};"))
+    for file in sorted(files):
+        digest.update(os.fsencode(f"{file.relative_to(folder)}:{file_digest(str(file))};"))
     return digest.hexdigest()
 
 
@@ -80,7 +79,7 @@ def open_text(path: str, newline: str | None = None) -> Iterator[TextIO]:
 @contextmanager
 def _unpacked(path: str) -> Iterator[BinaryIO]:
     with fsspec.open(path) if "://" in path else open(path, "rb") as packed:  # the path of a file has no "//"
-        yield _UNPACK.get(Path(path).suffix, lambda file: file)(packed)
+        yield _UNPACK.get(Path(path).suffix.lower(), lambda file: file)(packed)
 
 
 class _Unzstd(io.RawIOBase):
@@ -142,40 +141,59 @@ def parse_json(text: str, path: str, line: int = 1) -> Any:
         raise InputError(f"{path}: JSON with a number of too many digits (what begins in line {line})") from error
 
 
-def read_table(path: str, columns: dict[str, Sequence[str]], kind: str, **form) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a CSV file, one at a time.
+def read_table(path: str, columns: dict[str, Sequence[str]], kind: str, synonyms: dict[str, dict[str, Any]],
+               **form) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a CSV file that are not blank, one at a time.
 
     Yields:
         the row's place for error messages; its values by the names of `columns`.
 
     Args:
-        columns: name -> what the file may call the column; the first that it has counts.
+        columns: name -> what the file may call the column. A file may have several of these, if they agree in each row;
+            an empty cell agrees with every other.
         kind: which files have such columns.
+        synonyms: name -> value in small letters -> its meaning, where two ways of writing it agree.
         form: of the file, as of `csv.reader`.
 
     Raises:
-        InputError: without one of the columns, or with a row that has more or fewer than the first line.
+        InputError: without one of the columns; with two that contradict each other; with a row that has more cells or
+            fewer than the first line.
     """
     csv.field_size_limit(2**31 - 1)
     with open_text(path, newline="") as file:
         reader = csv.reader(file, **form)
         try:
-            head = next(reader, [])
-            found = {name: next((each for each in names if each in head), None) for name, names in columns.items()}
-            missing = [" or ".join(columns[name]) for name, column in found.items() if column is None]
+            # Without blank lines, and the empty rows that a spreadsheet leaves.
+            rows = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
+            first, head = next(rows, (1, []))
+            missing = [" or ".join(names) for names in columns.values() if not set(names) & set(head)]
             if missing:
-                raise InputError(f"{path}: line 1 has no column {', '.join(missing)}, as {kind} have")
-            for column in found.values():
+                raise InputError(f"{path}: line {first} has no column {', '.join(missing)}, as {kind} have; it is "
+                                 f"{shown(form.get('delimiter', ',').join(head))}")
+            found = {name: {column: head.index(column) for column in names if column in head}
+                     for name, names in columns.items()}
+            for column in itertools.chain(*found.values()):
                 if head.count(column) > 1:
-                    raise InputError(f"{path}: line 1 has the column {column} more than once")
-            places = {name: head.index(column) for name, column in found.items()}
-            for row in filter(None, reader):  # without empty lines
-                place = f"{path}: line {reader.line_num}"
+                    raise InputError(f"{path}: line {first} has the column {column} more than once")
+            for number, row in rows:
+                place = f"{path}: line {number}"
                 if len(row) != len(head):
                     raise InputError(f"{place}: has {len(row)} columns, not {len(head)} as the first line")
-                yield place, {name: row[column] for name, column in places.items()}
+                yield place, {name: _agreed(place, {column: row[index] for column, index in indices.items()},
+                                            synonyms.get(name, {})) for name, indices in found.items()}
         except csv.Error as error:
             raise InputError(f"{path}: line {reader.line_num}: not CSV ({error})") from error
+
+
+def _agreed(place: str, cells: dict[str, str], synonyms: dict[str, Any]) -> str:
+    """The value that columns of one meaning have in a row; `cells` by column."""
+    first, *others = [column for column, cell in cells.items() if cell.strip()] or cells
+    for other in others:
+        one, two = (synonyms.get(cell.lower(), cell) for cell in (cells[first].strip(), cells[other].strip()))
+        if one != two:
+            raise InputError(f"{place}: {first} is {shown(cells[first])}, but {other} is {shown(cells[other])}; remove "
+                             "one of these columns")
+    return cells[first]
 
 
 def read_some(read: Callable[..., Iterator[dict]], example_word: str, reading: dict) -> Iterator[dict]:

@@ -11,7 +11,15 @@ from workload.encoder_config import ENCODER_CLASSIFIER
 from workload.errors import InputError
 from workload.models import DATA
 from workload.tasks.classification import Classification
-from workload.tasks.files import HALF_CHARACTER, open_text, read_table, shown
+from workload.tasks.files import (
+    HALF_CHARACTER,
+    file_digest,
+    folder_digest,
+    open_text,
+    read_table,
+    readable,
+    shown,
+)
 
 HUB_DATASET = "stanfordnlp/imdb"
 HUB_SPLITS = {"train": "train", "validation": "test"}
@@ -38,25 +46,43 @@ def read_reviews(path: str, digest: str = "") -> Iterator[dict]:
         yield {"id": review_id, "text": text, "pair": None, "label": label}
 
 
-def _from_folder(path: str) -> Iterator[tuple[str, str, int, str]]:
-    for folder, label in FOLDERS.items():
-        files = sorted(Path(path, folder).glob("*.txt"))
+def review_files(folder: str) -> list[tuple[int, Path]]:
+    """The label and the file of each review in the official folder.
+
+    Upper case (`Neg`, `.TXT`) counts as lower case; hidden files, such as macOS's `._0_9.txt`, are no reviews.
+
+    Raises:
+        InputError: one of the kinds is missing, or cannot be read.
+    """
+    found = []
+    for kind, label in FOLDERS.items():
+        with readable(folder):
+            files = [file for part in sorted(Path(folder).iterdir()) if part.name.lower() == kind and part.is_dir()
+                     for file in sorted(part.iterdir())
+                     if file.suffix.lower() == ".txt" and not file.name.startswith(".")]
         if not files:
-            raise InputError(f"{path}: has no {folder}/*.txt; aclImdb/train and aclImdb/test have")
+            raise InputError(f"{folder}: has no {kind}/*.txt; use a folder that has neg/*.txt and pos/*.txt, such as "
+                             "aclImdb/train")
         for file in files:
             if not file.is_file():  # of what else has such a name, to read from a pipe would wait for ever
                 raise InputError(f"{file}: no file, or a link to none")
             if HALF_CHARACTER.search(file.name):
-                raise InputError(f"{path}: {folder} has a file whose name is not UTF-8 text, {file.name!r}")
-            with open_text(str(file)) as text:
-                yield f"{folder}/{file.stem}", text.read(), label, str(file)
+                raise InputError(f"{folder}: {kind} has a file whose name is not UTF-8 text, {file.name!r}")
+            found.append((label, file))
+    return found
+
+
+def _from_folder(path: str) -> Iterator[tuple[str, str, int, str]]:
+    for label, file in review_files(path):
+        with open_text(str(file)) as text:
+            yield f"{file.parent.name}/{file.name.removesuffix('.txt')}", text.read(), label, str(file)
 
 
 def _from_csv(path: str) -> Iterator[tuple[str, str, int, str]]:
     kind = "CSV files of reviews (the official release is a folder)"
-    for number, (place, row) in enumerate(read_table(path, COLUMNS, kind, strict=True)):
+    for number, (place, row) in enumerate(read_table(path, COLUMNS, kind, {"label": LABELS}, strict=True)):
         if (label := row["label"].strip().lower()) not in LABELS:
-            raise InputError(f"{place}: the label is {shown(row['label'])}; 0 and 1, or neg and pos, fit")
+            raise InputError(f"{place}: the label is {shown(row['label'])}; use 0 or 1, or neg or pos")
         yield str(number), row["text"], LABELS[label], place
 
 
@@ -73,6 +99,13 @@ class Imdb(Classification):
     metrics = ("accuracy",)
     example_word = "review"
     read = staticmethod(read_reviews)
+
+    @staticmethod
+    def digest(path: str) -> str:
+        """SHA-256 of a CSV file, or of a folder's reviews: its other files do not change the data."""
+        if os.path.isdir(path):
+            return folder_digest(path, (file for _, file in review_files(path)))
+        return file_digest(path)
 
     def _own_tokenizer(self) -> str:
         return "bert-base-uncased" if self.model_name == ENCODER_CLASSIFIER else self.model_source

@@ -15,33 +15,58 @@ HUB_DATASET = "nyu-mll/glue"
 HUB_SPLITS = {"train": "train", "validation": "validation_matched",
               "validation_mismatched": "validation_mismatched"}
 CLASSES = ("entailment", "neutral", "contradiction")  # numbered as on the Hub
-COLUMNS = ("pairID", "sentence1", "sentence2", "gold_label")
+COLUMNS = {"id": ("pairID",), "text": ("sentence1", "premise"), "pair": ("sentence2", "hypothesis"),
+           "label": ("gold_label", "label")}  # GLUE's, and the Hub's names of the same
 NO_LABEL = "-"  # where the annotators did not agree
+NUMBERS = {"-1": NO_LABEL, "0": "entailment", "1": "neutral", "2": "contradiction"}  # a Hub's label beside a gold_label
+MISMATCHED = "mismatched:"  # before a pair's id in predictions.json, as both files number theirs from the beginning
 
 
-def read_pairs(path: str, digest: str = "") -> Iterator[dict]:
+def read_pairs(path: str, is_scored: bool = True, digest: str = "") -> Iterator[dict]:
     """The pairs of one of GLUE's files (train.tsv, dev_matched.tsv, dev_mismatched.tsv), one at a time.
 
     Yields:
         id, text, pair (str), label (int, of `CLASSES`). Pairs whose annotators did not agree are left out.
 
     Args:
+        is_scored: whether predictions are written for the pairs, which then need unique ids. Otherwise a repeated or
+            empty id gets the pair's number appended.
         digest: of the file; part of the key under which `datasets` caches what this yields.
 
     Raises:
-        InputError: another layout, or a pair without one of its sentences or a label.
+        InputError: another layout, or a pair without one of its sentences, a label or, if `is_scored`, a unique id.
     """
+    places: dict[str, str] = {}  # by id
     form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    for place, row in read_table(path, {name: [name] for name in COLUMNS}, "GLUE's MNLI files", **form):
-        if row["gold_label"] == NO_LABEL:
+    for place, row in read_table(path, COLUMNS, "GLUE's MNLI files", {"label": NUMBERS}, **form):
+        if row["label"] == NO_LABEL:
             continue
-        if row["gold_label"] not in CLASSES:
-            raise InputError(f"{place}: gold_label is {shown(row['gold_label'])}; {' or '.join(CLASSES)} fits")
-        for name in ("sentence1", "sentence2"):
+        if row["label"] not in CLASSES:
+            raise InputError(f"{place}: the label is {shown(row['label'])}; use {' or '.join(CLASSES)}, or "
+                             f"{NO_LABEL} for none")
+        for name, which in (("text", "first"), ("pair", "second")):
             if not row[name].strip():
-                raise InputError(f"{place}: {name} is empty")
-        yield {"id": row["pairID"], "text": row["sentence1"], "pair": row["sentence2"],
-               "label": CLASSES.index(row["gold_label"])}
+                raise InputError(f"{place}: the {which} sentence is empty")
+        pair_id = row["id"]
+        if is_scored:
+            _check_id(pair_id, place, places)
+        elif not pair_id or pair_id in places:
+            pair_id = f"{pair_id}#{len(places)}"
+        places[pair_id] = place
+        yield {"id": pair_id, "text": row["text"], "pair": row["pair"], "label": CLASSES.index(row["label"])}
+
+
+def _check_id(pair_id: str, place: str, places: dict[str, str]) -> None:
+    """Refuse an id that could not identify this pair in predictions.json."""
+    if not pair_id.strip():
+        reason = "is empty"
+    elif pair_id in places:
+        reason = f"occurs twice, first in {places[pair_id].rpartition(': ')[2]}"
+    elif pair_id.startswith(MISMATCHED):
+        reason = f"begins with {MISMATCHED!r}, which predictions.json puts before the ids of --eval_mismatched_file"
+    else:
+        return
+    raise InputError(f"{place}: pairID {shown(pair_id)} {reason}; give each pair of an evaluation file a unique pairID")
 
 
 class Mnli(Classification):
@@ -67,6 +92,9 @@ class Mnli(Classification):
         files, mismatched = super()._files_given(), self.arguments.eval_mismatched_file
         return files | ({"validation_mismatched": mismatched} if mismatched or not files["train"] else {})
 
+    def _reading(self, split: str) -> dict:
+        return super()._reading(split) | {"is_scored": split != "train"}
+
     def _from_hub(self, split: str) -> Dataset:
         examples = self.load_from_hub(HUB_DATASET, "mnli", split=HUB_SPLITS[split])
         examples = examples.rename_columns({"premise": "text", "hypothesis": "pair", "idx": "id"})
@@ -82,7 +110,7 @@ class Mnli(Classification):
     def prediction_ids(self) -> list[str]:
         """The pairs' own ids; the second file's are told apart, as both number theirs from the beginning."""
         first, *others = (features for split, features in self.features.items() if split != "train")
-        return first["feature_id"][:] + [f"mismatched:{name}" for each in others for name in each["feature_id"]]
+        return first["feature_id"][:] + [f"{MISMATCHED}{name}" for each in others for name in each["feature_id"]]
 
     def accuracies(self, right: np.ndarray) -> dict[str, float]:
         """Share of the pairs that were put into their class, in percent: GLUE's two accuracies."""

@@ -1,6 +1,7 @@
 """OSCAR: predict the next token of text from the web."""
 
 import itertools
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +25,14 @@ HUB_PAGE = "https://huggingface.co/datasets/oscar-corpus/OSCAR-2301"
 HUB_BYTES = 100_000_000  # of text that are taken from there
 EVALUATED = 20  # every so manyth document is kept from training, for evaluation
 TEXT = ("content", "text")  # where a line of JSON has its text: OSCAR's, and most others'
+IS_JSON = {".jsonl": True, ".ndjson": True, ".json": True, ".txt": False}  # the last of these in a name counts
 
 
 def read_documents(path: str, digest: str = "") -> Iterator[dict]:
     """The documents of a text file, one at a time; `.gz` and `.zst` are unpacked on the way.
 
-    `.jsonl` and `.json` have an object a line with the text as "content" (OSCAR 23.01) or "text". In any other file
-    empty lines part the documents.
+    `.jsonl`, `.ndjson` and `.json` have an object a line with the text as "content" (OSCAR 23.01) or "text"; blank
+    lines are skipped. In any other file blank lines part the documents.
 
     Yields:
         text (str).
@@ -40,23 +42,43 @@ def read_documents(path: str, digest: str = "") -> Iterator[dict]:
         digest: of the file; part of the key under which `datasets` caches what this yields.
 
     Raises:
-        InputError: not text, or a line that is no such object.
+        InputError: not text, a line that is no such object, or such lines in any other file.
     """
-    is_json = {".jsonl", ".json"} & set(Path(path).suffixes)
+    suffixes = (suffix.lower() for suffix in reversed(Path(path).suffixes))
+    is_json = next((IS_JSON[suffix] for suffix in suffixes if suffix in IS_JSON), False)
     with open_text(path) as file:
-        if not is_json:
-            lines = itertools.groupby(file, key=lambda line: not line.strip())
-            yield from ({"text": "".join(part).strip()} for is_empty, part in lines if not is_empty)
+        filled = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        if is_json:
+            yield from ({"text": _text_of(line.rstrip(), path, number)} for number, line in filled)
             return
-        for number, line in enumerate(file, start=1):
-            document = parse_json(line.rstrip(), path, number)
-            found = map(document.get, TEXT) if isinstance(document, dict) else ()
-            text = next((each for each in found if isinstance(each, str)), None)
-            if text is None:
-                raise InputError(f"{path}: line {number}: no object with a text as {' or '.join(map(repr, TEXT))}")
-            if HALF_CHARACTER.search(text):
-                raise InputError(f"{path}: line {number}: holds half of a surrogate pair, which is not text")
-            yield {"text": text}
+        number, first = next(filled, (1, ""))
+        if _is_document(first):
+            raise InputError(f"{path}: line {number}: is JSON; use a name that ends in .jsonl for such a file")
+        lines = itertools.groupby(itertools.chain([first], file), key=lambda line: not line.strip())
+        yield from ({"text": "".join(part).strip()} for is_blank, part in lines if not is_blank)
+
+
+def _text_of(line: str, path: str, number: int) -> str:
+    """The text of a document from a line of JSON, the `number`-th of its file."""
+    document = parse_json(line, path, number)
+    members = map(document.get, TEXT) if isinstance(document, dict) else ()
+    texts = [each for each in members if isinstance(each, str)]
+    if not texts:
+        raise InputError(f"{path}: line {number}: no object with a text as {' or '.join(map(repr, TEXT))}")
+    text, *others = [each for each in texts if each.strip()] or texts
+    if any(other.strip() != text.strip() for other in others):
+        raise InputError(f"{path}: line {number}: its {' and '.join(map(repr, TEXT))} differ; remove one of them")
+    if HALF_CHARACTER.search(text):
+        raise InputError(f"{path}: line {number}: holds half of a surrogate pair, which is not text")
+    return text
+
+
+def _is_document(line: str) -> bool:
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and not document.keys().isdisjoint(TEXT)
 
 
 def read_from_hub(path: str, split: str) -> Iterator[dict]:

@@ -46,11 +46,16 @@ def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[d
                 impossible = member(question, "is_impossible", bool, place) if "is_impossible" in question else False
                 answers = member(question, "answers", list, place)
                 if question_id in seen:
-                    raise InputError(f"{path}: {place}.id {shown(question_id)} occurs twice")
+                    raise InputError(f"{path}: {place}.id {shown(question_id)} occurs twice; give every question a "
+                                     "unique id")
                 seen.add(question_id)
+                if not answers and "is_impossible" not in question:
+                    raise InputError(f"{path}: question {shown(question_id)}: answers is empty; give an answer, or add "
+                                     '"is_impossible": true if the context does not hold it')
                 if impossible == bool(answers):
                     raise InputError(f"{path}: question {shown(question_id)}: is_impossible is "
-                                     f"{str(impossible).lower()}, but it has {len(answers)} answers")
+                                     f"{str(impossible).lower()}, but it has {len(answers)} answers; correct one of "
+                                     "the two")
                 texts, starts = [], []
                 for n, answer in enumerate(answers):
                     wanted = member(answer, "text", str, f"{place}.answers[{n}]")

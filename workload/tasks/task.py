@@ -21,9 +21,12 @@ from workload.hub import go_offline_without_network
 from workload.layers import transformer_modules
 from workload.models import EMBEDDED, TINY, check_model_files, load_config, load_model, load_tokenizer, vocabulary_size
 from workload.processes import usable_cores
-from workload.tasks.files import check_path, path_digest, read_some
+from workload.tasks.files import check_path, file_digest, read_some
+from workload.tasks.limits import limited
 
 EXAMPLES_A_PROCESS = 5_000  # at least, when tokenising
+# Part of the cache keys, so that what another version of this code has read is not reused.
+CODE = Hasher.hash([file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))])
 
 
 class Task(ABC):
@@ -55,12 +58,14 @@ class Task(ABC):
             self.files = {split: str(path) for split, path in self.sample.items()}
         for path in filter(None, self.files.values()):
             check_path(path)
-        self.data_digest = {split: path_digest(path) for split, path in self.files.items() if path}
+        self.data_digest = {split: self.digest(path) for split, path in self.files.items() if path}
         self.examples: dict[str, Dataset] = {}
+        self.draws: dict[str, dict | None] = {}  # how a limit drew the examples; None where all were kept
         for split, path in self.files.items():
             examples = self._from_file(split) if path else self._from_hub(split)
-            limit = arguments.max_train_examples if split == "train" else arguments.max_eval_examples
-            self.examples[split] = examples.select(range(min(limit, len(examples)))) if limit else examples
+            flag = "max_train_examples" if split == "train" else "max_eval_examples"
+            self.examples[split], self.draws[split] = limited(
+                examples, self._classes(split, examples), getattr(arguments, flag), f"--{flag}", path or split)
 
     # ------------------------------------------------------------------ model
 
@@ -172,6 +177,7 @@ class Task(ABC):
     # ------------------------------------------------------------------ data
 
     example_word: ClassVar[str] = "example"
+    digest = staticmethod(file_digest)  # SHA-256 of everything that `read` reads from a path
 
     def _files_given(self) -> dict[str, str | None]:
         return {"train": self.arguments.train_file, "validation": self.arguments.eval_file}
@@ -183,7 +189,7 @@ class Task(ABC):
 
     def _reading(self, split: str) -> dict:
         """What `read` is called with; all that the examples depend on."""
-        return {"path": os.path.abspath(self.files[split]), "digest": self.data_digest[split]}
+        return {"path": os.path.abspath(self.files[split]), "digest": self.data_digest[split] + CODE}
 
     def _from_file(self, split: str) -> Dataset:
         """The examples of a local file, read and checked once, then taken from the cache of `datasets`."""
@@ -196,6 +202,10 @@ class Task(ABC):
     @abstractmethod
     def _from_hub(self, split: str) -> Dataset:
         """The examples of a split from the Hub."""
+
+    def _classes(self, split: str, examples: Dataset) -> np.ndarray:
+        """The class of each example, in proportion to which limits draw; all equal without classes. (examples,)"""
+        return np.zeros(len(examples), dtype=int)
 
     def load_from_hub(self, dataset: str, *options: str, **more) -> Dataset:
         """`datasets.load_dataset`, with one clear line where that cannot be had."""
@@ -215,7 +225,8 @@ class Task(ABC):
         for split, examples in self.examples.items():
             dropped = self.scoring_columns if split == "train" else []
             # What the result depends on; `datasets` would hash the tokenizer's changing state as well.
-            fingerprint = Hasher.hash([self.name, examples._fingerprint, tokenizer, dropped, *self._tokenised_by()])
+            fingerprint = Hasher.hash([CODE, self.name, examples._fingerprint, tokenizer, dropped,
+                                       *self._tokenised_by()])
             self.features[split] = examples.map(
                 self._tokenise_without, fn_kwargs={"columns": dropped}, with_indices=True, batched=True,
                 remove_columns=examples.column_names, num_proc=self._tokenising_processes(len(examples)),

@@ -1,0 +1,53 @@
+"""Which examples `--max_train_examples` and `--max_eval_examples` keep."""
+
+import numpy as np
+from datasets import Dataset
+
+from workload.errors import InputError
+
+DRAW_SEED = 1  # not --seed: scores of several seeds are compared, so they must come from the same examples
+
+
+def limited(examples: Dataset, classes: np.ndarray, limit: int | None, flag: str,
+            source: str) -> tuple[Dataset, dict | None]:
+    """Keep `limit` examples, drawn at random, in the file's order.
+
+    Args:
+        classes: of each example; all equal where there are no classes. (examples,)
+        flag, source: for error messages: where the limit and the examples come from.
+
+    Returns:
+        The examples; for run.json, how they were drawn: None where all are kept.
+
+    Raises:
+        InputError: a limit below the number of classes.
+    """
+    if limit is None or limit >= len(examples):
+        return examples, None
+    count = len(np.unique(classes))
+    if limit < count:
+        raise InputError(f"{flag} {limit}: {source} has {count} classes, and at least one example of each is needed; "
+                         f"use {count} or more")
+    return examples.select(draw(classes, limit)), {"from": len(examples), "seed": DRAW_SEED, "by_class": count > 1}
+
+
+def draw(classes: np.ndarray, limit: int) -> np.ndarray:
+    """Draw `limit` examples without replacement: each class in proportion, at least one of each where possible.
+
+    The same arguments always give the same draw. A larger limit keeps all that a smaller one keeps.
+
+    Args:
+        classes: as of `limited`. (examples,)
+
+    Returns:
+        Indices, ascending. (limit,)
+    """
+    # Unlike a Generator's, RandomState's stream is the same in every version of NumPy.
+    order = np.random.RandomState(DRAW_SEED).permutation(len(classes))
+    shuffled = classes[order]
+    turn = np.empty(len(order))  # an example's rank within its class, divided by the class's size
+    for each in np.unique(classes):
+        members = np.flatnonzero(shuffled == each)
+        turn[members] = (np.arange(len(members)) + 0.5) / len(members)
+        turn[members[0]] = 0
+    return np.sort(order[np.argsort(turn, kind="stable")[:limit]])
