@@ -100,7 +100,8 @@ def test_a_broken_file_is_refused_with_its_place(tmp_path, task, content, told):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("content, told", [(b"text,label\n\xff,1\n", "not UTF-8 text"), (None, "no such file")])
+@pytest.mark.parametrize("content, told", [(b"text,label\n\xff,1\n", "not UTF-8 text"), (None, "no such file"),
+                                           (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer")])
 def test_a_file_that_is_no_text_or_not_there_is_named(tmp_path, task, content, told):
     path = tmp_path / "x.csv"
     if content:

@@ -20,11 +20,16 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 ZIP, PICKLE = b"PK", b"\x80"  # how a .bin begins: torch.save's, and that of PyTorch before 1.6
 
 
+def is_pointer(file: Path | str) -> bool:
+    """Whether a file is what git leaves in its place when git-lfs has not fetched it."""
+    return _first_bytes(file, len(POINTER)) == POINTER
+
+
 def refuse_pointers(flag: str, folder: str, *patterns: str) -> None:
-    """Refuse a folder in which such a file is what git leaves there when git-lfs has not fetched the file itself."""
+    """Refuse a folder in which a file of such a name is a git-lfs pointer."""
     for pattern in patterns:
         for file in sorted(Path(folder).glob(pattern)):
-            if file.is_file() and _first_bytes(file, len(POINTER)) == POINTER:
+            if file.is_file() and is_pointer(file):
                 raise InputError(f"--{flag} {folder}: {file.name} is a git-lfs pointer, not the file itself; run "
                                  "`git lfs pull` there")
 
@@ -71,7 +76,7 @@ def _problem_with(file: Path) -> str | None:
     return None
 
 
-def _first_bytes(file: Path, count: int) -> bytes:
+def _first_bytes(file: Path | str, count: int) -> bytes:
     with open(file, "rb") as opened:
         return opened.read(count)
 

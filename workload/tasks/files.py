@@ -19,6 +19,7 @@ import zstandard
 from tqdm import tqdm
 
 from workload.errors import InputError
+from workload.weights import is_pointer
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON and names of files can say it, UTF-8 cannot
 MOST_SHOWN = 100  # characters of a file that a line about it repeats
@@ -30,6 +31,9 @@ def check_path(path: str) -> None:
         raise InputError(f"{path}: no such file")
     if not os.path.isfile(path) and not os.path.isdir(path):
         raise InputError(f"{path}: neither a file nor a folder")
+    with readable(path):
+        if os.path.isfile(path) and is_pointer(path):
+            raise InputError(f"{path}: a git-lfs pointer, not the file itself; run `git lfs pull` there")
 
 
 def folder_digest(folder: str, files: Iterable[Path]) -> str:
