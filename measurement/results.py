@@ -21,6 +21,7 @@ PROFILED = ["collective_s_per_step", "collective_mib_per_step", "point_to_point_
 RANK_COLUMNS = ["rank", "node", "device", "replica", "stage", "parameters", "peak_memory_gib", "gpu_utilization_pct",
                 "power_w", "energy_j", "temperature_c", "throttled_pct", "data_s_per_step", *STAGE_TIMES,
                 "idle_s_per_step", *PROFILED]
+COMPLETE, YES = "complete", "yes"  # the last column of summary.csv and its value: a row without it was cut off
 SUMMARY_COLUMNS = [
     "run_name", "strategy", "task", "model", "devices", "nodes", "cpu_threads", "replicas", "pipeline_stages",
     "micro_batches", "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed", "optimizer_steps",
@@ -31,7 +32,7 @@ SUMMARY_COLUMNS = [
     "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step", "target_f1", "target_loss",
     "time_to_target_s", "samples_to_target", "published_stats_efficiency", "published_goodput", "schedule",
     "tuned_by", "accuracy_mismatched", "perplexity", "epoch_s", "epoch_workload",
-    "skipped_steps",
+    "skipped_steps", COMPLETE,
 ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from measurement import metrics
 from measurement.flops import peak_tflops, utilization_pct
 from measurement.monitor import mean
-from measurement.results import ENERGY, PROFILED, RANK_COLUMNS, STAGE_TIMES, SUMMARY_COLUMNS
+from measurement.results import COMPLETE, ENERGY, PROFILED, RANK_COLUMNS, STAGE_TIMES, SUMMARY_COLUMNS, YES
 from measurement.schedule import mean_seconds, replayed_bubble_pct
 from measurement.timeline import (
     COMPUTE,
@@ -87,7 +87,7 @@ def _setting(run, ranks: list[dict]) -> dict:
         "micro_batches": job.split.micro_batches, "tuned_by": tuned_by(flags.get("deepspeed_config")),
         "optimizer_steps": run.step, "samples": run.samples,
         "skipped_steps": run.record.skipped_steps if run.measures_all else None,
-        "epoch_workload": run.record.description["epoch_workload"]}
+        "epoch_workload": run.record.description["epoch_workload"], COMPLETE: YES}
 
 
 def _quality(run, empty: dict) -> dict:
