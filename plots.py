@@ -187,6 +187,7 @@ STUDY = Study(
         "schedule": "{}",
         "replicas": "{} replica(s)",
         "tuned_by": "tuned by {}",
+        "deepspeed_settings": "{}",  # only the settings that differ
     },
     autotuning=[
         Metric("throughput_samples_per_s", "throughput", "samples/s"),

@@ -13,11 +13,12 @@ import pandas as pd
 
 from comparison.csv_files import as_numbers, read_table, shown
 from comparison.study import Study
+from measurement.results import deepspeed_settings
 
 NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", "seed", "runtime_s"]
 LOWER_CASE = ["task", "precision", "schedule", "tuned_by"]  # every value that a run writes there
 HASHES = ["workload", "epoch_workload"]  # a spreadsheet takes some for numbers: 1e10 becomes 1.00E+10
-BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # characters that end a line, or show as nothing
+BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # end a line, show as nothing, are no text
 TRIAL = {"exp.json", "ds_config.json"}  # DeepSpeed's autotuner writes them beside a trial, which is no run to compare
 TRIAL_RECORD = "run"  # the folder of the trial's own record
 
@@ -58,6 +59,9 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
     if not table["seed"].str.fullmatch(r"[0-9]{1,20}").all():  # such as 0.0, as a spreadsheet may write it
         table["seed"] = as_numbers(table["seed"], "summary.csv", whole=True, smallest=0)
     table["seed"] = table["seed"].map(int)
+    if "deepspeed_settings" not in table:  # of an earlier commit
+        config = description.get("deepspeed_config")
+        table["deepspeed_settings"] = deepspeed_settings(config if isinstance(config, dict) else None)
     for column in table.columns.intersection([*study.measured, *study.targets, *study.whole_numbers]):
         table[column] = as_numbers(table[column], "summary.csv", column in study.whole_numbers)
     for column in table.columns.intersection([*HASHES, *study.settings]).difference(study.whole_numbers):
@@ -129,7 +133,7 @@ def find_runs(root: Path, study: Study, without: Path | None = None) -> list[Run
         if {"run.json", "summary.csv"} & files:
             try:
                 runs.append(read_run(folder, study))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 left_out(folder, error)
             else:
                 unknown.setdefault(runs[-1].summary["strategy"], folder)
