@@ -7,8 +7,8 @@
 
 Prints the tables and writes comparison.md, comparison.csv and figures/*.png; autotuning.csv as well where DeepSpeed's
 autotuner left its results. Runs that differ only in their seed share a row; rows that are not comparable (another
-task, batch, ...) share neither table nor figure, but for weak scaling, where the batch grows with the devices. Of
-results/ itself, reference/ is left out (give that folder to see it) and published/ holds no runs.
+task, batch, ...) share neither table nor figure, but for weak scaling, where the batch grows with the devices. The
+project's own results/reference is left out unless that folder, or one in it, is given.
 
 Here stands what is compared: metrics, tables, figures, names and colours. How is in comparison/.
 """
@@ -24,6 +24,7 @@ from comparison.runs import find_runs
 from comparison.study import Curve, Metric, Study, Target
 
 PUBLISHED = Path(__file__).resolve().parent / "results" / "published"
+REFERENCE = PUBLISHED.with_name("reference")
 
 GPU_UTILIZATION = Metric("gpu_utilization_pct", "GPU utilization", "%")
 RUNS = Metric("runs", "runs")
@@ -186,6 +187,7 @@ STUDY = Study(
         "schedule": "{}",
         "replicas": "{} replica(s)",
         "tuned_by": "tuned by {}",
+        "deepspeed_settings": "{}",  # only the settings that differ
     },
     autotuning=[
         Metric("throughput_samples_per_s", "throughput", "samples/s"),
@@ -206,14 +208,14 @@ def main() -> None:
     options = parser.parse_args()
     if not options.results.is_dir():
         parser.error(f"there is no folder {options.results}")
-    runs = find_runs(options.results, STUDY)
+    runs, tuners = find_runs(options.results, STUDY, REFERENCE), find_tuners(options.results, REFERENCE)
     if not runs:
         parser.error(f"no finished run to compare in {options.results}")
     rows, members = compare(runs, STUDY)
     published = published_parts(PUBLISHED, rows, STUDY) if options.published else []
     output = options.output_dir or options.results
     try:
-        text, figures = write_comparison(rows, members, output, STUDY, find_tuners(options.results), published)
+        text, figures = write_comparison(rows, members, output, STUDY, tuners, published)
     except OSError as error:
         parser.error(f"cannot write to {output}: {error}")
     print(text)

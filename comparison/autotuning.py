@@ -5,14 +5,14 @@ seconds inside DeepSpeed's forward, backward and step.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
 
 from comparison import captions
+from comparison.csv_files import as_numbers
 from comparison.digits import mean_text
-from comparison.runs import as_numbers, folders_below
+from comparison.runs import folders_below, left_out
 from comparison.study import Study
 from comparison.tables import markdown, metrics_table
 
@@ -32,8 +32,10 @@ def end_to_end(group: pd.DataFrame, study: Study) -> list[str]:
 def read_summary(folder: Path) -> pd.DataFrame:
     """A line per tuning space, as a tuner sums up its trials, with the metric that it was to raise."""
     lines = (folder / SUMMARY).read_text(encoding="utf-8").splitlines()
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    table = pd.DataFrame(lines[2:], columns=COLUMNS)  # below the titles and the rule
+    lines = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("|")]
+    if any(len(line) != len(COLUMNS) + 2 or line[-1] for line in lines):  # nothing stands before and behind the bars
+        raise ValueError(f"{SUMMARY} has a line that does not have {len(COLUMNS)} cells")
+    table = pd.DataFrame([line[1:-1] for line in lines[2:]], columns=COLUMNS)  # below the titles and the rule
     if table.empty:
         raise ValueError(f"{SUMMARY} has no line of a tuning space")
     table["experiments"] = as_numbers(table["experiments"], SUMMARY, whole=True).astype(int)
@@ -52,16 +54,19 @@ def tuned_metric(path: Path) -> str:
     return metric
 
 
-def find_tuners(root: Path) -> pd.DataFrame:
-    """The summaries of all tuners at and below root; a broken one is named on standard error, with the reason."""
+def find_tuners(root: Path, without: Path | None = None) -> pd.DataFrame:
+    """The summaries of all tuners at and below root, but for those below `without`.
+
+    A broken one is named on standard error, with the reason.
+    """
     found = [pd.DataFrame(columns=["folder", *COLUMNS, "metric"])]
-    for folder, files in folders_below(root):
+    for folder, files in folders_below(root, without):
         if {SUMMARY, "ds_config_optimal.json"} <= files:  # the tuner's own names
             try:
                 name = folder.resolve().relative_to(root.resolve().parent)
                 found.append(read_summary(folder).assign(folder=str(name)))
             except (OSError, ValueError) as error:
-                print(f"left out {folder / SUMMARY}: {' '.join(str(error).split())}", file=sys.stderr)
+                left_out(folder / SUMMARY, error)
     return pd.concat(found[1:] or found)[found[0].columns]
 
 

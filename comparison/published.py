@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from comparison import captions
+from comparison.csv_files import as_numbers, read_table
 from comparison.digits import mean_text
 from comparison.rows import MEAN
-from comparison.runs import as_numbers, read_table
 from comparison.settings import describe
 from comparison.study import Metric, Study
 from comparison.tables import EMPTY, markdown

@@ -1,5 +1,6 @@
-"""Reads run folders: results/<run>/ with run.json, summary.csv and the curves."""
+"""Finds run folders and reads them: run.json, summary.csv and the curves."""
 
+import difflib
 import json
 import os
 import re
@@ -8,17 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
+from comparison.csv_files import as_numbers, read_table, shown
 from comparison.study import Study
+from measurement.results import deepspeed_settings
 
 NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", "seed", "runtime_s"]
-TEXTS = ["seed", "epoch_workload"]  # besides the settings that are no numbers
-SMALLEST, LARGEST = 1e-30, 1e30  # of usable numbers: no sum, square or ratio of theirs leaves what a float can hold
-BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # characters that end a line, or show as nothing
-MOST_SHOWN = 100
-TRIAL = "exp.json"  # DeepSpeed's autotuner writes it for a trial, whose record lies below and is no run of its own
+LOWER_CASE = ["task", "precision", "schedule", "tuned_by"]  # every value that a run writes there
+HASHES = ["workload", "epoch_workload"]  # a spreadsheet takes some for numbers: 1e10 becomes 1.00E+10
+BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # end a line, show as nothing, are no text
+TRIAL = {"exp.json", "ds_config.json"}  # DeepSpeed's autotuner writes them beside a trial, which is no run to compare
+TRIAL_RECORD = "run"  # the folder of the trial's own record
 
 
 class Run(NamedTuple):
@@ -26,83 +28,117 @@ class Run(NamedTuple):
     curves: dict[str, pd.DataFrame]  # column -> its values beside the axes; a run may lack any
 
 
-def shown(value: object) -> str:
-    """A value as a line about it repeats it, cut where it is long."""
-    return repr(value)[:MOST_SHOWN]
+def left_out(path: Path, reason: object) -> None:
+    """Say on standard error, in one line, that something below the results is not compared, and why."""
+    print(f"left out {path}: {' '.join(str(reason).split())}", file=sys.stderr)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV file as text. ValueError says in words what is wrong with it."""
+def read_description(folder: Path) -> dict:
+    """run.json of a finished run; ValueError says why it is none."""
     try:
-        # Text first: a workload such as 1e10 is a name, not a number. And the header as a row of its own: as a header
-        # `pandas` lets the first of two columns with one name pass, and takes what a row has too much for its index.
-        table = pd.read_csv(path, dtype=str, header=None)
-    except FileNotFoundError:
-        raise ValueError(f"{path.name} is missing") from None
-    except ValueError as error:
-        raise ValueError(f"{path.name} cannot be read: {error}") from None
-    names = table.iloc[0].dropna()
-    if names.duplicated().any():
-        raise ValueError(f"{path.name} has the column {shown(names[names.duplicated()].iloc[0])} more than once")
-    return table.loc[1:, names.index].set_axis(names.to_list(), axis=1).reset_index(drop=True)
-
-
-def as_numbers(values: pd.Series, file: str, whole: bool = False) -> pd.Series:
-    """Text as numbers, empty as NaN. ValueError names the file, the column and the first value that is neither."""
-    numbers = pd.to_numeric(values, errors="coerce").astype(float)
-    found, sizes = numbers.to_numpy(), numbers.abs().to_numpy()
-    usable = (sizes >= SMALLEST) & (sizes <= LARGEST) | (sizes == 0)
-    if whole:
-        usable &= (found >= 1) & (found <= 1e9) & (np.floor(found) == found)
-    if len(wrong := values[values.notna().to_numpy() & ~usable]):
-        raise ValueError(f"{file}: {values.name} is {shown(wrong.iloc[0])}, not a usable number")
-    return numbers
-
-
-def read_run(folder: Path, study: Study) -> Run:
-    """A finished run; ValueError says why a folder holds none."""
-    try:
-        status = json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"]
+        description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        status = description["status"]
     except (OSError, KeyError, TypeError, ValueError, RecursionError):
         raise ValueError("run.json is missing or is not JSON with a status") from None
     if status != "finished":
         raise ValueError(f"not finished, its status is {shown(status)}")
-    summary = read_table(folder / "summary.csv")
-    for column in summary.columns.intersection([*study.measured, *study.targets, *study.whole_numbers]):
-        summary[column] = as_numbers(summary[column], "summary.csv", column in study.whole_numbers)
-    if len(summary) != 1:
-        raise ValueError(f"summary.csv has {len(summary)} rows, not one")
-    if missing := [column for column in NEEDED if column not in summary or summary[column].isna().any()]:
+    return description
+
+
+def read_summary(folder: Path, description: dict, study: Study) -> dict:
+    """The row of summary.csv, numbers as such and names as runs write them.
+
+    Raises:
+        ValueError: names the column whose value is missing or not usable.
+    """
+    table = read_table(folder / "summary.csv")
+    if len(table) != 1:
+        raise ValueError(f"summary.csv has {len(table)} rows, not one")
+    if missing := [column for column in NEEDED if column not in table or table[column].isna().any()]:
         raise ValueError(f"summary.csv has no {', '.join(missing)}")
-    for column in summary.columns.intersection([*TEXTS, *study.settings]).difference(study.whole_numbers):
-        if BREAKS.search(str(summary[column].iloc[0])):
-            raise ValueError(f"summary.csv: {column} is {shown(summary[column].iloc[0])}, not a usable name")
+    if not table["seed"].str.fullmatch(r"[0-9]{1,20}").all():  # such as 0.0, as a spreadsheet may write it
+        table["seed"] = as_numbers(table["seed"], "summary.csv", whole=True, smallest=0)
+    table["seed"] = table["seed"].map(int)
+    if "deepspeed_settings" not in table:  # of an earlier commit
+        config = description.get("deepspeed_config")
+        table["deepspeed_settings"] = deepspeed_settings(config if isinstance(config, dict) else None)
+    for column in table.columns.intersection([*study.measured, *study.targets, *study.whole_numbers]):
+        table[column] = as_numbers(table[column], "summary.csv", column in study.whole_numbers)
+    for column in table.columns.intersection([*HASHES, *study.settings]).difference(study.whole_numbers):
+        value, recorded = table[column].iloc[0], description.get(column)
+        if BREAKS.search(str(value)):
+            raise ValueError(f"summary.csv: {column} is {shown(value)}, not a usable name")
+        if column in HASHES and pd.notna(value) and isinstance(recorded, str) and value != recorded:
+            raise ValueError(f"summary.csv: {column} is {shown(value)}, but run.json says {shown(recorded)}")
+        if column in LOWER_CASE and pd.notna(value):
+            table[column] = value.lower()
+    known = {plain(name): name for name in study.strategies}
+    table["strategy"] = table["strategy"].map(lambda name: known.get(plain(name), name))
+    return table.iloc[0].to_dict()
+
+
+def plain(name: str) -> str:
+    """A name's letters and digits alone, so that DDP and ddp, ZeRO-2 and zero2 are the same."""
+    return re.sub(r"[\W_]+", "", name.lower()) or name
+
+
+def read_run(folder: Path, study: Study) -> Run:
+    """A finished run; ValueError says why a folder holds none."""
+    summary = read_summary(folder, read_description(folder), study)
     curves = {}
     for name, column, _, axes in study.curves:
         if (folder / name).is_file():  # a run without curves still has its row in the tables
-            table = read_table(folder / name).reindex(columns=[column, *axes])
+            table = read_table(folder / name, drop_torn=True).reindex(columns=[column, *axes])
             curves[column] = pd.DataFrame({axis: as_numbers(table[axis], name) for axis in table})
-    return Run(summary.iloc[0].to_dict(), curves)
+    return Run(summary, curves)
 
 
-def folders_below(root: Path) -> Iterator[tuple[Path, set[str]]]:
-    """root and the folders below it that may hold something to compare, each with its files."""
-    for path, folders, files in os.walk(root):
-        top = Path(path) == root and root.resolve().name == "results"
-        skipped = {"figures", "reference", "published"} if top else {"figures"}
-        folders[:] = sorted(name for name in folders if name not in skipped and not name.startswith("."))
-        if TRIAL in files:
+def folders_below(root: Path, without: Path | None = None, tell: bool = False) -> Iterator[tuple[Path, set[str]]]:
+    """root and the folders below it, each once and with its files; links to folders are followed.
+
+    Hidden folders are left out, as are `without` and the records of an autotuner's trials.
+
+    Args:
+        tell: name on standard error what is left out although it may hold runs.
+    """
+    def leave_out(path: Path, reason: object) -> None:
+        if tell:
+            left_out(path, reason)
+
+    seen = set()
+    walk = os.walk(root, followlinks=True, onerror=lambda error: leave_out(error.filename, error.strerror))
+    for name, folders, files in walk:
+        path, place = Path(name), os.path.realpath(name)
+        if place in seen or place == str(without) and path != root:
+            if place not in seen:
+                leave_out(path, f"the project's own reference runs; to see them: python plots.py {path}")
             folders.clear()
-        yield Path(path), set(files)
+            continue
+        seen.add(place)
+        for hidden in [folder for folder in folders if folder.startswith(".")]:
+            if (path / hidden / "run.json").exists():
+                leave_out(path / hidden, "its name begins with a dot")
+            folders.remove(hidden)
+        folders[:] = sorted(folder for folder in folders if folder != TRIAL_RECORD or not set(files) >= TRIAL)
+        yield path, set(files)
 
 
-def find_runs(root: Path, study: Study) -> list[Run]:
-    """All usable runs at and below root; the others are named on standard error, each with the reason."""
-    runs = []
-    for folder, files in folders_below(root):
+def find_runs(root: Path, study: Study, without: Path | None = None) -> list[Run]:
+    """All usable runs at and below root, but for those below `without`.
+
+    The others are named on standard error, each with the reason; so are strategies that the study does not know.
+    """
+    runs, unknown = [], {}
+    for folder, files in folders_below(root, without, tell=True):
         if {"run.json", "summary.csv"} & files:
             try:
                 runs.append(read_run(folder, study))
-            except (OSError, ValueError) as error:
-                print(f"left out {folder}: {' '.join(str(error).split())}", file=sys.stderr)
+            except (OSError, ValueError, RecursionError) as error:
+                left_out(folder, error)
+            else:
+                unknown.setdefault(runs[-1].summary["strategy"], folder)
+    for name in sorted(unknown.keys() - study.strategies.keys()):
+        close = difflib.get_close_matches(name, study.strategies, n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        print(f"{unknown[name]}: strategy {shown(name)} is unknown and gets rows of its own{meant}", file=sys.stderr)
     return runs

@@ -1,12 +1,14 @@
 """Which runs make one row, what a row is called, and which rows may be compared."""
 
 import re
+from hashlib import sha256
 
 import pandas as pd
 
 from comparison.study import Study
 
 LONGEST_START = 200  # bytes; the name of a file may have 255
+LONGEST_WORDS = 100  # of DeepSpeed settings in a row's name
 
 
 def phrase(pattern: str, value: object) -> str:
@@ -58,14 +60,37 @@ def setting_name(row: pd.Series, study: Study) -> str:
     return "1 device" if row["strategy"] == "ddp" and devices == 1 else f"{strategy_name(row, study)} x {devices}"
 
 
+def deepspeed_differences(settings: pd.Series) -> list[str | None]:
+    """In which of their settings rows differ, in words; where those would be many, a hash of them all.
+
+    Args:
+        settings: as `measurement.results.deepspeed_settings` writes them; NaN where unrecorded.
+    """
+    rows = [dict(part.partition("=")[::2] for part in text.split("; ")) if pd.notna(text) else None
+            for text in settings]
+    known = [row for row in rows if row is not None]
+    keys = sorted({key for row in known for key in row} - {"default"})
+    differing = [key for key in keys if len({row.get(key) for row in known}) > 1]
+    names = [key.rpartition(".")[2] for key in differing]
+    names = names if len(set(names)) == len(names) else differing
+    columns = list(zip(names, differing, strict=True))
+    words = [None if row is None else ", ".join(f"{name} {row.get(key, 'by default')}" for name, key in columns)
+             for row in rows]
+    if not all(0 < len(each) <= LONGEST_WORDS for each in words if each is not None):
+        words = [text if pd.isna(text) else f"DeepSpeed settings {sha256(text.encode()).hexdigest()[:8]}"
+                 for text in settings]
+    return words
+
+
 def tell_apart(rows: pd.DataFrame, name: str, beside: list[str], patterns: dict[str, str]) -> None:
     """Add to a name that several rows share, and the columns beside it, in what they differ."""
     for column, pattern in patterns.items():
         for _, alike in rows.groupby([name, *beside]):
             if alike[column].nunique(dropna=False) > 1:
+                values = deepspeed_differences(alike[column]) if column == "deepspeed_settings" else alike[column]
                 rows.loc[alike.index, name] += [
                     ", " + (phrase(pattern, value) if pd.notna(value) else f"unrecorded {column.replace('_', ' ')}")
-                    for value in alike[column]]
+                    for value in values]
 
 
 def add_names(rows: pd.DataFrame, study: Study) -> None:
@@ -82,8 +107,8 @@ def add_names(rows: pd.DataFrame, study: Study) -> None:
 
 
 def closest(choices: pd.DataFrame, row: pd.Series) -> int:
-    """Index of the row to measure another against: that of its schedule and micro-batch size, else the fastest."""
-    for column in ("schedule", "micro_batch_size"):
+    """Index of the row to measure another against: one of the same settings where there is one, else the fastest."""
+    for column in ("deepspeed_settings", "schedule", "micro_batch_size"):
         same = choices[choices[column] == row[column]]
         choices = choices if same.empty else same
     return -1 if choices.empty else choices["throughput_samples_per_s"].fillna(0).idxmax()

@@ -32,7 +32,7 @@ class Target(NamedTuple):
     pattern: str
 
 
-WORDS = {"schedule", "tuned_by"}  # of the details; the others are whole numbers
+WORDS = {"schedule", "tuned_by", "deepspeed_settings"}  # of the details; the others are whole numbers
 SPEEDUPS = ["speedup", "own_speedup", "epoch_speedup", "parallel_efficiency_pct"]
 COMPUTED = {"runs", "target", "reached", *SPEEDUPS}  # by `comparison.rows`, the others are read
 

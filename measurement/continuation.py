@@ -10,7 +10,7 @@ import torch.distributed as dist
 from measurement.clock import Work
 from measurement.description import RESUMABLE_FLAGS
 from measurement.redaction import without_secrets
-from measurement.results import write_whole
+from measurement.results import deepspeed_settings, write_whole
 from workload.errors import InputError
 from workload.job import Job
 from workload.training_state import TrainingState
@@ -72,24 +72,31 @@ def state_of(run) -> dict | None:
     dist.all_gather_object(totals, (run.order.total, run.throughput.work.data_s))
     return run.is_main and {
         "flags": without_secrets(run.job.resolved_flags()), "data": run.job.task.data_digest,
-        "setting": run.job.setting,
+        "setting": run.job.setting, "deepspeed_settings": deepspeed_settings(without_secrets(run.deepspeed_config)),
         "consumed": [run.samples, run.real_tokens, run.padded_tokens],
         "order": run.order.combine([order for order, _ in totals]), "throughput_s": run.throughput.seconds,
         "work": dataclasses.asdict(run.throughput.work), "data_s": [data_s for _, data_s in totals],
         "record": run.record.state()}
 
 
-def put_back(run, training: TrainingState) -> None:
-    """Let a run, and what it trains, go on from its job's checkpoint; on every rank.
+def counts_on(job: Job, deepspeed_config: dict | None) -> bool:
+    """Whether earlier measurements count as this run's: strategy, devices and DeepSpeed settings are the same.
 
-    What was measured counts with what will be only where strategy and devices are the same.
+    Args:
+        deepspeed_config: of this attempt.
     """
+    state = job.checkpoint.state
+    settings = deepspeed_settings(without_secrets(deepspeed_config))
+    return state["setting"] == job.setting and state.get("deepspeed_settings") == settings
+
+
+def put_back(run, training: TrainingState) -> None:
+    """Resume a run, and what it trains, from its job's checkpoint; on every rank."""
     checkpoint, state = run.job.checkpoint, run.job.checkpoint.state
-    is_same_setting = state["setting"] == run.job.setting
-    training.restore(checkpoint.folder, state["training"], is_same_setting)
+    training.restore(checkpoint.folder, state["training"], state["setting"] == run.job.setting)
     run.step = checkpoint.step
     run.samples, run.real_tokens, run.padded_tokens = state["consumed"]
     run.order.total = int(state["order"], 16) if run.is_main else 0
-    if is_same_setting:
+    if counts_on(run.job, run.deepspeed_config):
         run.throughput.seconds = state["throughput_s"]
         run.throughput.work = Work(**state["work"] | {"data_s": state["data_s"][run.processes.rank]})

@@ -9,7 +9,7 @@ from collections import deque
 import torch
 
 from measurement.clock import Mark
-from measurement.continuation import continued, cut_back
+from measurement.continuation import continued, counts_on, cut_back
 from measurement.description import describe
 from measurement.interruption import FolderLock
 from measurement.results import (
@@ -84,7 +84,7 @@ class Record:
                             [float(row["train_loss"]) for row in of_epoch])
         state = self.job.checkpoint.state["record"]
         self.target_reached = state["target_reached"]
-        if self.job.checkpoint.state["setting"] == self.job.setting:
+        if counts_on(self.job, self.description["deepspeed_config"]):
             self.noise_norms = [tuple(norms) for norms in state["noise_norms"]]
 
     def state(self) -> dict:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 STEP_COLUMNS = ["step", "elapsed_s", "step_s", "data_s", "samples", "real_tokens", "padded_tokens", "train_loss",
@@ -21,6 +22,7 @@ PROFILED = ["collective_s_per_step", "collective_mib_per_step", "point_to_point_
 RANK_COLUMNS = ["rank", "node", "device", "replica", "stage", "parameters", "peak_memory_gib", "gpu_utilization_pct",
                 "power_w", "energy_j", "temperature_c", "throttled_pct", "data_s_per_step", *STAGE_TIMES,
                 "idle_s_per_step", *PROFILED]
+COMPLETE, YES = "complete", "yes"  # the last column of summary.csv and its value: a row without it was cut off
 SUMMARY_COLUMNS = [
     "run_name", "strategy", "task", "model", "devices", "nodes", "cpu_threads", "replicas", "pipeline_stages",
     "micro_batches", "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed", "optimizer_steps",
@@ -31,8 +33,12 @@ SUMMARY_COLUMNS = [
     "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step", "target_f1", "target_loss",
     "time_to_target_s", "samples_to_target", "published_stats_efficiency", "published_goodput", "schedule",
     "tuned_by", "accuracy_mismatched", "perplexity", "epoch_s", "epoch_workload",
-    "skipped_steps",
+    "skipped_steps", "deepspeed_settings", COMPLETE,
 ]
+# Of a DeepSpeed config as it was used: what flags decide, which other columns and the workload cover.
+DECIDED_BY_FLAGS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
+                    "gradient_clipping", "optimizer", "fp16", "bf16", "torch_autocast", "zero_force_ds_cpu_optimizer",
+                    "zero_optimization.stage", "zero_optimization.offload_optimizer.device", "autotuning")
 
 
 def evaluation_columns(metrics: tuple[str, ...]) -> list[str]:
@@ -43,6 +49,21 @@ def evaluation_columns(metrics: tuple[str, ...]) -> list[str]:
 def epoch_columns(metrics: tuple[str, ...]) -> list[str]:
     """Columns of epochs.csv, which has a row for each epoch that was trained to its end."""
     return ["epoch", "step", "samples", "epoch_s", "train_loss", "validation_loss", *metrics]
+
+
+def deepspeed_settings(config: dict | None) -> str | None:
+    """What a DeepSpeed config sets besides what flags decide: `block.key=value; ...`, sorted; None without a config."""
+    def flat(block: dict, prefix: str = "") -> Iterator[str]:
+        for key, value in block.items():
+            if prefix + key in DECIDED_BY_FLAGS:
+                continue
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{key}.")
+            else:
+                is_whole = isinstance(value, float) and value.is_integer()  # 5e8 is 500000000
+                yield f"{prefix}{key}={json.dumps(int(value) if is_whole else value)}"
+
+    return None if config is None else "; ".join(sorted(flat(config))) or "default"
 
 
 class Table:

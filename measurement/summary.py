@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from measurement import metrics
 from measurement.flops import peak_tflops, utilization_pct
 from measurement.monitor import mean
-from measurement.results import ENERGY, PROFILED, RANK_COLUMNS, STAGE_TIMES, SUMMARY_COLUMNS
+from measurement.results import (
+    COMPLETE,
+    ENERGY,
+    PROFILED,
+    RANK_COLUMNS,
+    STAGE_TIMES,
+    SUMMARY_COLUMNS,
+    YES,
+    deepspeed_settings,
+)
 from measurement.schedule import mean_seconds, replayed_bubble_pct
 from measurement.timeline import (
     COMPUTE,
@@ -59,6 +68,8 @@ def summarize(run, ranks: list[dict], spans: list[Span], missing: dict[str, str]
     empty = dict(missing)
     if run.job.schedule is None:
         empty["schedule"] = "not a pipeline"
+    if run.deepspeed_config is None:
+        empty["deepspeed_settings"] = "DeepSpeed takes no part"
     row = _setting(run, ranks) | _quality(run, empty) | _speed(run, ranks, empty) | _devices(run, ranks, empty)
     row |= _efficiency(run, row["throughput_samples_per_s"], empty) | _parts_of_a_step(run, ranks, spans, empty)
     for name in SUMMARY_COLUMNS:
@@ -87,7 +98,8 @@ def _setting(run, ranks: list[dict]) -> dict:
         "micro_batches": job.split.micro_batches, "tuned_by": tuned_by(flags.get("deepspeed_config")),
         "optimizer_steps": run.step, "samples": run.samples,
         "skipped_steps": run.record.skipped_steps if run.measures_all else None,
-        "epoch_workload": run.record.description["epoch_workload"]}
+        "epoch_workload": run.record.description["epoch_workload"],
+        "deepspeed_settings": deepspeed_settings(run.record.description["deepspeed_config"]), COMPLETE: YES}
 
 
 def _quality(run, empty: dict) -> dict:

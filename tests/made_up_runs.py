@@ -22,6 +22,7 @@ def write_run(folder, strategy="ddp", devices=1, throughput=50.0, status="finish
     shape |= {"micro_batches": 4 if piped else 1, "micro_batch_size": 8 if piped else 32 // devices}
     measured = {"runtime_s": 9600 / throughput, "throughput_samples_per_s": throughput, "seed": 0}
     row = {"strategy": strategy, "devices": devices, **JOB, **shape, **measured, **values}
+    row |= {"complete": row.pop("complete", "yes")}  # last
     row = {column: value for column, value in row.items() if value is not None}
     pd.DataFrame([row]).to_csv(folder / "summary.csv", index=False)
     if curves:

@@ -93,7 +93,7 @@ HEADER = ",".join(COLUMNS)
         (f"{HEADER}\nx,y,2,f1,high,%,z,w\n", "broken.csv: value is 'high', not a usable number"),
         (f"{HEADER}\nx,y,two,f1,1,%,z,w\n", "broken.csv: devices is 'two', not a usable number"),
         (f"{HEADER}\nx,y,2,f1,1,%,z,w\nx,y,2,f1,,%,z,w\n", "broken.csv has no value in line 3"),
-        (f"{HEADER}\nx,y,2,f1,1,%,z,w,v\n", "Expected 8 fields in line 2, saw 9"),
+        (f"{HEADER}\nx,y,2,f1,1,%,z,w,v\n", "line 2 has 9 cells, the first has 8"),
     ],
 )
 def test_a_broken_file_is_named_and_skipped(tmp_path, monkeypatch, capsys, folder, content, reason):

@@ -11,7 +11,7 @@ import plots
 from comparison.autotuning import find_tuners, tuner_parts
 from comparison.report import write_comparison
 from comparison.rows import compare
-from comparison.runs import NEEDED, find_runs
+from comparison.runs import NEEDED, find_runs, plain
 from tests.made_up_runs import write_run
 from tests.mutations import count_outcomes, mutate_bytes, mutate_json, mutate_table, mutate_text
 from tests.test_autotuning import write_tuner
@@ -37,6 +37,12 @@ def quietly(action, *arguments):
         return action(*arguments), stream.getvalue().splitlines()
 
 
+def without_notes(lines):
+    """The lines about a run but those that it is shown with: of a strategy that nobody knows, of a cut curve."""
+    return [line for line in lines if "is unknown and gets rows of its own" not in line
+            and not line.endswith(".csv: its last row is cut off and is left out")]
+
+
 def mutate_cell(chance, content):
     """Put a number of an odd size or form, or a text with odd characters, into a cell of the last row."""
     *above, row = content.rstrip(b"\n").split(b"\n")
@@ -57,11 +63,15 @@ def write(runs, results):
 def check_values(run, folder):
     """A run that is shown has the values of its file."""
     with open(folder / "summary.csv", encoding="utf-8-sig", newline="") as file:
-        [row] = csv.DictReader(file)
+        head, cells = [[cell.strip() for cell in line] for line in csv.reader(file) if any(map(str.strip, line))]
+    row = dict(zip(head, cells, strict=False))  # the head may have lost names at its end
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
     for column in NEEDED:
         value = run.summary[column]
-        assert value == row[column] if isinstance(value, str) else float(value) == pytest.approx(float(row[column]))
+        if isinstance(value, str):
+            assert plain(value) == plain(row[column])
+        else:
+            assert float(value) == pytest.approx(float(row[column]))
 
 
 def test_a_mutated_run_is_named_and_skipped_or_shown(results, monkeypatch):
@@ -82,11 +92,11 @@ def test_a_mutated_run_is_named_and_skipped_or_shown(results, monkeypatch):
         (folder / name).write_bytes(content)
         found, lines = quietly(find_runs, folder, plots.STUDY)
         if not found:
-            [line] = lines
+            [line] = without_notes(lines)
             assert line.startswith(f"left out {folder}: ") and len(line) < 1000
             assert any(place in line for place in ("run.json", "its status", name))
             return "skipped"
-        assert len(found) == 1 and not lines
+        assert len(found) == 1 and without_notes(lines) == []
         check_values(found[0], folder)
         shown.extend(found if name == "summary.csv" else [])  # the tables show nothing else
         return "shown"
@@ -108,7 +118,7 @@ def test_odd_names_and_numbers_are_drawn(tmp_path):
         write_run(results / f"one{number}", model=model, throughput=1e-25)
         write_run(results / f"two{number}", "$\\frac{$|", 2, model=model, throughput=1e25, validation_loss=-1e30)
     runs, lines = quietly(find_runs, results, plots.STUDY)
-    assert len(runs) == 4 and not lines
+    assert len(runs) == 4 and without_notes(lines) == []
     text, lines = quietly(write, runs, results)
     assert "$\\frac{$\\| x 2" in text and not lines
     names = [path.name for path in (tmp_path / "report" / "figures").glob("*.png")]
