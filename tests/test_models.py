@@ -83,7 +83,7 @@ def refusal(task, folder, *flags):
 
 def first_batch(task):
     task.load()
-    return task.collate(task.samples("validation").with_format("arrow")[:8], LENGTH)
+    return task.collate(task.samples("validation").with_format("arrow")[:8], LENGTH, is_padded=True)
 
 
 # ---------------------------------------------------------------------- weights that are not the model's
@@ -326,7 +326,7 @@ def test_a_tokenizer_without_token_types_and_a_fresh_head_train_the_same_everywh
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {
         "model_input_names": ["input_ids", "attention_mask"]}))
-    assert "token_type_ids" not in opened("mnli", folder).input_names
+    assert not opened("mnli", folder).has_token_types
     flags = ["--sample", "--task", "mnli", "--model", folder, "--max_seq_length", LENGTH, "--max_steps", 2,
              "--dropout", 0, "--global_batch_size", 8, "--max_eval_examples", 8, "--cpu_threads", 1,
              "--noise_scale_steps", 0, "--output_dir", tmp_path]

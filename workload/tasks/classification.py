@@ -63,15 +63,11 @@ class Classification(Task):
                              "at least two classes")
         return labels
 
-    def _tokenised_by(self) -> list:
-        return [self.max_length, self.input_names]
-
     def _tokenise(self, examples: dict[str, list], indices: list[int]) -> dict[str, list]:
         pairs = None if examples["pair"][0] is None else examples["pair"]
         encoded = self.tokenizer(examples["text"], pairs, truncation=True, max_length=self.max_length)
         return {"feature_id": examples["id"], "length": [len(tokens) for tokens in encoded["input_ids"]],
-                "label": examples["label"],
-                **{name: encoded[name] for name in self.input_names if name != "attention_mask"}}
+                "label": examples["label"], **self.token_inputs(encoded)}
 
     def labels(self, rows: pa.Table, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The outputs that should be largest. (batch,)"""
@@ -114,8 +110,8 @@ class Classification(Task):
         length = features["length"][1]
         try:
             with torch.no_grad():
-                together = self.logits(model.eval(), self.collate(rows, self.max_length)[0])
-                alone = self.logits(model, self.collate(rows.slice(1), length)[0])
+                together = self.logits(model.eval(), self.collate(rows, self.max_length, True)[0])
+                alone = self.logits(model, self.collate(rows.slice(1), length, False)[0])
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise InputError(f"--model {self.model_name}: a {self.config.model_type!r} model cannot do this task here "
                              f"({str(error).strip().splitlines()[0]}); use a 'bert' model") from error

@@ -75,7 +75,7 @@ class SquadV2(Task):
         return examples
 
     def _tokenised_by(self) -> list:
-        return [self.max_length, self.stride, self.input_names]
+        return [*super()._tokenised_by(), self.stride]
 
     def _tokenise(self, examples: dict[str, list], indices: list[int]) -> dict[str, list]:
         """Cut questions and contexts into windows, and place each answer in them."""
@@ -83,7 +83,7 @@ class SquadV2(Task):
             self._cut_questions(examples["question"]), examples["context"], truncation="only_second",
             max_length=self.max_length, stride=self.stride, return_overflowing_tokens=True,
             return_offsets_mapping=True, return_attention_mask=False)
-        tokens = [name for name in self.input_names if name != "attention_mask"]
+        tokens = self.token_inputs(encoded)
         made: dict[str, list] = {name: [] for name in ("feature_id", "example_index", *tokens, "length", "start", "end",
                                                        "offsets")}
         window_of: dict[int, int] = {}
@@ -97,7 +97,7 @@ class SquadV2(Task):
                 start, end = place_answer(offsets, begin, behind)
             window_of[example] = window_of.get(example, -1) + 1
             values = (f"{examples['id'][example]}:{window_of[example]}", indices[example],
-                      *(encoded[name][row] for name in tokens), len(offsets), start, end, offsets)
+                      *(values[row] for values in tokens.values()), len(offsets), start, end, offsets)
             for name, value in zip(made, values, strict=True):
                 made[name].append(value)
         return made

@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
+from transformers import BatchEncoding
 
 from measurement.flops import TransformerShape
 from workload.arguments import Arguments
@@ -128,9 +129,8 @@ class Task(ABC):
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """What the model takes, in the order of `ordered_layers`' first; token types if the tokenizer gives any."""
-        has_types = getattr(self.config, "type_vocab_size", 0) > 1
-        has_types &= "token_type_ids" in self.tokenizer.model_input_names
+        """What the model takes, in the order of `ordered_layers`' first."""
+        has_types = getattr(self.config, "type_vocab_size", 0) > 0
         return "input_ids", *["token_type_ids"] * has_types, "attention_mask"
 
     @abstractmethod
@@ -148,9 +148,11 @@ class Task(ABC):
     def build_model(self) -> torch.nn.Module:
         """The Hugging Face model, the same on every rank."""
         model, self._loaded = self._loaded or self.load_model(), None
-        if not torch.cuda.is_available():
-            from workload.dropout import pack_dropout  # the seconds that this import takes no launcher need spend
+        from workload.attention import use_masks_as_given  # the seconds that this import takes no launcher need spend
+        from workload.dropout import pack_dropout
 
+        use_masks_as_given()
+        if not torch.cuda.is_available():
             pack_dropout(model)
         if self.arguments.compile:  # one layer after the other: they are alike, so only the first takes long
             for layer in transformer_modules(model).values():
@@ -239,7 +241,18 @@ class Task(ABC):
 
     def _tokenised_by(self) -> list:
         """Settings that features depend on, besides the tokenizer."""
-        return [self.max_length]
+        return [self.max_length, self.input_names, self.has_token_types]
+
+    @property
+    def has_token_types(self) -> bool:
+        """Whether the tokenizer tells the two texts of a pair apart, and the model too."""
+        return "token_type_ids" in self.tokenizer.model_input_names and getattr(self.config, "type_vocab_size", 0) > 1
+
+    def token_inputs(self, encoded: BatchEncoding) -> dict[str, list[list[int]]]:
+        """What a tokenizer gives, as far as the model takes it; token types of 0 where there is only one."""
+        return {name: encoded[name] if name == "input_ids" or self.has_token_types
+                else [[0] * len(tokens) for tokens in encoded["input_ids"]]
+                for name in self.input_names if name != "attention_mask"}
 
     @abstractmethod
     def _tokenise(self, examples: dict[str, list], indices: list[int]) -> dict[str, list]:
@@ -252,8 +265,14 @@ class Task(ABC):
         """The features of "train", or all of "validation"."""
         return self.features[part]
 
-    def collate(self, rows: pa.Table, length: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Pad rows of `samples` to (rows, length): what the model takes, and what the loss takes besides logits."""
+    def collate(self, rows: pa.Table, length: int,
+                is_padded: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Pad rows of `samples` to (rows, length): what the model takes, and what the loss takes besides logits.
+
+        Args:
+            is_padded: whether the model gets a mask, if it takes one; False where all rows of the global batch are of
+                this length.
+        """
         # NumPy throughout: it uses one thread, and leaves the others to the step that is being computed meanwhile.
         real = np.arange(length) < rows["length"].to_numpy()[:, None]  # (rows, length)
         inputs = {}
@@ -262,7 +281,10 @@ class Task(ABC):
             values = np.full(real.shape, padding or 0)
             values[real] = 1 if name == "attention_mask" else rows[name].combine_chunks().flatten().to_numpy()
             inputs[name] = torch.from_numpy(values)
-        return inputs, self.labels(rows, inputs)
+        labels = self.labels(rows, inputs)
+        if not is_padded:
+            inputs.pop("attention_mask", None)
+        return inputs, labels
 
     @abstractmethod
     def labels(self, rows: pa.Table, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
