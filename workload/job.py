@@ -14,13 +14,14 @@ import torch
 import torch.distributed as dist
 import transformers
 
+from workload import launcher
 from workload.arguments import Arguments
 from workload.batches import Batches, Split, split_batch
 from workload.checkpoints import Checkpoint, newest_checkpoint
 from workload.errors import InputError
 from workload.layers import ORDERED_LAYERS
 from workload.optimizer import choose_precision, warmup_steps
-from workload.processes import Processes, join, launch, nodes, started_at
+from workload.processes import Processes, join, launch, started_at
 from workload.storage import check_writable
 from workload.tasks import TASKS, open_task
 
@@ -120,9 +121,9 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     layers, needed = task.config.num_hidden_layers, "one" if pieces_a_stage == 1 else pieces_a_stage
     if stages * pieces_a_stage > layers:
         raise InputError(f"--stages {stages}: {task.model_name} has {layers} layers, and every stage needs {needed}; "
-                         f"at most {layers // pieces_a_stage} fits")
+                         f"use at most {layers // pieces_a_stage}")
     if arguments.target_f1 is not None and "f1" not in task.metrics:
-        raise InputError(f"--target_f1: {task.name} has no F1; --target_loss fits")
+        raise InputError(f"--target_f1: {task.name} has no F1; use --target_loss")
     if arguments.max_steps:
         _check_steps(arguments, arguments.max_steps)
     launch(devices // devices_a_process)
@@ -169,14 +170,14 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, spli
     model = os.path.basename(os.path.normpath(arguments.model or TASKS[arguments.task].default_model))
     name = arguments.run_name or "-".join([
         arguments.task, model, strategy, *([arguments.schedule] if hasattr(arguments, "schedule") else []),
-        f"{devices}dev", *([f"{nodes()}nodes"] if nodes() > 1 else []),
+        f"{devices}dev", *([f"{launcher.nodes()}nodes"] if launcher.nodes() > 1 else []),
         *([f"{stages}stages", f"{split.micro_batches}micro"] if stages > 1 else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
     check_writable(arguments.output_dir)
     if arguments.resume != "never" and (folder / "run.json").is_file():
         _end_if_finished(folder, arguments)
-    if os.environ.get("RANK", "0") == "0":
+    if launcher.rank() == 0:
         _check_folder(folder, arguments)
     return folder
 
@@ -208,6 +209,6 @@ def _end_if_finished(folder: Path, arguments: Arguments) -> None:
         if asked != done:
             raise InputError(f"--resume: {folder} is finished, with --{name} {done}, not {asked}; give another "
                              "--run_name")
-    if os.environ.get("RANK", "0") == "0":
+    if launcher.rank() == 0:
         print(f"{folder} is finished")
     sys.exit(0)
