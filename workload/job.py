@@ -22,7 +22,7 @@ from workload.errors import InputError
 from workload.layers import ORDERED_LAYERS
 from workload.optimizer import choose_precision, warmup_steps
 from workload.processes import Processes, join, launch, started_at
-from workload.storage import check_writable
+from workload.storage import check_cache, check_writable, keep_sockets_short
 from workload.tasks import TASKS, open_task
 
 A = TypeVar("A", bound=Arguments)
@@ -132,6 +132,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     if processes.local_rank == 0:  # fills the cache for the others of its machine
         if processes.is_main:
             datasets.enable_progress_bars()
+        keep_sockets_short()
         task.load()
         datasets.disable_progress_bars()
     dist.barrier()
@@ -174,7 +175,8 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, spli
         *([f"{stages}stages", f"{split.micro_batches}micro"] if stages > 1 else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
-    check_writable(arguments.output_dir)
+    check_writable(folder)
+    check_cache()
     if arguments.resume != "never" and (folder / "run.json").is_file():
         _end_if_finished(folder, arguments)
     if launcher.rank() == 0:

@@ -1,6 +1,7 @@
 """One process per device: how many there are, how many were asked for, and what starts the missing ones."""
 
 import contextlib
+import getpass
 import io
 import logging
 import os
@@ -27,6 +28,7 @@ from tqdm import tqdm
 from workload import launcher, loopback
 from workload.errors import InputError, end_process
 from workload.memory import keep_freed_memory
+from workload.storage import extensions_folder
 
 TRY_AGAIN = 75  # exit code of a run that was stopped and can go on: EX_TEMPFAIL of sysexits.h, so a scheduler requeues
 STARTED_AT = "RUN_STARTED_AT"  # environment: when the user's command began, in seconds since the epoch
@@ -88,10 +90,11 @@ def launch(processes: int) -> None:
     """
     started = launcher.processes()
     os.environ.setdefault(STARTED_AT, str(psutil.Process().create_time()))
+    _name_user()
     # DeepSpeed builds a small CPU operation at its first start, with the `ninja` that is installed beside Python.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
-    if sys.prefix != sys.base_prefix:
-        os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
+    if sys.prefix != sys.base_prefix and "TORCH_EXTENSIONS_DIR" not in os.environ:
+        os.environ["TORCH_EXTENSIONS_DIR"] = extensions_folder()
     if started == processes:
         return
     if launcher.rank() != 0:
@@ -209,6 +212,14 @@ class _PassOn:
                 child.send_signal(signal.SIGKILL if is_enough else number)
         if is_enough or not children:
             os._exit(128 + number)
+
+
+def _name_user() -> None:
+    """Libraries ask for the user's name, and the user id of a container may have none."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid{os.getuid()}"
 
 
 def _free_port() -> int:
