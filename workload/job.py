@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -49,6 +50,7 @@ class Job:
     folder: Path
     started_at: float  # seconds since the epoch; of a run that goes on, as if its earlier attempts had just ended
     checkpoint: Checkpoint | None  # to go on from
+    settings: dict | None = None  # of the strategy's library, see `prepare`
 
     @property
     def setting(self) -> dict:
@@ -90,7 +92,8 @@ class Job:
 
 
 def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, micro_batches: int | None = None,
-            schedule: str | None = None, pieces_a_stage: int = 1, devices_a_process: int = 1) -> Job:
+            schedule: str | None = None, pieces_a_stage: int = 1, devices_a_process: int = 1,
+            complete_settings: Callable[[Split, str], dict] | None = None) -> Job:
     """Check everything, start the processes, and load the data.
 
     Flags, model and files are checked before processes are started. Where this process is not one of as many as were
@@ -102,6 +105,8 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         schedule: the order in which a pipeline works them off.
         pieces_a_stage: of the model, where a stage holds several that do not follow each other.
         devices_a_process: more than one where a process feeds several.
+        complete_settings: checks and completes the settings of a library that the strategy uses, from how the batch is
+            split and the precision.
 
     Raises:
         InputError: anything that a user can mend.
@@ -112,6 +117,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     split = split_batch(arguments, devices // stages, micro_batches)
     precision = choose_precision(arguments.precision, arguments.tf32,
                                  torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    settings = complete_settings(split, precision) if complete_settings else None
     folder = _folder(arguments, strategy, devices, stages, split, precision)
     datasets.disable_progress_bars()
     task = open_task(arguments)
@@ -154,7 +160,8 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     if arguments.resume == "always" and checkpoint[0] is None:
         raise InputError(f"--resume: {folder} holds no checkpoint; --resume auto, or --overwrite, begins anew")
     return Job(strategy, arguments, task, processes, devices, stages, schedule, split, precision, steps,
-               arguments.eval_steps or steps_an_epoch, steps_an_epoch, folder, started_at(), checkpoint[0])
+               arguments.eval_steps or steps_an_epoch, steps_an_epoch, folder, started_at(), checkpoint[0],
+               settings)
 
 
 def _check_steps(arguments: Arguments, steps: int) -> None:
