@@ -55,7 +55,7 @@ def gpus_asked_for(num_gpus: int | None) -> int:
     devices, visible = devices_asked_for(num_gpus), torch.cuda.device_count()
     if devices > max(visible, 1):
         raise InputError(f"{devices} devices asked for, but DataParallel is one process on one machine, which shows "
-                         f"{visible} GPUs; --num_gpus {max(visible, 1)} fits")
+                         f"{visible} GPUs; use --num_gpus {max(visible, 1)}")
     return devices
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     arguments = parse_arguments(Arguments)
     if arguments.compile:  # a compiled layer goes on with the first device's weights, whatever copy it is called on
         raise InputError("--compile would be wrong with DataParallel, which copies the layers for each forward pass; "
-                         "bert_baseline.py fits")
+                         "use bert_baseline.py")
     devices = gpus_asked_for(arguments.num_gpus)
     job = prepare("data_parallel", arguments, devices, devices_a_process=devices)
     task, processes, device = job.task, job.processes, job.processes.device

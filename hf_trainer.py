@@ -8,6 +8,7 @@ The loop over steps is the Trainer's own: forward, backward, clipping, optimizer
 `micro_batches` below, which hands it a step's worth, waits until it asks for the next, and then records the step.
 """
 
+import functools
 import warnings
 from collections.abc import Iterator
 
@@ -18,6 +19,7 @@ from measurement.noise_scale import GradientNoise
 from measurement.run import Part, Run
 from workload.arguments import TrainerArguments, parse_arguments
 from workload.batches import Share
+from workload.deepspeed_checks import check_no_pipeline
 from workload.deepspeed_config import complete_config, read_deepspeed_config
 from workload.errors import InputError, one_line_errors
 from workload.evaluation import evaluate
@@ -38,14 +40,15 @@ from workload.training_state import TrainingState, ZeroTrainingState
 
 def main() -> None:
     arguments = parse_arguments(TrainerArguments)
-    config, stage = None, 0
-    if arguments.deepspeed_config:
-        config = read_deepspeed_config(arguments.deepspeed_config)
+    complete, stage = None, 0
+    if arguments.deepspeed_config is not None:
+        config = read_deepspeed_config(arguments)
         stage = zero_stage(config, arguments)
+        complete = functools.partial(complete_config, config, arguments, stage, False)
     job = prepare(f"hf_trainer_zero{stage}" if stage else "hf_trainer", arguments,
-                  devices_asked_for(arguments.num_gpus))
+                  devices_asked_for(arguments.num_gpus), complete_settings=complete)
+    config = job.settings
     if config:
-        config = complete_config(config, arguments, job.split, job.precision, stage)
         config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True  # of whatever type they are
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed does
     task, processes, device = job.task, job.processes, job.processes.device
@@ -161,18 +164,20 @@ def zero_stage(config: dict, arguments: TrainerArguments) -> int:
     Raises:
         InputError: a configuration or a precision with which the Trainer would train something else.
     """
+    check_no_pipeline(config)
     where, zero = f"--deepspeed_config {arguments.deepspeed_config}: zero_optimization", config.get("zero_optimization")
     stage = (zero or {}).get("stage")
     if stage not in (1, 2, 3):
-        raise InputError(f"{where}.stage is {stage}; 1, 2 or 3 fits. Without DeepSpeed the Trainer uses DDP")
+        raise InputError(f"{where}.stage is {stage}; use 1, 2 or 3. Without DeepSpeed the Trainer uses DDP")
     for part in ("offload_optimizer", "offload_param"):
-        if zero.get(part, {}).get("device", "none") != "none":
-            raise InputError(f"{where}.{part}: the Trainer would put another optimizer in our place; zero.py --offload "
-                             "fits")
+        if (zero.get(part) or {}).get("device", "none") not in ("none", "auto"):
+            raise InputError(f"{where}.{part}: the Trainer would put another optimizer in our place; use zero.py "
+                             "--offload")
     if arguments.compile and stage == 3:
-        raise InputError(f"{where}.stage 3 and --compile do not go together, as in zero.py; stage 2 fits")
+        raise InputError(f"{where}.stage 3 and --compile do not go together, as in zero.py; use stage 2")
     if arguments.precision == "bf16_native":
-        raise InputError("--precision bf16_native: ZeRO would keep an fp32 copy of the parameters; bf16 fits")
+        raise InputError("--precision bf16_native: ZeRO would keep an fp32 copy of the parameters; use --precision "
+                         "bf16")
     return stage
 
 

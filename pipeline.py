@@ -8,6 +8,7 @@ A batch goes through in micro-batches, so that stages work at the same time: whi
 before it is at 3. With more devices than stages there are several such pipelines, each with its slice of the batch.
 """
 
+import functools
 import itertools
 from collections.abc import Iterable
 
@@ -40,9 +41,9 @@ def main() -> None:
     arguments = parse_arguments(PipelineArguments)
     devices = devices_asked_for(arguments.num_gpus)
     stages, micro_batches = plan_stages(arguments.stages, arguments.micro_batches, arguments.global_batch_size, devices)
-    config = read_deepspeed_config(arguments.deepspeed_config)
-    job = prepare("pipeline", arguments, devices, stages, micro_batches, schedule="1f1b")
-    config = complete_config(config, arguments, job.split, job.precision)
+    config = read_deepspeed_config(arguments)
+    job = prepare("pipeline", arguments, devices, stages, micro_batches, schedule="1f1b",
+                  complete_settings=functools.partial(complete_config, config, arguments, 0, False))
     task, processes, device = job.task, job.processes, job.processes.device
 
     def judge(logits: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor | tuple[torch.Tensor, ...]:
@@ -79,7 +80,7 @@ def main() -> None:
     schedule = build_schedule(optimizer, arguments, job.steps)
 
     with quiet_libraries():
-        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, lr_scheduler=schedule, config=config)
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, lr_scheduler=schedule, config=job.settings)
     # With one replica there is nobody to average gradients with; DeepSpeed would copy them all to find that out.
     engine.pipeline_enable_backward_allreduce = job.split.replicas > 1
     stage, replica = engine.stage_id, engine.grid.get_data_parallel_rank()
@@ -124,7 +125,7 @@ def main() -> None:
 
     part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters if is_counted(p)))
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
-    with Run(job, part, config) as run:
+    with Run(job, part, job.settings) as run:
         for step, share in run.training_steps(training, state):
             noise.begin_step(step, share.micro_batches)
             learning_rate, scale = schedule.get_last_lr()[0], loss_scale(scaler, device)

@@ -10,6 +10,7 @@ then gathered from all devices just before the layer is run, and kept until the 
 there are fewer than `stage3_max_live_parameters`. --stage 0 shares out nothing, as DDP.
 """
 
+import functools
 import warnings
 from collections.abc import Iterator
 
@@ -42,10 +43,11 @@ from workload.training_state import TrainingState, ZeroTrainingState
 def main() -> None:
     arguments = parse_arguments(ZeroArguments)
     devices = devices_asked_for(arguments.num_gpus)
-    config = read_deepspeed_config(arguments.deepspeed_config)
+    config = read_deepspeed_config(arguments)
     follow_config(config, arguments, devices)
-    job = prepare(f"zero{arguments.stage}" + "_offload" * arguments.offload, arguments, devices)
-    config = complete_config(config, arguments, job.split, job.precision, arguments.stage, arguments.offload)
+    job = prepare(f"zero{arguments.stage}" + "_offload" * arguments.offload, arguments, devices,
+                  complete_settings=functools.partial(complete_config, config, arguments, arguments.stage,
+                                                      arguments.offload))
     task, processes, device = job.task, job.processes, job.processes.device
 
     replica = processes.rank
@@ -58,7 +60,7 @@ def main() -> None:
     # --- the strategy: DeepSpeed takes model and optimizer, and leaves each device its part of their tensors
     deepspeed = join_deepspeed()
     with quiet_libraries():
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=job.settings)
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
     # ---
 
@@ -90,7 +92,7 @@ def main() -> None:
             yield task.judge(task.logits(engine, micro_batch.inputs), micro_batch.labels)
 
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
-    with Run(job, part, config) as run:
+    with Run(job, part, job.settings) as run:
         for step, share in run.training_steps(training, state):
             model.train()
             noise.begin_step(step)

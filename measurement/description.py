@@ -12,6 +12,7 @@ import psutil
 from measurement.environment import GIB, cpu_name, git_state, path_in_project, versions
 from measurement.redaction import without_secrets
 from measurement.results import utc_time
+from workload import launcher
 from workload.job import Job
 from workload.memory import malloc_settings
 from workload.tasks.limits import DRAW_SEED
@@ -35,7 +36,7 @@ def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None) -> dict
         deepspeed_config: as given to DeepSpeed, if it takes part.
     """
     task, flags = job.task, job.resolved_flags()
-    command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    command = shlex.join([os.path.basename(sys.argv[0]), *launcher.without_local_rank(sys.argv[1:])])
     return without_secrets({
         "status": "running", "reason": None, "run_name": job.folder.name, "strategy": job.strategy,
         "command": command, "flags": flags,

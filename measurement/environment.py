@@ -10,14 +10,16 @@ from pathlib import Path
 
 import torch
 
+from workload import launcher
+
 VERSIONS_OF = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "numpy")
 GIB = 2**30
 
 
 def devices_of_rank(devices: Iterable[torch.device]) -> dict:
     """This rank's machine, process and devices, as run.json lists them."""
-    node = int(os.environ.get("GROUP_RANK") or os.environ.get("CROSS_RANK") or 0)  # of torchrun, of DeepSpeed
-    return {"node": node, "host": socket.gethostname(), "pid": os.getpid(), "devices": [_describe(d) for d in devices]}
+    return {"node": launcher.node(), "host": socket.gethostname(), "pid": os.getpid(),
+            "devices": [_describe(device) for device in devices]}
 
 
 def _describe(device: torch.device) -> dict:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from measurement.results import write_whole
+from workload.processes import quiet_libraries
 
 COMPUTE = ("forward", "backward", "weight")  # weight: gradients of weights, where a backward pass leaves them for later
 COLOURS = {"forward": "#0072B2", "backward": "#E69F00", "weight": "#F0E442", "optimizer": "#009E73",
@@ -162,7 +163,8 @@ def draw(spans: list[Span], title: str, path: Path) -> None:
 
     What belongs to a stage's second piece of the model is paler, with a dash at its number.
     """
-    from matplotlib.figure import Figure  # takes most of a second, and only rank 0 draws
+    with quiet_libraries():  # Matplotlib tells of a home folder that cannot be written to
+        from matplotlib.figure import Figure  # takes most of a second, and only rank 0 draws
 
     begin = min(span.start for span in spans)
     rows = sorted({(span.replica, span.stage) for span in spans})

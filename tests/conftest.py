@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.warm_ranks import run_ranks
+from workload import launcher
 
 ROOT = Path(__file__).resolve().parents[1]
 # A short job on which every clipping is active, batches differ in length, and nothing is random but the order.
@@ -94,6 +95,22 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
         yield folder
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Set the variables of a launcher that started 2 processes, changed as told, in an otherwise bare environment."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "PMI_")) or name in launcher.VARIABLES:
+            monkeypatch.delenv(name)
+
+    def launched(**changed: str | None) -> None:
+        variables = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+                     "MASTER_PORT": "29500"} | changed
+        for name, value in variables.items():
+            if value is not None:
+                monkeypatch.setenv(name, value)
+    return launched
 
 
 @pytest.fixture(scope="session")

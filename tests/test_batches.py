@@ -161,7 +161,7 @@ def test_how_a_batch_is_split(flags, replicas, micro_batches, expected):
 
 
 @pytest.mark.parametrize("flags, replicas, micro_batches, words", [
-    ([], 3, None, "--global_batch_size 64 cannot be divided evenly over 3 replicas; 63 or 66 fits"),
+    ([], 3, None, "--global_batch_size 64 cannot be divided evenly over 3 replicas; use 63 or 66"),
     (["--micro_batch_size", "5"], 2, None, "--micro_batch_size 5"),
     ([], 1, 7, "--micro_batches 7"),
     (["--micro_batch_size", "4"], 1, 8, "--micro_batch_size 4 and --micro_batches 8"),
@@ -180,5 +180,5 @@ def test_stages_and_micro_batches(stages, micro_batches, batch, devices, expecte
 
 
 def test_devices_that_make_no_whole_pipelines_are_refused():
-    with pytest.raises(InputError, match="--stages 3: 4 devices .* 1 or 2 or 4 fits"):
+    with pytest.raises(InputError, match="--stages 3: 4 devices .* use 1 or 2 or 4"):
         plan_stages(3, None, 64, 4)

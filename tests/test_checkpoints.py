@@ -130,8 +130,8 @@ def test_what_there_is_to_resume(start_ranks, train, tmp_path):
     for count in (1, 2):  # no rank waits for one that has ended
         done = start_ranks("bert_baseline.py", *EXACT, *where, "--resume", "auto", count=count)
         assert done.returncode == 0 and done.stdout.count("is finished") == 1
-    done = start_ranks("bert_baseline.py", *EXACT, *where, "--resume", "auto", "--seed", "3")
-    assert done.returncode == 2 and "--seed 0, not 3" in done.stderr
+    done = start_ranks("bert_baseline.py", *EXACT, *where, "--resume", "auto", "--learning-rate", "0.5")
+    assert done.returncode == 2 and "--learning_rate 3e-05, not 0.5" in done.stderr
 
 
 def test_a_run_without_a_checkpoint_is_not_replaced_unasked(train, broken_off, start_ranks):

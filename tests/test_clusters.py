@@ -79,28 +79,9 @@ def test_two_deepspeed_launchers_carry_a_pipeline(train_on_two_nodes, train, tmp
     assert run.description["command"].startswith("pipeline.py --sample ")
 
 
-@pytest.fixture
-def bare(monkeypatch):
-    """An environment in which no launcher has left a trace."""
-    for name in list(os.environ):
-        if name.startswith("SLURM_") or name in workload.processes.LAUNCHER_VARIABLES:
-            monkeypatch.delenv(name)
-    return monkeypatch
-
-
-def test_what_srun_starts_without_a_launcher_is_refused(bare):
-    bare.setenv("SLURM_STEP_NUM_TASKS", "8")
-    with pytest.raises(InputError, match="srun started this script 8 times.*torchrun"):
-        devices_asked_for(None)
-    bare.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert devices_asked_for(3) == 3
-
-
 @pytest.mark.parametrize("name", ["GROUP_WORLD_SIZE", "CROSS_SIZE"])
-def test_devices_are_those_of_all_nodes(name, bare):
-    bare.setenv("SLURM_STEP_NUM_TASKS", "2")  # srun started the launchers
-    bare.setenv("WORLD_SIZE", "8")
-    bare.setenv(name, "2")
+def test_devices_are_those_of_all_nodes(name, launched):
+    launched(WORLD_SIZE="8", SLURM_STEP_NUM_TASKS="2", **{name: "2"})  # srun started the launchers
     assert devices_asked_for(None) == devices_asked_for(8) == 8
     with pytest.raises(InputError, match="--num_gpus 4: the launcher started 8 processes on 2 nodes"):
         devices_asked_for(4)

@@ -73,7 +73,7 @@ def assert_ended_clearly(run: Path, cause: str) -> None:
 def test_a_read_only_disk_is_seen_before_anything_begins(count, disk, start_ranks):
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     line = error_line(start_ranks("bert_baseline.py", *SHORT, "--output_dir", disk / "deeper" / "out", count=count))
-    assert f"--output_dir {disk}/deeper/out: {disk} is on a read-only file system" in line and "fits" in line
+    assert f"--output_dir {disk}/deeper/out: {disk} is on a read-only file system" in line and "use a folder" in line
     assert_earlier_run_is_intact(disk)
 
 

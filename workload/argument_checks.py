@@ -12,7 +12,9 @@ OF_ONE_TASK = {"doc_stride": "squad_v2", "answerable_only": "squad_v2", "eval_mi
 
 def check_arguments(arguments) -> None:
     """Raise an `InputError` for the first of a command's flags that cannot stand."""
-    given = arguments.given
+    # --sample false, or --resume never, asks for nothing.
+    given = {name for name in arguments.given
+             if getattr(arguments, name) is not False and getattr(arguments, name) != "never"}
 
     def refuse_together(first: str, second: str, instead: str) -> None:
         if {first, second} <= given:
@@ -37,7 +39,7 @@ def check_arguments(arguments) -> None:
         raise InputError("--warmup_steps would be ignored by --lr_scheduler constant; use linear, or leave it out")
 
     if arguments.tf32 and arguments.precision not in (None, "fp32"):
-        raise InputError(f"--tf32 would be ignored by --precision {arguments.precision}; --precision fp32 fits")
+        raise InputError(f"--tf32 would be ignored by --precision {arguments.precision}; use --precision fp32")
 
     refuse_together("target_f1", "target_loss", "give one of them")
     if arguments.measure == "throughput":

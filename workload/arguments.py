@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 
 from transformers import HfArgumentParser
 
+from workload import launcher
 from workload.argument_checks import check_arguments
 from workload.errors import InputError
 
@@ -139,9 +140,9 @@ class ZeroArguments(Arguments):
             raise InputError("--offload moves what --stage 1, 2 or 3 share out; --stage 0 shares out nothing")
         if self.compile and self.stage == 3:
             raise InputError("--compile: with --stage 3 DeepSpeed gathers parameters in the midst of the layers, for "
-                             "each of which the compiler would start anew; --stage 2, or fsdp.py, fits")
+                             "each of which the compiler would start anew; use --stage 2, or fsdp.py")
         if self.offload and self.precision == "bf16_native":
-            raise InputError("--offload: on the CPU DeepSpeed updates fp32 parameters only; --precision bf16 fits")
+            raise InputError("--offload: on the CPU DeepSpeed updates fp32 parameters only; use --precision bf16")
 
 
 @dataclass
@@ -165,7 +166,7 @@ class FsdpArguments(Arguments):
         super().__post_init__()
         if self.gather_precision == "bf16" and self.precision != "bf16":
             raise InputError(f"--gather_precision bf16: the products are in {self.precision or 'another type'}; "
-                             "--precision bf16 fits")
+                             "use --precision bf16")
 
 
 A = TypeVar("A", bound=Arguments)
@@ -182,19 +183,21 @@ def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
     Raises:
         InputError: unknown or abbreviated flags, values out of range, flags that contradict each other.
     """
-    command = sys.argv[1:] if command is None else list(command)
-    # DeepSpeed's launcher hands every process this flag; LOCAL_RANK says the same.
-    command = [word for word in command if not word.startswith("--local_rank=")]
+    words = sys.argv[1:] if command is None else list(command)
     parser = _Parser(kind, allow_abbrev=False, description=kind.__doc__,
                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    arguments, unknown = parser.parse_args_into_dataclasses(command, return_remaining_strings=True,
-                                                            look_for_args_file=False)
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # old launchers add it
     names = [f.name for f in dataclasses.fields(kind)]
+    not_given = object()  # argparse fills in a default only where there is no value yet
+    values, unknown = parser.parse_known_args(words, argparse.Namespace(**dict.fromkeys(names, not_given)))
     if unknown:
         close = difflib.get_close_matches(unknown[0].split("=")[0], [f"--{name}" for name in names], n=1)
         meant = f"did you mean {close[0]}? " if close else ""
         raise InputError(f"unknown flag {unknown[0]}; {meant}{os.path.basename(sys.argv[0])} --help lists all")
-    words = {word.split("=")[0] for word in command}
-    arguments.given = frozenset(name for name in names if f"--{name}" in words)
+    if values.local_rank not in (None, launcher.local_rank()):
+        raise InputError(f"--local_rank {values.local_rank}: launchers set this flag; leave it out")
+    given = {name: getattr(values, name) for name in names if getattr(values, name) is not not_given}
+    arguments = kind(**given)
+    arguments.given = frozenset(given)
     check_arguments(arguments)
     return arguments

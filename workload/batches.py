@@ -62,7 +62,7 @@ def plan_stages(stages: int | None, micro_batches: int | None, global_batch_size
     if devices % stages:
         fits = " or ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
         raise InputError(f"--stages {stages}: {devices} devices cannot be divided into pipelines of that many; "
-                         f"{fits} fits")
+                         f"use {fits}")
     share = max(global_batch_size // (devices // stages), 1)
     return stages, micro_batches or max(n for n in range(1, 4 * stages + 1) if share % n == 0)
 
@@ -76,7 +76,7 @@ def split_batch(arguments: Arguments, replicas: int, micro_batches: int | None =
     batch = arguments.global_batch_size
     if batch % replicas:
         fits = f"{max(batch // replicas, 1) * replicas} or {(batch // replicas + 1) * replicas}"
-        raise InputError(f"--global_batch_size {batch} cannot be divided evenly over {replicas} replicas; {fits} fits")
+        raise InputError(f"--global_batch_size {batch} cannot be divided evenly over {replicas} replicas; use {fits}")
     share = batch // replicas
     divisors = [size for size in range(1, share + 1) if share % size == 0]
     size = arguments.micro_batch_size
@@ -87,14 +87,14 @@ def split_batch(arguments: Arguments, replicas: int, micro_batches: int | None =
     elif micro_batches is not None:
         if share % micro_batches:
             raise InputError(f"--micro_batches {micro_batches}: {share} samples a replica cannot be divided into that "
-                             f"many; {_in_words(divisors)} fits")
+                             f"many; use {_in_words(divisors)}")
         if size is not None and size * micro_batches != share:
             raise InputError(f"--micro_batch_size {size} and --micro_batches {micro_batches} make "
                              f"{size * micro_batches} samples a replica, not {share}; give one of them")
         size = share // micro_batches
     if share % size:
         raise InputError(f"--micro_batch_size {size}: {share} samples a device cannot be divided into that; "
-                         f"{_in_words(divisors)} fits")
+                         f"use {_in_words(divisors)}")
     return Split(replicas, share // size, size)
 
 

@@ -1,37 +1,55 @@
 """DeepSpeed's settings: the file as it stands, and what the flags decide. A file that says otherwise is refused."""
 
 import base64
+import contextlib
 import json
 import os
+from pathlib import Path
 from typing import Any
+
+import hjson
 
 from workload.arguments import Arguments, ZeroArguments
 from workload.batches import Split
+from workload.deepspeed_checks import WHERE, check_no_pipeline, check_settings, parsed_block, shown
+from workload.deepspeed_flags import check_offload, check_optimizer, check_precision, refuse_other
 from workload.errors import InputError
 
 BASE64 = "eyJ"  # what {" is in base64
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def read_deepspeed_config(path: str) -> dict[str, Any]:
-    """The settings in a JSON file; or in base64, which is how DeepSpeed's autotuner hands them to its trials.
+def read_deepspeed_config(arguments: Arguments) -> dict[str, Any]:
+    """The settings in `--deepspeed_config`, by default in the file beside the scripts, without those left open.
+
+    The file is JSON, also with comments and trailing commas, which DeepSpeed accepts. Its autotuner hands the settings
+    to its trials in base64.
 
     Raises:
-        InputError: no such file, not JSON, not an object.
+        InputError: no such file, not JSON, or a setting that `check_settings` refuses.
     """
+    path = arguments.deepspeed_config
+    where = f"--deepspeed_config {path}"
     try:
         if path.startswith(BASE64):
-            return json.loads(base64.urlsafe_b64decode(path))
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
+            text = base64.urlsafe_b64decode(path).decode()
+        else:
+            text = (Path(path) if "deepspeed_config" in arguments.given else ROOT / path).read_text("utf-8-sig")
+        config = _parse(text)
     except OSError as error:
-        raise InputError(f"--deepspeed_config {path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"--deepspeed_config {path}: not JSON ({error})") from error
+        raise InputError(f"{where}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error})") from error
     if not isinstance(config, dict):
-        raise InputError(f"--deepspeed_config {path}: should be a JSON object")
-    for block in ("optimizer", "fp16", "bf16", "torch_autocast", "zero_optimization"):
-        if not isinstance(config.get(block, {}), dict):
-            raise InputError(f"--deepspeed_config {path}: {block} should be an object")
+        raise InputError(f"{where}: should be a JSON object")
+    if isinstance(config.get("zero_optimization"), bool):  # an old way to ask for stage 1
+        config["zero_optimization"] = {"stage": int(config["zero_optimization"])}
+    # DeepSpeed, or the Trainer, knows what "auto" means in this block; no clipping would contradict --max_grad_norm.
+    config = {key: value if key == "zero_optimization" else _without_open(value) for key, value in config.items()
+              if value != "auto" and (value is not None or key == "gradient_clipping")}
+    check_settings(config)
+    if config.get("zero_optimization", {}).get("stage", "auto") != "auto":
+        config["zero_optimization"]["stage"] = int(parsed_block(config, "zero_optimization").stage)  # may be "2"
     return config
 
 
@@ -44,25 +62,27 @@ def follow_config(config: dict[str, Any], arguments: ZeroArguments, devices: int
     command in order to train; that is an ordinary run.
 
     Raises:
-        InputError: ZeRO has no such stage, or settings to be tuned were not handed to the tuner.
+        InputError: a batch of no size, or settings to be tuned that were not handed to the tuner.
     """
     stage = config.get("zero_optimization", {}).get("stage", "auto")
-    micro_batch_size = config.get("train_micro_batch_size_per_gpu", "auto")
+    micro_batch_size = _whole_number(config, "train_micro_batch_size_per_gpu")
     tuner = config.get("autotuning", {})
     is_tuned = tuner.get("enabled", False)
     if is_tuned and "metric_path" not in tuner:
-        raise InputError("DeepSpeed config: autotuning.enabled is true, but DeepSpeed's autotuner did not start this; "
+        raise InputError(f"{WHERE}autotuning.enabled is true, but DeepSpeed's autotuner did not start this; "
                          "take it out, or start with deepspeed --autotuning run")
-    if stage not in ("auto", 0, 1, 2, 3):
-        raise InputError(f"DeepSpeed config: zero_optimization.stage is {stage}; 0, 1, 2 or 3 fits")
+    check_no_pipeline(config)
     if stage != "auto" and (is_tuned or "stage" not in arguments.given):
         arguments.stage = stage
-    if micro_batch_size != "auto" and (is_tuned or "micro_batch_size" not in arguments.given):
-        arguments.micro_batch_size = micro_batch_size
+    if micro_batch_size and (is_tuned or "micro_batch_size" not in arguments.given):
+        arguments.micro_batch_size, share = micro_batch_size, arguments.global_batch_size // devices
+        if not is_tuned and share % micro_batch_size:
+            raise InputError(f"{WHERE}train_micro_batch_size_per_gpu is {micro_batch_size}, but {share} samples a "
+                             "device cannot be divided into that; take it out, or give another --global_batch_size")
     if not is_tuned:
         return
-    accumulation = config.get("gradient_accumulation_steps", "auto")
-    arguments.global_batch_size = micro_batch_size * (1 if accumulation == "auto" else accumulation) * devices
+    accumulation = _whole_number(config, "gradient_accumulation_steps") or 1
+    arguments.global_batch_size = micro_batch_size * accumulation * devices
     if os.path.exists(tuner["metric_path"]):  # written by the trial, which was this command as well
         del config["autotuning"]
         return
@@ -81,65 +101,95 @@ def tuned_by(path: str | None) -> str:
     return "autotuner" if is_tuned else "hand"
 
 
-def complete_config(config: dict[str, Any], arguments: Arguments, split: Split, precision: str, zero_stage: int = 0,
-                    offload: bool = False) -> dict[str, Any]:
-    """The file's settings with those that the flags decide; "auto" in the file agrees with any flag.
+def complete_config(config: dict[str, Any], arguments: Arguments, zero_stage: int, offload: bool, split: Split,
+                    precision: str) -> dict[str, Any]:
+    """The file's settings with those that the flags decide.
 
     Args:
         zero_stage: of ZeRO; 0 where it has no part in the strategy.
         offload: whether ZeRO keeps the optimizer's states on the CPU.
+        split, precision: what `prepare` made of the flags.
 
     Raises:
         InputError: the file contradicts a flag, or would change the workload.
     """
-    decided = {"train_batch_size": ("global_batch_size", arguments.global_batch_size),
-               "train_micro_batch_size_per_gpu": ("micro_batch_size", split.micro_batch_size),
-               "gradient_accumulation_steps": ("micro_batches", split.micro_batches),
-               "gradient_clipping": ("max_grad_norm", arguments.max_grad_norm)}
-    for key, (flag, value) in decided.items():
-        _refuse_other(key, config.get(key, "auto"), flag, value)
-    optimizer = config.get("optimizer", {})
-    _refuse_other("optimizer.type", optimizer.get("type", "auto"), "learning_rate's AdamW", "AdamW")
-    for key, flag in (("lr", "learning_rate"), ("eps", "adam_epsilon"), ("weight_decay", "weight_decay")):
-        found = optimizer.get("params", {}).get(key, "auto")
-        _refuse_other(f"optimizer.params.{key}", found, flag, getattr(arguments, flag))
-    if "scheduler" in config:
-        raise InputError("DeepSpeed config: scheduler is set, but the schedule comes from --lr_scheduler; take it out")
-    for key in ("fp16", "bf16", "torch_autocast"):
-        if config.get(key, {}).get("enabled", False) is True:
-            raise InputError(f"DeepSpeed config: {key}.enabled is true, but precision comes from --precision; take it "
-                             "out")
+    decided = {"train_batch_size": (arguments.global_batch_size, "--global_batch_size says"),
+               "train_micro_batch_size_per_gpu": (split.micro_batch_size, "--micro_batch_size says"),
+               "gradient_accumulation_steps": (split.micro_batches, "--global_batch_size and --micro_batch_size make"),
+               "gradient_clipping": (arguments.max_grad_norm, "--max_grad_norm says")}
+    for key, (value, who) in decided.items():
+        if key in config:
+            refuse_other(key, config[key], who, value)
+    check_optimizer(config, arguments)
+    is_bf16 = precision == "bf16_native" and zero_stage > 0
+    check_precision(config, precision, "bf16" if is_bf16 else "fp32")
     zero = config.get("zero_optimization", {})
     if zero.get("stage", "auto") not in ("auto", zero_stage):
-        raise InputError(f"DeepSpeed config: zero_optimization.stage is {zero['stage']}, but this run's is "
-                         f"{zero_stage}; take it out, zero.py --stage decides it")
-    for key in ("offload_param", "cpu_offload", "cpu_offload_param", *["offload_optimizer"] * (not offload)):
-        if key in zero:
-            raise InputError(f"DeepSpeed config: zero_optimization.{key} is set; take it out, zero.py --offload "
-                             "decides what is kept on the CPU")
+        raise InputError(f"{WHERE}zero_optimization.stage is {zero['stage']}, but this run's is {zero_stage}; take it "
+                         "out, zero.py --stage decides it")
+    check_offload(zero, offload)
 
-    completed = {key: value for key, value in config.items() if key not in ("optimizer", "fp16", "bf16")}
-    completed |= {key: value for key, (_, value) in decided.items()}
-    completed["zero_optimization"] = zero | {"stage": zero_stage}
+    completed = {key: value for key, value in config.items()
+                 if key not in ("optimizer", "scheduler", "fp16", "bf16", "bfloat16")}
+    completed |= {key: value for key, (value, _) in decided.items()}
+    completed["zero_optimization"] = {key: value for key, value in zero.items() if "offload" not in key}
+    completed["zero_optimization"]["stage"] = zero_stage
     if zero_stage == 0:
         # DeepSpeed would clip a pipeline by the norm of the first stage's gradients alone, and without ZeRO it does
         # not tell the norm; workload/optimizer.py clips instead.
         completed["gradient_clipping"] = 0.0
     if offload:
-        completed["zero_optimization"]["offload_optimizer"] = zero.get("offload_optimizer", {}) | {"device": "cpu"}
+        completed["zero_optimization"]["offload_optimizer"] = (zero.get("offload_optimizer") or {}) | {"device": "cpu"}
         # AdamW stays PyTorch's, as everywhere; DeepSpeed's own would have to be compiled, with CUDA's compiler.
         completed["zero_force_ds_cpu_optimizer"] = False
     if precision in ("bf16", "fp16"):
         # Without the empty list ZeRO would send gradients and parameters in the short type.
         completed["torch_autocast"] = {"enabled": True, "dtype": {"bf16": "bfloat16", "fp16": "float16"}[precision],
                                        "lower_precision_safe_modules": []}
-    elif precision == "bf16_native" and zero_stage > 0:
+    elif is_bf16:
         # Without the last two ZeRO would keep a second copy of the parameters, in fp32.
         completed["bf16"] = {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
     return completed
 
 
-def _refuse_other(key: str, found: Any, flag: str, value: Any) -> None:
-    if found != "auto" and found != value:
-        raise InputError(f"DeepSpeed config: {key} is {found}, but --{flag} says {value}; take it out or let them "
-                         "agree")
+def _whole_number(config: dict[str, Any], key: str) -> int | None:
+    """A setting that counts something; None where it is left open.
+
+    Raises:
+        InputError: it is no whole number above 0.
+    """
+    value = config.get(key)
+    if value is None:
+        return None
+    if type(value) not in (int, float) or value < 1 or value % 1:
+        raise InputError(f"{WHERE}{key} is {shown(value)}; use a whole number above 0")
+    return int(value)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_without_repetition, parse_constant=_refuse_constant)
+    except json.JSONDecodeError:
+        with contextlib.suppress(hjson.HjsonDecodeError):
+            if text.strip():  # Hjson would make an empty object of an empty file
+                return hjson.loads(text, object_pairs_hook=_without_repetition)
+        raise  # this error points to the place, and Hjson's mostly to the end of the file
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _without_open(value: Any) -> Any:
+    """A block without the settings that are null or "auto"."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_open(part) for key, part in value.items() if part is not None and part != "auto"}
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    block = dict(pairs)
+    if len(block) < len(pairs):
+        repeated = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise InputError(f"{WHERE}{repeated} is set twice; keep one of them")
+    return block

@@ -1,16 +1,21 @@
-"""Errors that a user can cause: one line that says what is wrong, where, and what would fit; exit code 2."""
+"""Errors that a user can cause: one line that says what is wrong, where, and what to do; exit code 2."""
 
+import atexit
 import contextlib
 import errno
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
+
+from workload import launcher
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class InputError(Exception):
@@ -21,22 +26,45 @@ class InputError(Exception):
 def one_line_errors() -> Iterator[None]:
     """Turn an `InputError`, or a disk that takes nothing more, into one line on stderr and exit code 2.
 
-    Rank 0 (or SLURM's task 0) prints it.
+    Rank 0 prints it. Whatever the exception, this process ends by `end_process`.
     """
     try:
         yield
-    except Exception as error:
-        line = str(error) if isinstance(error, InputError) else storage_problem(error)
-        is_first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-        if line is None:
-            if not is_first:  # mostly a lost connection, as rank 0 is about to end: then the launcher ends this one too
-                time.sleep(5)
-            raise
-        if is_first:
-            print("error:", " ".join(line.split()), file=sys.stderr, flush=True)
-        else:  # the first to exit makes the launcher end all others, and rank 0 has not spoken yet
-            time.sleep(10)
-        sys.exit(2)
+    except BaseException as error:
+        end_process(_report(error))
+
+
+def _report(error: BaseException) -> int:
+    """Print what the user is to know of it; returns the exit code."""
+    if isinstance(error, SystemExit):
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        return int(isinstance(error.code, str)) or error.code or 0
+    line = str(error) if isinstance(error, InputError) else storage_problem(error)
+    if launcher.rank() != 0 and isinstance(error, Exception):
+        if line and not launcher.processes():  # srun's task 0 says the same
+            return 2
+        # Rank 0 has mostly met the same, or is the cause of a lost connection: it speaks, and when it ends the launcher
+        # ends this process too. If that does not happen, only this rank knows.
+        time.sleep(10 if line else 5)
+    if line is None:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    print("error:", " ".join(line.split()), file=sys.stderr)
+    return 2
+
+
+def end_process(exit_code: int) -> NoReturn:
+    """End this process, but not by way of Python's own end.
+
+    There libraries' threads race with what they use being taken down. Once in some eighty processes a run that had
+    finished was aborted ("terminate called without an active exception", exit code 134).
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+            stream.flush()
+    os._exit(exit_code)
 
 
 def storage_problem(error: BaseException, run_folder: Path | None = None) -> str | None:

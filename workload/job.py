@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,14 +15,15 @@ import torch
 import torch.distributed as dist
 import transformers
 
+from workload import launcher
 from workload.arguments import Arguments
 from workload.batches import Batches, Split, split_batch
 from workload.checkpoints import Checkpoint, newest_checkpoint
 from workload.errors import InputError
 from workload.layers import ORDERED_LAYERS
 from workload.optimizer import choose_precision, warmup_steps
-from workload.processes import Processes, join, launch, nodes, started_at
-from workload.storage import check_writable
+from workload.processes import Processes, join, launch, started_at
+from workload.storage import check_cache, check_writable, keep_sockets_short
 from workload.tasks import TASKS, open_task
 
 A = TypeVar("A", bound=Arguments)
@@ -48,6 +50,7 @@ class Job:
     folder: Path
     started_at: float  # seconds since the epoch; of a run that goes on, as if its earlier attempts had just ended
     checkpoint: Checkpoint | None  # to go on from
+    settings: dict | None = None  # of the strategy's library, see `prepare`
 
     @property
     def setting(self) -> dict:
@@ -89,7 +92,8 @@ class Job:
 
 
 def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, micro_batches: int | None = None,
-            schedule: str | None = None, pieces_a_stage: int = 1, devices_a_process: int = 1) -> Job:
+            schedule: str | None = None, pieces_a_stage: int = 1, devices_a_process: int = 1,
+            complete_settings: Callable[[Split, str], dict] | None = None) -> Job:
     """Check everything, start the processes, and load the data.
 
     Flags, model and files are checked before processes are started. Where this process is not one of as many as were
@@ -101,6 +105,8 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         schedule: the order in which a pipeline works them off.
         pieces_a_stage: of the model, where a stage holds several that do not follow each other.
         devices_a_process: more than one where a process feeds several.
+        complete_settings: checks and completes the settings of a library that the strategy uses, from how the batch is
+            split and the precision.
 
     Raises:
         InputError: anything that a user can mend.
@@ -111,6 +117,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     split = split_batch(arguments, devices // stages, micro_batches)
     precision = choose_precision(arguments.precision, arguments.tf32,
                                  torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    settings = complete_settings(split, precision) if complete_settings else None
     folder = _folder(arguments, strategy, devices, stages, split, precision)
     datasets.disable_progress_bars()
     task = open_task(arguments)
@@ -120,9 +127,9 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     layers, needed = task.config.num_hidden_layers, "one" if pieces_a_stage == 1 else pieces_a_stage
     if stages * pieces_a_stage > layers:
         raise InputError(f"--stages {stages}: {task.model_name} has {layers} layers, and every stage needs {needed}; "
-                         f"at most {layers // pieces_a_stage} fits")
+                         f"use at most {layers // pieces_a_stage}")
     if arguments.target_f1 is not None and "f1" not in task.metrics:
-        raise InputError(f"--target_f1: {task.name} has no F1; --target_loss fits")
+        raise InputError(f"--target_f1: {task.name} has no F1; use --target_loss")
     if arguments.max_steps:
         _check_steps(arguments, arguments.max_steps)
     launch(devices // devices_a_process)
@@ -132,6 +139,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         if processes.is_main:
             task.check_model()
             datasets.enable_progress_bars()
+        keep_sockets_short()
         task.load()
         datasets.disable_progress_bars()
     dist.barrier()
@@ -153,7 +161,8 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     if arguments.resume == "always" and checkpoint[0] is None:
         raise InputError(f"--resume: {folder} holds no checkpoint; --resume auto, or --overwrite, begins anew")
     return Job(strategy, arguments, task, processes, devices, stages, schedule, split, precision, steps,
-               arguments.eval_steps or steps_an_epoch, steps_an_epoch, folder, started_at(), checkpoint[0])
+               arguments.eval_steps or steps_an_epoch, steps_an_epoch, folder, started_at(), checkpoint[0],
+               settings)
 
 
 def _check_steps(arguments: Arguments, steps: int) -> None:
@@ -170,14 +179,15 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, spli
     model = os.path.basename(os.path.normpath(arguments.model or TASKS[arguments.task].default_model))
     name = arguments.run_name or "-".join([
         arguments.task, model, strategy, *([arguments.schedule] if hasattr(arguments, "schedule") else []),
-        f"{devices}dev", *([f"{nodes()}nodes"] if nodes() > 1 else []),
+        f"{devices}dev", *([f"{launcher.nodes()}nodes"] if launcher.nodes() > 1 else []),
         *([f"{stages}stages", f"{split.micro_batches}micro"] if stages > 1 else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
-    check_writable(arguments.output_dir)
+    check_writable(folder)
+    check_cache()
     if arguments.resume != "never" and (folder / "run.json").is_file():
         _end_if_finished(folder, arguments)
-    if os.environ.get("RANK", "0") == "0":
+    if launcher.rank() == 0:
         _check_folder(folder, arguments)
     return folder
 
@@ -209,6 +219,6 @@ def _end_if_finished(folder: Path, arguments: Arguments) -> None:
         if asked != done:
             raise InputError(f"--resume: {folder} is finished, with --{name} {done}, not {asked}; give another "
                              "--run_name")
-    if os.environ.get("RANK", "0") == "0":
+    if launcher.rank() == 0:
         print(f"{folder} is finished")
     sys.exit(0)

@@ -27,7 +27,7 @@ def choose_precision(precision: str | None, tf32: bool, device: torch.device) ->
     if precision is None:
         precision = "bf16" if is_gpu and has_bf16 and not tf32 else "fp32"
     if precision.startswith("bf16") and not has_bf16:
-        raise InputError(f"--precision {precision}: {name} has no bf16; fp16 or fp32 fits")
+        raise InputError(f"--precision {precision}: {name} has no bf16; use fp16 or fp32")
     if tf32:
         if not is_gpu or torch.cuda.get_device_capability(device) < (8, 0):
             raise InputError(f"--tf32: {name} has no TF32; leave it out")

@@ -1,7 +1,7 @@
 """One process per device: how many there are, how many were asked for, and what starts the missing ones."""
 
-import atexit
 import contextlib
+import getpass
 import io
 import logging
 import os
@@ -25,13 +25,11 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from tqdm import tqdm
 
-from workload import loopback
-from workload.errors import InputError
+from workload import launcher, loopback
+from workload.errors import InputError, end_process
 from workload.memory import keep_freed_memory
+from workload.storage import extensions_folder
 
-LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "GROUP_RANK",
-                      "GROUP_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
-LAUNCHER_PREFIXES = ("ROLE_", "TORCHELASTIC_")
 TRY_AGAIN = 75  # exit code of a run that was stopped and can go on: EX_TEMPFAIL of sysexits.h, so a scheduler requeues
 STARTED_AT = "RUN_STARTED_AT"  # environment: when the user's command began, in seconds since the epoch
 
@@ -61,58 +59,49 @@ class Processes:
         return tqdm(iterable, disable=not self.is_main, mininterval=0.5 if sys.stderr.isatty() else 20.0, **options)
 
 
-def nodes() -> int:
-    """How many nodes the launcher that started us runs on: torchrun, or DeepSpeed's; 1 without one."""
-    return int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("CROSS_SIZE") or 1)
-
-
 def devices_asked_for(num_gpus: int | None) -> int:
     """How many devices the run is to use, from `--num_gpus`, the launcher that started us, or the visible GPUs.
 
     Raises:
-        InputError: more devices than this machine has GPUs, or than the launcher started on several nodes; or SLURM
-            started several of us, which know nothing of each other.
+        InputError: more devices than this machine has GPUs, or than the launcher started on several nodes; or this
+            process was started in a way that tells it nothing of the others.
     """
-    started = int(os.environ.get("WORLD_SIZE", 0))  # 0: no launcher started this process
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-    visible = torch.cuda.device_count()
-    if tasks > 1 and not started:  # by `srun`, or `deepspeed --launcher slurm`, which is no more than that
-        raise InputError(f"srun started this script {tasks} times, and none would know of the others; let it start "
-                         "one torchrun on each node, as docs/clusters.md shows")
-    if nodes() > 1:
+    if problem := launcher.problem():
+        raise InputError(problem)
+    started, visible = launcher.processes(), torch.cuda.device_count()
+    if launcher.nodes() > 1:
         if num_gpus not in (None, started):
-            raise InputError(f"--num_gpus {num_gpus}: the launcher started {started} processes on {nodes()} nodes; "
-                             "leave the flag out or let them agree")
+            raise InputError(f"--num_gpus {num_gpus}: the launcher started {started} processes on {launcher.nodes()} "
+                             "nodes; leave the flag out or let them agree")
         return started
     devices = num_gpus or started or visible or 1
     if num_gpus is None and started == 1 and not _process_count_was_given():
         devices = max(visible, 1)  # a bare `torchrun script.py` starts one process only
     if visible and devices > visible:
         raise InputError(f"{devices} devices asked for, but this machine shows {visible} GPU{'s' * (visible > 1)}; "
-                         f"--num_gpus {visible} fits")
+                         f"use --num_gpus {visible}")
     return devices
 
 
 def launch(processes: int) -> None:
-    """Return if this is one of so many processes; else start them, wait for them, and exit as they did.
+    """Return in a worker. Otherwise launch so many workers, wait for them, and exit with their status.
 
     The launcher is torchrun, run within this process, so that what is imported here is not imported once more.
     """
-    started = int(os.environ.get("WORLD_SIZE", 0))
+    started = launcher.processes()
     os.environ.setdefault(STARTED_AT, str(psutil.Process().create_time()))
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # or DeepSpeed warns
-    # DeepSpeed builds a small CPU operation at its first start, with the `ninja` that is installed beside Python. It is
-    # kept with this environment: in the user's cache, every other environment would build it anew, over this one's.
+    _name_user()
+    # DeepSpeed builds a small CPU operation at its first start, with the `ninja` that is installed beside Python.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
-    if sys.prefix != sys.base_prefix:
-        os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
+    if sys.prefix != sys.base_prefix and "TORCH_EXTENSIONS_DIR" not in os.environ:
+        os.environ["TORCH_EXTENSIONS_DIR"] = extensions_folder()
     if started == processes:
         return
-    if started and os.environ.get("RANK") != "0":
+    if launcher.rank() != 0:
         sys.exit(0)  # another number of processes was started than asked for: rank 0 starts the right one
 
     for name in list(os.environ):
-        if name in LAUNCHER_VARIABLES or name.startswith(LAUNCHER_PREFIXES):
+        if name in launcher.VARIABLES or name.startswith(launcher.PREFIXES):
             del os.environ[name]
     if processes == 1:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1",
@@ -120,7 +109,6 @@ def launch(processes: int) -> None:
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # until the script sets its own; else torchrun warns
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its report repeats what ranks print
-    words = [word for word in sys.argv[1:] if not word.startswith("--local_rank=")]
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, _PassOn())
     try:
@@ -128,7 +116,7 @@ def launch(processes: int) -> None:
             torchrun.run(torchrun.parse_args([
                 "--rdzv-backend", loopback.BACKEND, "--rdzv-endpoint", loopback.ADDRESS, "--signals-to-handle",
                 "SIGHUP,SIGQUIT", "--log-dir", logs, "--nproc-per-node", str(processes),
-                os.path.abspath(sys.argv[0]), *words]))
+                os.path.abspath(sys.argv[0]), *launcher.without_local_rank(sys.argv[1:])]))
     except SignalException as stopped:  # it has passed the signal on and waited; run.json says so
         sys.exit(128 + stopped.sigval)
     except ChildFailedError as failed:
@@ -141,7 +129,7 @@ def launch(processes: int) -> None:
 
 def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1) -> Processes:
     """Join the process group: NCCL between GPUs, gloo between CPU processes (and for small objects)."""
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    rank, local_rank = launcher.rank(), launcher.local_rank()
     on_this_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or processes)
     store = loopback.store_of_one_machine(rank)
     threads = cpu_threads or max(usable_cores() // on_this_node, 1)
@@ -160,23 +148,24 @@ def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1) ->
 
 
 def leave(exit_code: int = 0) -> NoReturn:
-    """Wait for the others, leave the process group, and end this process.
-
-    Not by way of Python's own end: there libraries' threads race with what they use being taken down, and once in some
-    eighty processes a run that had finished was aborted ("terminate called without an active exception").
-    """
+    """Wait for the others, leave the process group, and end this process."""
     dist.barrier()
     dist.destroy_process_group()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
+    end_process(exit_code)
+
+
+def import_deepspeed() -> ModuleType:
+    """DeepSpeed. Takes half a second and more, so not before the flags are known to be good."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # or DeepSpeed warns
+    with quiet_libraries():
+        import deepspeed
+    return deepspeed
 
 
 def join_deepspeed() -> ModuleType:
-    """DeepSpeed, with a process group of its own. Takes seconds, so not before the flags are known to be good."""
+    """DeepSpeed, with a process group of its own."""
+    deepspeed = import_deepspeed()
     with quiet_libraries():
-        import deepspeed
         deepspeed.init_distributed()
     # On CPUs its ranks of a machine share 66 MiB each through files in memory, which it leaves there for good. Without
     # their names, which nobody needs any more, they go when the last process goes, however it ends.
@@ -223,6 +212,14 @@ class _PassOn:
                 child.send_signal(signal.SIGKILL if is_enough else number)
         if is_enough or not children:
             os._exit(128 + number)
+
+
+def _name_user() -> None:
+    """Libraries ask for the user's name, and the user id of a container may have none."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid{os.getuid()}"
 
 
 def _free_port() -> int:

@@ -61,6 +61,6 @@ def plan_schedule(arguments: TorchPipelineArguments, devices: int) -> Schedule:
             reason = (f"are fewer than {stages} stages" if name == "1f1b" else
                       f"cannot be divided into {micro_batches // stages} equal rounds over {stages} stages")
             in_words = " or ".join(map(str, fits[-4:])) or "another --global_batch_size"
-            raise InputError(f"--schedule {name}: {micro_batches} micro-batches {reason}; {in_words} fits")
+            raise InputError(f"--schedule {name}: {micro_batches} micro-batches {reason}; use {in_words}")
         micro_batches = max((n for n in fits if n <= 4 * stages), default=min(fits))
     return Schedule(name, *TORCH_NAMES[name], stages, micro_batches)

@@ -1,24 +1,102 @@
-"""Where results go: looked at before anything takes long."""
+"""Where results, caches and temporary files go: looked at before anything takes long."""
 
+import atexit
+import contextlib
 import os
+import shutil
+import sys
+import tempfile
 from pathlib import Path
+
+import datasets
+from multiprocess import util
 
 from workload.errors import InputError
 
+LONGEST_SOCKET = 107  # bytes of a socket's path on Linux
+SOCKET = "/pymp-12345678/listener-12345678"  # what multiprocess calls them in the temporary folder
 
-def check_writable(output_dir: str) -> None:
-    """Refuse a folder in which no run's folder can be made.
+
+def check_writable(folder: Path) -> None:
+    """Refuse a run's folder that cannot be made.
 
     Raises:
         InputError: says which part of the path is in the way.
     """
-    output = Path(output_dir).absolute()
-    place = next(place for place in (output, *output.parents) if os.path.lexists(place))
-    if not place.is_dir():
-        problem = "is not a folder"
-    elif os.access(place, os.W_OK | os.X_OK):
+    if problem := _obstacle(folder.parent):
+        raise InputError(f"--output_dir {folder.parent}: {problem}; use a folder that can be written to")
+    for part, flag in (*((name, "output_dir") for name in folder.parent.parts), (folder.name, "run_name")):
+        if (length := len(os.fsencode(part))) > (longest := _longest_name(folder)):
+            raise InputError(f"--{flag}: the name {part[:40]}... has {length} bytes, but this file system allows at "
+                             f"most {longest}; use a shorter one")
+
+
+def check_cache() -> None:
+    """Refuse a cache that tokenised data cannot be written to.
+
+    Raises:
+        InputError: says which part of the path is in the way, and which environment variable says where it is.
+    """
+    if problem := _obstacle(Path(datasets.config.HF_DATASETS_CACHE)):
+        names = [name for name in ("HF_DATASETS_CACHE", "HF_HOME", "XDG_CACHE_HOME") if os.environ.get(name)]
+        where = f"{names[0]}={os.environ[names[0]]}" if names else "the cache of Hugging Face's libraries"
+        raise InputError(f"{where}: {problem}; set {names[0] if names else 'HF_HOME'} to a folder that can be written "
+                         "to")
+
+
+def keep_sockets_short() -> None:
+    """Put the sockets of `datasets`' processes elsewhere if the temporary folder's path is too long for them.
+
+    Cluster jobs often have such a TMPDIR. Everything else that is temporary stays there.
+
+    Raises:
+        InputError: there is no other temporary folder.
+    """
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual + SOCKET)) <= LONGEST_SOCKET:
         return
+    for folder in ("/tmp", "/var/tmp", "/dev/shm"):
+        tempfile.tempdir = folder
+        with contextlib.suppress(OSError):
+            util.get_temp_dir()  # makes a folder there, and keeps to it
+            break
     else:
-        is_read_only = os.statvfs(place).f_flag & os.ST_RDONLY
-        problem = "is on a read-only file system" if is_read_only else "may not be written to by this user"
-    raise InputError(f"--output_dir {output_dir}: {place} {problem}; a folder that can be written to fits")
+        raise InputError(f"TMPDIR={usual}: sockets need a temporary folder whose path has at most "
+                         f"{LONGEST_SOCKET - len(SOCKET)} bytes; set TMPDIR to one")
+    tempfile.tempdir = usual
+
+
+def extensions_folder() -> str:
+    """Where DeepSpeed's operation is kept: with this environment, or every other one would build it anew, over ours.
+
+    To load it takes a lock in that folder. Who may not write there, in a container for example, gets a copy.
+    """
+    built = os.path.join(sys.prefix, "torch_extensions")
+    if os.access(built if os.path.exists(built) else sys.prefix, os.W_OK):
+        return built
+    folder = tempfile.mkdtemp(prefix="torch_extensions-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if os.path.exists(built):
+        shutil.copytree(built, folder, ignore=shutil.ignore_patterns("lock"), dirs_exist_ok=True)
+    return folder
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the part of its path that exists."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+
+
+def _longest_name(folder: Path) -> int:
+    return os.statvfs(_nearest(folder)).f_namemax
+
+
+def _obstacle(folder: Path) -> str | None:
+    """Why nothing can be written to a folder, which need not exist yet; None if it can."""
+    place = _nearest(folder)
+    if not place.is_dir():
+        return f"{place} is not a folder"
+    if os.access(place, os.W_OK | os.X_OK):
+        return None
+    is_read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+    return f"{place} {'is on a read-only file system' if is_read_only else 'may not be written to by this user'}"
