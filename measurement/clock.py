@@ -78,31 +78,38 @@ class StepClock:
     def restart(self) -> None:
         """Begin a stretch of steps; on a GPU nothing may be under way."""
         self.began = time.time()
-        if self.on_gpu:
-            self.first = torch.cuda.Event(enable_timing=True)
-            self.first.record()
+        self.last = Mark(None, self.on_gpu)
+        self.last.moment = self.began
 
     def mark(self) -> "Mark":
-        """The end of a step."""
-        return Mark(self)
+        """The end of all work that was issued so far."""
+        self.last = Mark(self.last, self.on_gpu)
+        return self.last
 
 
 class Mark:
-    """A moment on a `StepClock`."""
+    """A moment on a `StepClock`.
 
-    def __init__(self, clock: StepClock) -> None:
-        self.began = self.time = clock.began
-        self.event = None
-        if clock.on_gpu:
-            self.first = clock.first
+    Args:
+        previous: the mark before. CUDA gives the time between two events as a float32, which after an hour is in
+            quarters of a millisecond; so it is measured from mark to mark.
+    """
+
+    def __init__(self, previous: "Mark | None", on_gpu: bool) -> None:
+        self.previous, self.event = previous, None
+        self.moment: float | None = None
+        if on_gpu:
             self.event = torch.cuda.Event(enable_timing=True)
             self.event.record()
         else:
-            self.time = time.time()
+            self.moment = time.time()
 
     def has_passed(self) -> bool:
         return self.event is None or self.event.query()
 
     def seconds(self) -> float:
         """Since the epoch."""
-        return self.time if self.event is None else self.began + self.first.elapsed_time(self.event) / 1000
+        if self.moment is None:
+            self.moment = self.previous.seconds() + self.previous.event.elapsed_time(self.event) / 1000
+            self.previous = None  # or every mark of the run would be kept
+        return self.moment

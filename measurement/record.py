@@ -8,7 +8,7 @@ from collections import deque
 
 import torch
 
-from measurement.clock import Mark
+from measurement.clock import StepClock
 from measurement.continuation import continued, cut_back
 from measurement.description import describe
 from measurement.interruption import FolderLock
@@ -96,16 +96,18 @@ class Record:
         """Steps follow each other from now on, seconds since the epoch."""
         self.last_step_ended = moment
 
-    def add_step(self, row: dict, values: torch.Tensor, mark: Mark, is_measured: bool) -> None:
+    def add_step(self, row: dict, values: torch.Tensor, clock: StepClock, is_measured: bool) -> None:
         """A step whose values and end may still lie ahead of the host.
 
         Args:
             values: loss, gradient norm, and the two squared norms if they were sampled. (2,) or (4,)
+            clock: tells when the step has ended.
             is_measured: whether the noise scale takes the norms in.
         """
         if values.device.type == "cuda":
             values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
-        self.pending.append((row, values, mark, is_measured))
+        # Marked behind the copy: once the mark has passed, the values are here.
+        self.pending.append((row, values, clock.mark(), is_measured))
         self.write_steps()
 
     def write_steps(self) -> None:

@@ -178,7 +178,7 @@ class Run:
             row = {"step": self.step, "data_s": round(self.work.data_s, 6), "samples": self.samples,
                    "real_tokens": self.real_tokens, "padded_tokens": self.padded_tokens,
                    "learning_rate": learning_rate}
-            self.record.add_step(row, torch.cat(values).detach().float(), self.clock.mark(),
+            self.record.add_step(row, torch.cat(values).detach().float(), self.clock,
                                  is_measured=self.step > self.steps_to_skip)
         self.bar.update()
         if self.profiler and self.profiler.end_step(self.step):

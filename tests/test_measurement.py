@@ -1,5 +1,6 @@
 """The ruler, against known answers."""
 
+import ctypes
 import time
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from measurement import metrics
-from measurement.clock import ThroughputClock, Work
+from measurement.clock import StepClock, ThroughputClock, Work
 from measurement.interruption import mark_ended
 from measurement.noise_scale import GradientNoise
 from measurement.results import write_json
@@ -111,6 +112,34 @@ def test_throughput_clock_leaves_out_the_first_steps_and_evaluation():
     clock.close()
     assert clock.work == Work(4, 40, 400, 600, 4e6, 8e6, 2.0)
     assert 0.08 <= clock.seconds < 0.2
+
+
+def test_steps_are_as_exact_after_a_day_as_at_first(monkeypatch):
+    """CUDA gives the milliseconds between two events as a float32: after a day in steps of eight."""
+    moment = 0.0
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.moment = moment
+
+        def query(self):
+            return moment > self.moment
+
+        def elapsed_time(self, end):
+            return ctypes.c_float(1000 * (end.moment - self.moment)).value
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    clock, marks = StepClock(torch.device("cuda")), []
+    for moment in (86_400.0, 86_400.0123, 86_400.0246, 86_400.1):
+        marks.append(clock.mark())
+    assert [mark.has_passed() for mark in marks] == [True, True, True, False]
+    ends = [mark.seconds() for mark in marks]
+    steps = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    assert steps == pytest.approx([0.0123, 0.0123, 0.0754], abs=1e-6)
+    assert ends[0] - clock.began == pytest.approx(86_400)
 
 
 def test_the_first_bad_end_states_the_reason(tmp_path):
