@@ -97,14 +97,14 @@ def main() -> None:
     is_end = engine.is_first_stage() or engine.is_last_stage()  # the first feeds the model, the last computes its loss
     training = job.batches("train", replica, needed=is_end)
     evaluation = job.batches("validation", replica, needed=is_end)
-    length = None
+    shape = None
 
     def through_pipeline(share: Share):
         """What DeepSpeed takes the micro-batches from; stages agree anew on what they exchange if its shape changes."""
-        nonlocal length
-        if share.length != length:
+        nonlocal shape
+        if shape != (share.length, share.is_padded):
             engine.reset_activation_shape()
-            length = share.length
+            shape = share.length, share.is_padded
         return ((tuple(micro_batch.inputs.values()), tuple(micro_batch.labels.values()))
                 for micro_batch in share.micro_batches)
 

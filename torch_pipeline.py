@@ -90,15 +90,16 @@ def main() -> None:
         return scaler.scale(task.loss(logits, labels[int(number)]).mean() / plan.micro_batches)
 
     @functools.lru_cache(maxsize=16)
-    def pipeline(length: int, is_training: bool):
-        """The schedule for batches of this length; its buffers take no other. `meta` tensors have a shape only."""
+    def pipeline(length: int, is_padded: bool, is_training: bool):
+        """The schedule for batches of this shape; its buffers take no other. `meta` tensors have a shape only."""
         tokens = torch.empty(size, length, dtype=torch.int64, device="meta")
         hidden = torch.empty(size, length, task.config.hidden_size, dtype=parameters[0].dtype, device="meta",
                              requires_grad=True)
-        between = (hidden, tokens) if "attention_mask" in task.input_names else (hidden,)
+        names = [name for name in task.input_names if is_padded or name != "attention_mask"]
+        between = (hidden, tokens) if "attention_mask" in names else (hidden,)
         logits = torch.empty(task.logits_shape(size, length), device="meta")
         stages = [PipelineStage(piece, number, plan.pieces, device, group=stage_group,
-                                input_args=between if number else (tokens,) * len(task.input_names),
+                                input_args=between if number else (tokens,) * len(names),
                                 output_args=between if number < plan.pieces - 1 else logits)
                   for number, piece in pieces.items()]
         kind = schedules.get_schedule_class(plan.torch_name)
@@ -118,7 +119,7 @@ def main() -> None:
 
     def forward(share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]] | None:
         model.eval()
-        logits = pipeline(share.length, is_training=False).step(*inputs(share))
+        logits = pipeline(share.length, share.is_padded, is_training=False).step(*inputs(share))
         if logits is None:
             return None
         labels = (micro_batch.labels for micro_batch in share.micro_batches)
@@ -126,14 +127,15 @@ def main() -> None:
 
     part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters if is_counted(p)))
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
-    with Run(job, part, actions=actions_of(pipeline(task.max_length, is_training=True))) as run:
+    with Run(job, part, actions=actions_of(pipeline(task.max_length, True, is_training=True))) as run:
         for step, share in run.training_steps(training, state):
             model.train()
             noise.begin_step(step, share.micro_batches)
             scale, timeline = loss_scale(scaler, device), run.timeline()
 
             # --- the strategy: forward and backward of all micro-batches, in the schedule's order over the devices
-            order, losses = pipeline(share.length, is_training=True), []  # losses come where the last piece is
+            order = pipeline(share.length, share.is_padded, is_training=True)
+            losses: list[torch.Tensor] = []  # they come where the last piece is
             labels = [micro_batch.labels for micro_batch in share.micro_batches]
             with watch_schedule(order, timeline):
                 order.step(*inputs(share), target=torch.arange(plan.micro_batches), loss_kwargs={"labels": labels},

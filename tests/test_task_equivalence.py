@@ -5,7 +5,7 @@ import pytest
 from tests.conftest import stray_lines
 from tests.test_equivalence import assert_same_computation, relative
 
-TASKS = {"imdb": ("--max_grad_norm", "2"), "mnli": ("--max_grad_norm", "1.2"),
+TASKS = {"imdb": ("--max_seq_length", "40", "--max_grad_norm", "2"), "mnli": ("--max_grad_norm", "1.2"),
          "oscar": ("--max_seq_length", "64", "--max_grad_norm", "3")}
 STRATEGIES = {
     "DDP x 2": ("bert_baseline.py", "--num_gpus", "2"),
@@ -46,6 +46,13 @@ def test_strategy_computes_what_one_process_computes(task, strategy, train):
 @pytest.mark.parametrize("task", TASKS)
 def test_clipping_is_active(task, train):
     assert min(run_of(train, task).column("grad_norm")) > float(TASKS[task][-1])
+
+
+def test_batches_with_and_without_padding_are_among_them(train):
+    """Those without have no attention mask: stages exchange other tensors then."""
+    rows = run_of(train, "imdb").rows("steps.csv")
+    padding = [0, *(int(row["padded_tokens"]) - int(row["real_tokens"]) for row in rows)]
+    assert {later > earlier for earlier, later in zip(padding, padding[1:], strict=False)} == {True, False}
 
 
 @pytest.mark.parametrize("strategy", ["pipeline x 2", "torch 1f1b x 2", "torch zbv x 2", "pipeline 2 x 2"])

@@ -37,7 +37,7 @@ class Split:
 class MicroBatch:
     """What one forward pass takes, padded to the longest window of its global batch."""
 
-    inputs: dict[str, torch.Tensor]  # input_ids, token_type_ids, attention_mask: (micro_batch, length)
+    inputs: dict[str, torch.Tensor]  # input_ids, token_type_ids, attention_mask if padded: (micro_batch, length)
     labels: dict[str, torch.Tensor]  # what the task's loss needs besides the logits
     indices: list[int]  # rows of the data set
     sample_ids: list[str]
@@ -48,6 +48,7 @@ class Share:
     """This replica's part of a global batch."""
 
     length: int  # that every micro-batch of the global batch is padded to
+    is_padded: bool  # whether any sample of the global batch is shorter; else no micro-batch has an attention mask
     micro_batches: list[MicroBatch]  # none where the rank neither feeds the model nor computes its loss
 
 
@@ -102,7 +103,7 @@ class Batches:
 
     Args:
         features: rows with `feature_id`, `length` (tokens) and whatever `collate` needs.
-        collate: (Arrow table of rows, length) -> (inputs, labels), padded to `length`.
+        collate: (Arrow table of rows, length, whether any is shorter) -> (inputs, labels), padded to `length`.
         split: how a global batch is spread.
         replica: which slice is ours.
         device: that the micro-batches go to.
@@ -159,14 +160,15 @@ class Batches:
     def share(self, batch: torch.Tensor) -> Share:
         """This replica's slice of a global batch, cut and padded, on its way to the device."""
         length = self.padded_length(batch)
+        is_padded = bool((self.lengths[batch] < length).any())
         if not self.needed:
-            return Share(length, [])
+            return Share(length, is_padded, [])
         mine = batch.view(self.split.replicas, -1)[self.replica].tolist()
         rows = self.features[mine]
         inputs, labels = ({name: self._to_device(tensor).split(self.split.micro_batch_size)
-                           for name, tensor in tensors.items()} for tensors in self.collate(rows, length))
+                           for name, tensor in tensors.items()} for tensors in self.collate(rows, length, is_padded))
         ids, size = rows["feature_id"].to_pylist(), self.split.micro_batch_size
-        return Share(length, [
+        return Share(length, is_padded, [
             MicroBatch({name: parts[number] for name, parts in inputs.items()},
                        {name: parts[number] for name, parts in labels.items()},
                        mine[number * size:(number + 1) * size], ids[number * size:(number + 1) * size])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from workload.attention import mask_as_given
 
 STEPS = 2**16  # a probability is a multiple of 1 / STEPS
 ATTENTION = "sdpa_with_packed_dropout"
@@ -71,4 +72,4 @@ def pack_dropout(model: nn.Module) -> None:
 
 
 AttentionInterface.register(ATTENTION, attend)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+AttentionMaskInterface.register(ATTENTION, mask_as_given)

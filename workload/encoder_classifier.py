@@ -7,6 +7,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from workload.encoder_config import EncoderClassifierConfig
+from workload.layers import visible_keys
 
 
 class Embeddings(nn.Module):
@@ -38,15 +39,15 @@ class EncoderLayer(nn.Module):
                                           nn.Linear(config.intermediate_size, hidden))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(batch, length, hidden), (batch, length) -> (batch, length, hidden)"""
         hidden = hidden + self.dropout(self.attend(self.attention_norm(hidden), attention_mask))
         return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
 
-    def attend(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    def attend(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         query_key_value = self.query_key_value(hidden).unflatten(-1, (3, self.heads, -1))
         query, key, value = query_key_value.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, hidden / heads)
-        may_attend = attention_mask[:, None, None, :].bool()  # (batch, 1 head, 1 query, length keys)
+        may_attend = None if attention_mask is None else visible_keys(attention_mask)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=may_attend)
         return self.attention_output(attended.transpose(1, 2).flatten(2))
 
@@ -60,9 +61,12 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.output = nn.Linear(config.hidden_size, config.num_labels)
 
-    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        tokens = self.norm(hidden)
+        if attention_mask is None:
+            return self.output(self.dropout(tokens.mean(1)))
         real = attention_mask[:, :, None].to(hidden.dtype)
-        return self.output(self.dropout((self.norm(hidden) * real).sum(1) / real.sum(1)))
+        return self.output(self.dropout((tokens * real).sum(1) / real.sum(1)))
 
 
 class EncoderClassifier(PreTrainedModel):
@@ -79,8 +83,8 @@ class EncoderClassifier(PreTrainedModel):
         self.classifier = Classifier(config)
         self.post_init()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
-        """(batch, length) twice -> logits (batch, classes)"""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SequenceClassifierOutput:
+        """(batch, length) twice -> logits (batch, classes). Without a mask nothing is padded."""
         hidden = self.embeddings(input_ids)
         for layer in self.layers:
             hidden = layer(hidden, attention_mask)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-Activation = tuple[Tensor, ...]  # the model's inputs; then hidden (batch, length, hidden), and a mask if there is one
+Activation = tuple[Tensor, ...]  # the model's inputs; then hidden (batch, length, hidden), and the mask if it is padded
 
 
 class Layer(Module):
@@ -31,16 +31,20 @@ class Layer(Module):
         return self.run(self, activation)
 
 
+def visible_keys(mask: Tensor) -> Tensor:
+    """A mask over real tokens as attention takes it: (batch, length) -> bool (batch, 1 head, 1 query, length keys)"""
+    return mask[:, None, None, :].bool()
+
+
 def bert_layers(model: Module) -> dict[str, Layer]:
     """Of a `BertForQuestionAnswering` or a `BertForSequenceClassification`."""
     def embed(layer: Layer, inputs: Activation) -> Activation:
-        input_ids, token_type_ids, mask = inputs  # each (batch, length)
-        return layer.module(input_ids=input_ids, token_type_ids=token_type_ids), mask
+        input_ids, token_type_ids, *mask = inputs  # each (batch, length)
+        return layer.module(input_ids=input_ids, token_type_ids=token_type_ids), *mask
 
     def encode(layer: Layer, activation: Activation) -> Activation:
-        hidden, mask = activation
-        may_attend = mask[:, None, None, :].bool()  # (batch, 1 head, 1 query, length keys)
-        return layer.module(hidden, may_attend), mask
+        hidden, *mask = activation
+        return layer.module(hidden, *map(visible_keys, mask)), *mask
 
     def answer(layer: Layer, activation: Activation) -> Tensor:  # (batch, length, 2)
         return layer.module(activation[0])
@@ -63,11 +67,11 @@ def bert_layers(model: Module) -> dict[str, Layer]:
 def encoder_classifier_layers(model: Module) -> dict[str, Layer]:
     """Of our own `EncoderClassifier`."""
     def embed(layer: Layer, inputs: Activation) -> Activation:
-        input_ids, mask = inputs
-        return layer.module(input_ids), mask
+        input_ids, *mask = inputs
+        return layer.module(input_ids), *mask
 
     def encode(layer: Layer, activation: Activation) -> Activation:
-        return layer.module(*activation), activation[1]
+        return layer.module(*activation), *activation[1:]
 
     def classify(layer: Layer, activation: Activation) -> Tensor:  # (batch, classes)
         return layer.module(*activation)

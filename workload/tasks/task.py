@@ -122,9 +122,11 @@ class Task(ABC):
     def build_model(self) -> torch.nn.Module:
         """The Hugging Face model, the same on every rank."""
         model = self.load_model()
-        if not torch.cuda.is_available():
-            from workload.dropout import pack_dropout  # the seconds that this import takes no launcher need spend
+        from workload.attention import use_masks_as_given  # the seconds that this import takes no launcher need spend
+        from workload.dropout import pack_dropout
 
+        use_masks_as_given()
+        if not torch.cuda.is_available():
             pack_dropout(model)
         if self.arguments.compile:  # one layer after the other: they are alike, so only the first takes long
             for layer in transformer_modules(model).values():
@@ -211,8 +213,14 @@ class Task(ABC):
         """The features of "train", or all of "validation"."""
         return self.features[part]
 
-    def collate(self, rows: pa.Table, length: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Pad rows of `samples` to (rows, length): what the model takes, and what the loss takes besides logits."""
+    def collate(self, rows: pa.Table, length: int,
+                is_padded: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Pad rows of `samples` to (rows, length): what the model takes, and what the loss takes besides logits.
+
+        Args:
+            is_padded: whether the model gets a mask, if it takes one; False where all rows of the global batch are of
+                this length.
+        """
         # NumPy throughout: it uses one thread, and leaves the others to the step that is being computed meanwhile.
         real = np.arange(length) < rows["length"].to_numpy()[:, None]  # (rows, length)
         inputs = {}
@@ -221,7 +229,10 @@ class Task(ABC):
             values = np.full(real.shape, padding or 0)
             values[real] = 1 if name == "attention_mask" else rows[name].combine_chunks().flatten().to_numpy()
             inputs[name] = torch.from_numpy(values)
-        return inputs, self.labels(rows, inputs)
+        labels = self.labels(rows, inputs)
+        if not is_padded:
+            inputs.pop("attention_mask", None)
+        return inputs, labels
 
     @abstractmethod
     def labels(self, rows: pa.Table, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
