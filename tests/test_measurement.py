@@ -116,24 +116,24 @@ def test_throughput_clock_leaves_out_the_first_steps_and_evaluation():
 
 def test_steps_are_as_exact_after_a_day_as_at_first(monkeypatch):
     """CUDA gives the milliseconds between two events as a float32: after a day in steps of eight."""
-    moment = 0.0
+    now = [0.0]
 
     class Event:
         def __init__(self, enable_timing):
             assert enable_timing
 
         def record(self):
-            self.moment = moment
+            self.moment = now[0]
 
         def query(self):
-            return moment > self.moment
+            return now[0] > self.moment
 
         def elapsed_time(self, end):
             return ctypes.c_float(1000 * (end.moment - self.moment)).value
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     clock, marks = StepClock(torch.device("cuda")), []
-    for moment in (86_400.0, 86_400.0123, 86_400.0246, 86_400.1):
+    for now[0] in (86_400.0, 86_400.0123, 86_400.0246, 86_400.1):
         marks.append(clock.mark())
     assert [mark.has_passed() for mark in marks] == [True, True, True, False]
     ends = [mark.seconds() for mark in marks]
