@@ -29,6 +29,7 @@ from workload.optimizer import (
     build_scaler,
     build_schedule,
     clip_by_global_norm,
+    keep_casts,
     loss_scale,
     skip_if_nonfinite,
 )
@@ -76,14 +77,17 @@ def main() -> None:
             loss = torch.zeros((), device=device)
 
             # --- the strategy: gradients add up on the device; with the last micro-batch they are averaged over all
-            for number, micro_batch in enumerate(share.micro_batches, start=1):
-                is_last = number == micro_batches_a_step
-                with contextlib.nullcontext() if is_last or parallel is model else parallel.no_sync():
-                    with autocast(job.precision, device):
-                        logits = task.logits(parallel, micro_batch.inputs)
-                    micro_loss = task.loss(logits, micro_batch.labels).mean() / micro_batches_a_step
-                    scaler.scale(micro_loss).backward()
-                loss += micro_loss.detach()
+            with keep_casts(job.precision, device):
+                for number, micro_batch in enumerate(share.micro_batches, start=1):
+                    is_last = number == micro_batches_a_step
+                    if is_last and parallel is not model:
+                        torch.clear_autocast_cache()  # so that gradients are sent as they come; see keep_casts
+                    with contextlib.nullcontext() if is_last or parallel is model else parallel.no_sync():
+                        with autocast(job.precision, device):
+                            logits = task.logits(parallel, micro_batch.inputs)
+                        micro_loss = task.loss(logits, micro_batch.labels).mean() / micro_batches_a_step
+                        scaler.scale(micro_loss).backward()
+                    loss += micro_loss.detach()
             dist.all_reduce(loss)
             loss /= job.split.replicas
             # ---

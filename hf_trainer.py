@@ -31,6 +31,7 @@ from workload.optimizer import (
     build_scaler,
     build_schedule,
     loss_scale,
+    norm_on_device,
     replace_zero_loss_scaler,
     skip_if_nonfinite,
 )
@@ -130,7 +131,7 @@ def main() -> None:
             loss /= job.split.replicas
             # ---
 
-            grad_norm = torch.as_tensor(trainer.grad_norm, dtype=torch.float32, device=device)
+            grad_norm = norm_on_device(trainer.grad_norm, device)
             run.record_step(loss, grad_norm, learning_rate, noise.end_step(grad_norm, scale))
             if run.evaluation_is_due():
                 run.record_evaluation(lambda: evaluate(task, evaluation, processes, forward))

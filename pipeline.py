@@ -29,6 +29,7 @@ from workload.optimizer import (
     build_scaler,
     build_schedule,
     clip_by_global_norm,
+    keep_casts,
     loss_scale,
     skip_if_nonfinite,
 )
@@ -132,7 +133,7 @@ def main() -> None:
             grad_norm = torch.full((), float("inf"), device=device)  # stays if fp16 overflows and the step is skipped
 
             # --- the strategy: forward and backward of all micro-batches, interleaved over the stages, then a step
-            with watch_instructions(engine, run.timeline()):
+            with watch_instructions(engine, run.timeline()), keep_casts(job.precision, device):
                 loss = engine.train_batch(through_pipeline(share))
             # ---
 

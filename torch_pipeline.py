@@ -36,6 +36,7 @@ from workload.optimizer import (
     build_scaler,
     build_schedule,
     clip_by_global_norm,
+    keep_casts,
     loss_scale,
     skip_if_nonfinite,
 )
@@ -137,7 +138,7 @@ def main() -> None:
             order = pipeline(share.length, share.is_padded, is_training=True)
             losses: list[torch.Tensor] = []  # they come where the last piece is
             labels = [micro_batch.labels for micro_batch in share.micro_batches]
-            with watch_schedule(order, timeline):
+            with watch_schedule(order, timeline), keep_casts(job.precision, device):
                 order.step(*inputs(share), target=torch.arange(plan.micro_batches), loss_kwargs={"labels": labels},
                            losses=losses, return_outputs=False)
             if shared:

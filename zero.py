@@ -10,6 +10,7 @@ then gathered from all devices just before the layer is run, and kept until the 
 there are fewer than `stage3_max_live_parameters`. --stage 0 shares out nothing, as DDP.
 """
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Iterator
@@ -32,7 +33,9 @@ from workload.optimizer import (
     build_scaler,
     build_schedule,
     clip_by_global_norm,
+    keep_casts,
     loss_scale,
+    norm_on_device,
     replace_zero_loss_scaler,
     skip_if_nonfinite,
 )
@@ -102,17 +105,20 @@ def main() -> None:
             grad_norm = torch.full((), float("inf"), device=device)  # stays if fp16 overflows and the step is skipped
 
             # --- the strategy: gradients are averaged over all devices, and what is shared out goes to its owner
-            for micro_batch in share.micro_batches:
-                logits = task.logits(engine, micro_batch.inputs)
-                micro_loss = task.loss(logits, micro_batch.labels).mean()
-                loss += engine.backward(micro_loss).detach()  # divides by the number of micro-batches
-                engine.step()  # clips and updates with the last micro-batch of a step; before, it only counts
+            with keep_casts(job.precision, device) if arguments.stage < 2 else contextlib.nullcontext():
+                for micro_batch in share.micro_batches:
+                    if engine.is_gradient_accumulation_boundary():
+                        torch.clear_autocast_cache()  # so that gradients are sent as they come; see keep_casts
+                    logits = task.logits(engine, micro_batch.inputs)
+                    micro_loss = task.loss(logits, micro_batch.labels).mean()
+                    loss += engine.backward(micro_loss).detach()  # divides by the number of micro-batches
+                    engine.step()  # clips and updates with the last micro-batch of a step; before, it only counts
             dist.all_reduce(loss)
             loss /= job.split.replicas
             # ---
 
             if arguments.stage > 0:
-                grad_norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=device)
+                grad_norm = norm_on_device(engine.get_global_grad_norm(), device)
             norms = noise.end_step(grad_norm, scale)
             learning_rate = schedule.get_last_lr()[0]
             schedule.step()

@@ -1,6 +1,5 @@
 """Not a test: `bert_baseline.py` with fp16 losses scaled so much that the first gradients overflow."""
 
-import functools
 import sys
 from pathlib import Path
 
@@ -11,7 +10,13 @@ from torch.distributed.fsdp import sharded_grad_scaler  # noqa: E402
 import bert_baseline  # noqa: E402
 from workload.errors import one_line_errors  # noqa: E402
 
-sharded_grad_scaler.ShardedGradScaler = functools.partial(sharded_grad_scaler.ShardedGradScaler, init_scale=2.0**30)
+
+class Overflowing(sharded_grad_scaler.ShardedGradScaler):
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, init_scale=2.0**30, **options)
+
+
+sharded_grad_scaler.ShardedGradScaler = Overflowing
 
 if __name__ == "__main__":
     with one_line_errors():

@@ -41,6 +41,19 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
+def keep_casts(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
+    """Around micro-batches: autocast casts each weight for the first of them only, not for every one.
+
+    Autocast forgets its casts when its outermost context ends, so this one, which switches nothing on, holds them. It
+    must end with the step: when the weights have been updated, their casts are out of date.
+
+    Not where a backward pass sends each gradient as soon as it is there: autograd goes from the youngest operation to
+    the oldest, and a cast that was kept is older than all others, so the gradients of weights would come at the end.
+    FSDP, which looks for them layer by layer, would lose them.
+    """
+    return torch.autocast(device.type, enabled=False) if precision in AUTOCAST_DTYPES else contextlib.nullcontext()
+
+
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], arguments: Arguments) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019); biases and LayerNorm, the parameters of one dimension, do not decay.
 
@@ -49,12 +62,8 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], arguments: Argumen
     parameters = list(parameters)
     groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": arguments.weight_decay},
               {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=arguments.learning_rate,
-                                  eps=arguments.adam_epsilon, fused=True)
-    # A fused step would skip itself where fp16 overflowed, but fails on what ShardedGradScaler tells it of that, a
-    # tensor of shape (1,). So the scaler skips it.
-    optimizer._step_supports_amp_scaling = False
-    return optimizer
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=arguments.learning_rate,
+                             eps=arguments.adam_epsilon, fused=True)
 
 
 def warmup_steps(arguments: Arguments, steps: int) -> int:
@@ -79,7 +88,21 @@ def build_scaler(precision: str, device: torch.device,
         return torch.amp.GradScaler(device.type, enabled=False)
     from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # brings in all of FSDP: over a second
 
-    scaler = ShardedGradScaler(device.type, process_group=group or dist.group.WORLD)
+    class Scaler(ShardedGradScaler):
+        """Leaves it to the fused update to skip itself, on the device: PyTorch's `step` would wait for the answer."""
+
+        def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+            super().unscale_(optimizer)
+            [ranks] = self._found_inf_per_device(optimizer).values()  # how many ranks found one. (1,)
+            optimizer.found_inf = (ranks > 0).float().squeeze()
+
+        def step(self, optimizer: torch.optim.Optimizer, *_) -> None:
+            if not hasattr(optimizer, "found_inf"):
+                self.unscale_(optimizer)
+            optimizer.step()
+            del optimizer.found_inf
+
+    scaler = Scaler(device.type, process_group=group or dist.group.WORLD)
     # A scaler makes its state when it first scales; ranks that compute no loss never would.
     scaler.scale(torch.zeros(1, device=device))
     return scaler
@@ -124,6 +147,13 @@ def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: floa
         norm = squared.sqrt()
     torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
+
+
+def norm_on_device(norm: torch.Tensor | float, device: torch.device) -> torch.Tensor:
+    """A norm that a library gave, wherever it is, in fp32 on the device; the host does not wait for it. ()"""
+    if torch.is_tensor(norm):
+        return norm.to(device, torch.float32, non_blocking=True)
+    return torch.full((), norm, dtype=torch.float32, device=device)
 
 
 def skip_if_nonfinite(optimizer: torch.optim.AdamW, grad_norm: torch.Tensor, arguments: Arguments) -> None:
