@@ -1,5 +1,6 @@
 """What launchers, containers and old jobs leave in the environment, and how a process ends."""
 
+import socket
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from tests.conftest import ROOT
 from workload import launcher
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError, one_line_errors
-from workload.processes import devices_asked_for
+from workload.processes import devices_asked_for, join
 
 ALONE = dict.fromkeys(["WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
 
@@ -34,6 +35,7 @@ def test_what_is_left_behind_does_not_count(left_behind, launched):
     ({"RANK": None}, ["RANK is not set"]), ({"MASTER_ADDR": None}, ["MASTER_ADDR is not set"]),
     ({"MASTER_PORT": ""}, ["MASTER_PORT is not set"]), ({"RANK": "2"}, ["RANK is 2", "WORLD_SIZE is 2"]),
     ({"WORLD_SIZE": "two"}, ["WORLD_SIZE", "'two'"]), ({"RANK": "-1"}, ["RANK", "'-1'"]),
+    ({"MASTER_PORT": "65536"}, ["MASTER_PORT is 65536"]),
     ({"MASTER_PORT": "http"}, ["MASTER_PORT", "'http'"]), ({"GROUP_WORLD_SIZE": "x"}, ["GROUP_WORLD_SIZE", "'x'"]),
     (ALONE | {"SLURM_STEP_NUM_TASKS": "8"}, ["srun started this script 8 times", "torchrun"]),
     (ALONE | {"OMPI_COMM_WORLD_SIZE": "4"}, ["mpirun started this script 4 times", "torchrun"]),
@@ -59,6 +61,17 @@ def test_old_launchers_pass_the_local_rank_as_a_flag(words, launched):
     assert launcher.without_local_rank(["--seed", "3", *words, "--sample"]) == ["--seed", "3", "--sample"]
     with pytest.raises(InputError, match="--local_rank 0: launchers set this flag"):
         parse_arguments(Arguments, ["--local_rank=0"])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])  # ours, PyTorch's own
+def test_a_port_that_is_taken_is_named(address, launched, monkeypatch):
+    for name in ("workload.processes.keep_freed_memory", "torch.set_num_threads"):
+        monkeypatch.setattr(name, lambda *_: None)
+    with socket.create_server((address, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        launched(WORLD_SIZE="1", MASTER_ADDR=address, MASTER_PORT=port)
+        with pytest.raises(InputError, match=f"port {port} of this machine is in use.*--master_port"):
+            join(1, 1)
 
 
 # ---------------------------------------------------------------------- how a process ends

@@ -113,7 +113,8 @@ class StageArguments(Arguments):
 class PipelineArguments(StageArguments):
     """What DeepSpeed's pipeline takes besides."""
 
-    deepspeed_config: str = flag("DeepSpeed's own settings", "ds_config.json")
+    deepspeed_config: str = flag("file with DeepSpeed's own settings. Default: the one beside the script",
+                                 "ds_config.json")
 
 
 @dataclass
@@ -132,7 +133,8 @@ class ZeroArguments(Arguments):
     stage: Literal[0, 1, 2, 3] = flag("what the devices share out: 0 nothing, 1 the optimizer's states, 2 and the "
                                       "gradients, 3 and the parameters", 2)
     offload: bool = flag("keep the optimizer's states in the CPU's memory and update there", False)
-    deepspeed_config: str = flag("DeepSpeed's own settings", "ds_config.json")
+    deepspeed_config: str = flag("file with DeepSpeed's own settings. Default: the one beside the script",
+                                 "ds_config.json")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,7 +151,8 @@ class ZeroArguments(Arguments):
 class TrainerArguments(Arguments):
     """What hf_trainer.py takes besides."""
 
-    deepspeed_config: str | None = flag("DeepSpeed's own settings, with a ZeRO stage. Default: no DeepSpeed, but DDP")
+    deepspeed_config: str | None = flag("file with DeepSpeed's own settings, among them a ZeRO stage. Default: no "
+                                        "DeepSpeed, but DDP")
 
 
 @dataclass

@@ -33,6 +33,8 @@ def problem() -> str | None:
         value = os.environ.get(name) or "0"
         if not (value.isascii() and value.isdecimal()):
             return f"the environment variable {name} is {value!r}; it must be a whole number, as torchrun sets it"
+    if _number("MASTER_PORT") > 65535:
+        return f"the environment variable MASTER_PORT is {_number('MASTER_PORT')}; it must be at most 65535"
     if _number("RANK") >= int(size):
         return f"the environment variable RANK is {_number('RANK')}, but WORLD_SIZE is {size}; start with torchrun"
     return None

@@ -128,22 +128,32 @@ def launch(processes: int) -> None:
 
 
 def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1) -> Processes:
-    """Join the process group: NCCL between GPUs, gloo between CPU processes (and for small objects)."""
+    """Join the process group: NCCL between GPUs, gloo between CPU processes (and for small objects).
+
+    Raises:
+        InputError: another process has the port at which the ranks are to meet.
+    """
     rank, local_rank = launcher.rank(), launcher.local_rank()
     on_this_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or processes)
-    store = loopback.store_of_one_machine(rank)
     threads = cpu_threads or max(usable_cores() // on_this_node, 1)
     torch.set_num_threads(threads)  # torchrun would give 1, DeepSpeed all
     if torch.cuda.is_available():
         first = local_rank * devices_a_process
         devices = tuple(torch.device("cuda", first + number) for number in range(devices_a_process))
         torch.cuda.set_device(devices[0])
-        dist.init_process_group("cpu:gloo,cuda:nccl", store=store, rank=rank, world_size=processes,
-                                device_id=devices[0])
+        backend, device = "cpu:gloo,cuda:nccl", devices[0]
     else:
         devices = (torch.device("cpu"),) * devices_a_process
         keep_freed_memory()
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
+        backend, device = "gloo", None
+    try:
+        store = loopback.store_of_one_machine(rank)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=processes, device_id=device)
+    except (OSError, dist.DistNetworkError) as error:
+        if "address already in use" not in str(error).lower():
+            raise
+        raise InputError(f"port {os.environ['MASTER_PORT']} of this machine is in use, perhaps by another run; give "
+                         "the launcher another --master_port") from error
     return Processes(rank, local_rank, dist.get_world_size(), devices, threads)
 
 
