@@ -111,6 +111,18 @@ def test_all_tables_and_figures_can_show_such_rows(tmp_path, monkeypatch, capsys
     assert "ZeRO-2, reduce_bucket_size 1000" in capsys.readouterr().out, "a column of the scaling table"
 
 
+def test_runs_that_measured_otherwise_are_rows_of_their_own(tmp_path):
+    """What measuring costs is no difference between seeds; and MFU is relative to a peak rate."""
+    write_run(tmp_path / "all", devices=2)
+    bare = write_run(tmp_path / "bare", devices=2, seed=1)
+    (bare / "run.json").write_text('{"status": "finished", "flags": {"measure": "throughput"}}')
+    assert set(rows_of(tmp_path).index) == {"DDP x 2, --measure all", "DDP x 2, --measure throughput"}
+    for number, peak in enumerate(("312", "312.0", "989")):
+        write_run(tmp_path / "peaks" / str(number), "fsdp", 2, seed=number, peak_tflops=peak, mfu_pct=40)
+    assert rows_of(tmp_path / "peaks")["runs"].to_dict() == {
+        "FSDP x 2, peak 312 TFLOPS": 2, "FSDP x 2, peak 989 TFLOPS": 1}
+
+
 # ---------------------------------------------------------------------- a table: what lies behind a path
 
 @pytest.fixture(scope="module")

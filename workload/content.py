@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def _model_folder(source: str) -> tuple[Path | None, str | None]:
 def _file_digests(files: list[Path]) -> list[str]:
     """SHA-256 of each file, several at a time; under a bar where it takes long."""
     total = sum(file.stat().st_size for file in files)
-    with tqdm(total=total, desc="hashing the model", unit="B", unit_scale=True, leave=False, delay=2) as bar:
+    with tqdm(total=total, desc="hashing the model", unit="B", unit_scale=True, leave=False, delay=2,
+              mininterval=0.5 if sys.stderr.isatty() else 20.0) as bar:
         def digest_of(path: Path) -> str:
             digest = hashlib.sha256()
             with open(path, "rb") as file:
