@@ -187,6 +187,8 @@ STUDY = Study(
         "schedule": "{}",
         "replicas": "{} replica(s)",
         "tuned_by": "tuned by {}",
+        "measure": "--measure {}",
+        "peak_tflops": "peak {} TFLOPS",
         "deepspeed_settings": "{}",  # only the settings that differ
     },
     autotuning=[

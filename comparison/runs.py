@@ -59,11 +59,15 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
     if not table["seed"].str.fullmatch(r"[0-9]{1,20}").all():  # such as 0.0, as a spreadsheet may write it
         table["seed"] = as_numbers(table["seed"], "summary.csv", whole=True, smallest=0)
     table["seed"] = table["seed"].map(int)
+    flags, config = description.get("flags"), description.get("deepspeed_config")
+    is_bare = isinstance(flags, dict) and flags.get("measure") == "throughput"
+    table["measure"] = "throughput" if is_bare else "all"
     if "deepspeed_settings" not in table:  # of an earlier commit
-        config = description.get("deepspeed_config")
         table["deepspeed_settings"] = deepspeed_settings(config if isinstance(config, dict) else None)
-    for column in table.columns.intersection([*study.measured, *study.targets, *study.whole_numbers]):
+    for column in table.columns.intersection([*study.measured, *study.targets, *study.whole_numbers, "peak_tflops"]):
         table[column] = as_numbers(table[column], "summary.csv", column in study.whole_numbers)
+    if "peak_tflops" in table:  # part of a row's name
+        table["peak_tflops"] = table["peak_tflops"].map("{:g}".format, na_action="ignore")
     for column in table.columns.intersection([*HASHES, *study.settings]).difference(study.whole_numbers):
         value, recorded = table[column].iloc[0], description.get(column)
         if BREAKS.search(str(value)):

@@ -35,7 +35,7 @@ def with_lines(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     rows = rows.assign(line=[strategy_name(row, study) for _, row in rows.iterrows()])
     patterns = study.details | study.group
     tell_apart(rows, "line", [], {"schedule": patterns["schedule"]})
-    columns = ("nodes", "micro_batches", "deepspeed_settings", "workload")
+    columns = ("nodes", "micro_batches", "measure", "peak_tflops", "deepspeed_settings", "workload")
     tell_apart(rows, "line", ["devices"], {column: patterns[column] for column in columns})
     return rows
 

@@ -108,7 +108,7 @@ def add_names(rows: pd.DataFrame, study: Study) -> None:
 
 def closest(choices: pd.DataFrame, row: pd.Series) -> int:
     """Index of the row to measure another against: one of the same settings where there is one, else the fastest."""
-    for column in ("deepspeed_settings", "schedule", "micro_batch_size"):
+    for column in ("deepspeed_settings", "measure", "schedule", "micro_batch_size"):
         same = choices[choices[column] == row[column]]
         choices = choices if same.empty else same
     return -1 if choices.empty else choices["throughput_samples_per_s"].fillna(0).idxmax()

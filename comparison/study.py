@@ -32,7 +32,8 @@ class Target(NamedTuple):
     pattern: str
 
 
-WORDS = {"schedule", "tuned_by", "deepspeed_settings"}  # of the details; the others are whole numbers
+# Of the details; the others are whole numbers.
+WORDS = {"schedule", "tuned_by", "measure", "peak_tflops", "deepspeed_settings"}
 SPEEDUPS = ["speedup", "own_speedup", "epoch_speedup", "parallel_efficiency_pct"]
 COMPUTED = {"runs", "target", "reached", *SPEEDUPS}  # by `comparison.rows`, the others are read
 

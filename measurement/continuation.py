@@ -47,8 +47,11 @@ def continued(description: dict, folder: Path) -> dict:
     return description | {"started": earlier["started"], "attempts": earlier["attempts"] + description["attempts"]}
 
 
-def join_earlier_attempts(job: Job) -> None:
+def join_earlier_attempts(job: Job, content: dict) -> None:
     """Let a job's clock go on where its earlier attempts ended.
+
+    Args:
+        content: digests of model, tokenizer and data; see `workload.content`.
 
     Raises:
         InputError: they did another job; names what differs.
@@ -59,8 +62,13 @@ def join_earlier_attempts(job: Job) -> None:
         if before[name] != flags[name]:
             raise InputError(f"{where} began with --{name} {before[name]}, not {flags[name]}; give the same, or "
                              "another --run_name")
-    if checkpoint.state["data"] != job.task.data_digest:
-        raise InputError(f"{where} began with other data; give the same files, or another --run_name")
+    begun = checkpoint.state | checkpoint.state.get("content", {})  # earlier commits: "data" only, and only of files
+    for what in ("model", "tokenizer"):
+        if begun.get(what, content[what]) != content[what]:
+            raise InputError(f"{where} began with another {what}, whose files differ; use the same files, or another "
+                             "--run_name")
+    if begun["data"] != {split: content["data"].get(split) for split in begun["data"]}:
+        raise InputError(f"{where} began with other data; use the same files, or another --run_name")
     seconds = [_seconds_so_far(job.folder) if job.processes.is_main else None]
     dist.broadcast_object_list(seconds)
     job.started_at -= seconds[0]
@@ -71,7 +79,7 @@ def state_of(run) -> dict | None:
     totals = [None] * run.processes.count
     dist.all_gather_object(totals, (run.order.total, run.throughput.work.data_s))
     return run.is_main and {
-        "flags": without_secrets(run.job.resolved_flags()), "data": run.job.task.data_digest,
+        "flags": without_secrets(run.job.resolved_flags()), "content": run.content,
         "setting": run.job.setting, "deepspeed_settings": deepspeed_settings(without_secrets(run.deepspeed_config)),
         "consumed": [run.samples, run.real_tokens, run.padded_tokens],
         "order": run.order.combine([order for order, _ in totals]), "throughput_s": run.throughput.seconds,

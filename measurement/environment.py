@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import socket
 import subprocess
 from collections.abc import Iterable
@@ -12,6 +13,17 @@ import torch
 
 from workload import launcher
 
+# Variables that users set for the libraries that compute. The first change results as well as speed.
+ARITHMETIC = re.compile(
+    "NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|(TORCH_)?(CUBLAS|CUBLASLT|CUDNN|BLAS|MKLDNN)_.*|"
+    "(MKL|ONEDNN|DNNL|OPENBLAS|BLIS)_.*|ATEN_CPU_CAPABILITY|NCCL_(ALGO|PROTO)")
+SPEED = re.compile(
+    "(MALLOC|TCMALLOC|OMP|GOMP|KMP|NCCL|TORCHINDUCTOR|CUDA_MPS_ACTIVE)_.*|GLIBC_TUNABLES|LD_PRELOAD|"
+    "CUDA_(LAUNCH_BLOCKING|DEVICE_MAX_CONNECTIONS)|PYTORCH_((CUDA_|HIP_)?ALLOC_CONF|NO_CUDA_MEMORY_CACHING)")
+# Of these not: output, places of files, names of networks, threads (--cpu_threads), and what libraries set themselves.
+NEITHER = re.compile(
+    ".*(VERSION|VERBOSE|_DBG|DISPLAY|CACHE|NUM_THREADS).*|.*_(HOME|ROOT|PATH|DIR|LIB|IFNAME)|NCCL_DEBUG.*|"
+    "KMP_(SETTINGS|DUPLICATE_LIB_OK|INIT_AT_FORK)")
 VERSIONS_OF = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "numpy")
 GIB = 2**30
 
@@ -38,6 +50,13 @@ def git_state() -> dict | None:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def own_settings(*kinds: re.Pattern) -> list[str]:
+    """The user's variables of these kinds, `ARITHMETIC` or `SPEED`, as NAME=value; libraries without their folders."""
+    return [f"{name}={re.sub('[^ :]*/', '', value) if name == 'LD_PRELOAD' else value}"
+            for name, value in sorted(os.environ.items())
+            if value and any(kind.fullmatch(name) for kind in kinds) and not NEITHER.fullmatch(name)]
 
 
 def versions() -> dict[str, str | None]:

@@ -40,16 +40,18 @@ class Record:
         job: what is trained, and on what.
         ranks: of each rank its device, and the part of the model that it holds.
         deepspeed_config: as given to DeepSpeed, if it takes part.
+        content: digests of model, tokenizer and data; see `workload.content`.
         lock: on the run's folder, held as long as the record.
 
     Where `job.checkpoint` is set the record goes on behind that step; rows of later steps are dropped.
     """
 
-    def __init__(self, job: Job, ranks: list[dict], deepspeed_config: dict | None, lock: FolderLock) -> None:
+    def __init__(self, job: Job, ranks: list[dict], deepspeed_config: dict | None, content: dict,
+                 lock: FolderLock) -> None:
         self.lock = lock
         self.job, self.folder, self.started_at = job, job.folder, job.started_at
         goes_on = job.checkpoint is not None
-        self.description = describe(job, ranks, deepspeed_config)
+        self.description = describe(job, ranks, deepspeed_config, content)
         if goes_on:
             self.description = continued(self.description, self.folder)
         keep_room(self.folder / "run.json", self.description)

@@ -27,6 +27,7 @@ from measurement.schedule import Actions
 from measurement.timeline import StepTimeline
 from workload.batches import Batches, OrderHash, Share
 from workload.checkpoints import write_checkpoint
+from workload.content import content_of
 from workload.job import Job
 from workload.training_state import TrainingState
 
@@ -83,15 +84,18 @@ class Run:
         return self
 
     def _begin(self) -> None:
+        content = [content_of(self.job.task) if self.is_main else None]
+        dist.broadcast_object_list(content)
+        [self.content] = content
         if self.job.checkpoint:
-            join_earlier_attempts(self.job)
+            join_earlier_attempts(self.job, self.content)
         self.ranks = [None] * self.processes.count
         dist.all_gather_object(self.ranks, {"rank": self.processes.rank, **devices_of_rank(self.processes.devices),
                                             **dataclasses.asdict(self.part)})
         if self.is_main:
             lock = claim_folder(self.job)
             self.is_ours = True  # before, whoever else writes there must not hear of our errors
-            self.record = Record(self.job, self.ranks, self.deepspeed_config, lock)
+            self.record = Record(self.job, self.ranks, self.deepspeed_config, self.content, lock)
         dist.barrier()
         self.is_ours = True
         if self.processes.local_rank == 0 and self.measures_all:

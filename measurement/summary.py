@@ -28,7 +28,6 @@ from measurement.timeline import (
     wall_s,
 )
 from workload.deepspeed_config import tuned_by
-from workload.memory import malloc_settings
 
 
 def describe_ranks(ranks: list[dict], reports: list[dict], spans: list[Span]) -> list[dict]:
@@ -86,20 +85,22 @@ def rows_without_extras(ranks: list[dict]) -> list[dict]:
 
 def _setting(run, ranks: list[dict]) -> dict:
     job, flags = run.job, run.job.resolved_flags()
-    names = ("task", "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed",
-             "reference_batch_size", "cpu_threads")
-    cpu = ", ".join([f"CPU {run.record.description['cpu']['name']}", *malloc_settings()])  # they change a CPU's speed
-    return {name: flags[name] for name in names} | {
-        "run_name": run.folder.name, "strategy": job.strategy, "workload": run.record.description["workload"],
-        "hardware": " + ".join(sorted({device["gpu"] or cpu for rank in ranks for device in rank["devices"]})),
+    as_given = ("task", "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed",
+                "reference_batch_size", "cpu_threads")
+    description = run.record.description
+    cpu = f"CPU {description['cpu']['name']}"
+    names = sorted({device["gpu"] or cpu for rank in ranks for device in rank["devices"]})
+    return {name: flags[name] for name in as_given} | {
+        "run_name": run.folder.name, "strategy": job.strategy, "workload": description["workload"],
+        "hardware": ", ".join([" + ".join(names), *description["environment"]]),
         "model": os.path.basename(os.path.normpath(job.task.model_name)), "devices": job.devices,
         "nodes": len({rank["node"] for rank in ranks}),
         "replicas": job.split.replicas, "pipeline_stages": job.stages, "schedule": job.schedule,
         "micro_batches": job.split.micro_batches, "tuned_by": tuned_by(flags.get("deepspeed_config")),
         "optimizer_steps": run.step, "samples": run.samples,
         "skipped_steps": run.record.skipped_steps if run.measures_all else None,
-        "epoch_workload": run.record.description["epoch_workload"],
-        "deepspeed_settings": deepspeed_settings(run.record.description["deepspeed_config"]), COMPLETE: YES}
+        "epoch_workload": description["epoch_workload"],
+        "deepspeed_settings": deepspeed_settings(description["deepspeed_config"]), COMPLETE: YES}
 
 
 def _quality(run, empty: dict) -> dict:

@@ -1,14 +1,25 @@
 """Runs share a row, or a table, only if nothing but the seed, or the strategy, is between them."""
 
 import json
+import shutil
 
+import huggingface_hub
 import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
 import plots
 from comparison.rows import compare
 from comparison.runs import find_runs
+from measurement.description import workload_hash
+from measurement.environment import ARITHMETIC, SPEED, own_settings
 from measurement.results import deepspeed_settings
+from tests.conftest import EXACT, ROOT, FinishedRun, stray_lines
 from tests.made_up_runs import rows_of, write_run, write_seeds
+from tests.small_inputs import open_small
+from tests.warm_ranks import run_ranks
+from workload.content import content_of, examples_digest
 
 
 def zero_config(**settings):
@@ -98,3 +109,211 @@ def test_all_tables_and_figures_can_show_such_rows(tmp_path, monkeypatch, capsys
     monkeypatch.setattr("sys.argv", ["plots.py", str(tmp_path)])
     plots.main()
     assert "ZeRO-2, reduce_bucket_size 1000" in capsys.readouterr().out, "a column of the scaling table"
+
+
+def test_runs_that_measured_otherwise_are_rows_of_their_own(tmp_path):
+    """What measuring costs is no difference between seeds; and MFU is relative to a peak rate."""
+    write_run(tmp_path / "all", devices=2)
+    bare = write_run(tmp_path / "bare", devices=2, seed=1)
+    (bare / "run.json").write_text('{"status": "finished", "flags": {"measure": "throughput"}}')
+    assert set(rows_of(tmp_path).index) == {"DDP x 2, --measure all", "DDP x 2, --measure throughput"}
+    for number, peak in enumerate(("312", "312.0", "989")):
+        write_run(tmp_path / "peaks" / str(number), "fsdp", 2, seed=number, peak_tflops=peak, mfu_pct=40)
+    assert rows_of(tmp_path / "peaks")["runs"].to_dict() == {
+        "FSDP x 2, peak 312 TFLOPS": 2, "FSDP x 2, peak 989 TFLOPS": 1}
+
+
+# ---------------------------------------------------------------------- a table: what lies behind a path
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory):
+    """A folder with a model's config, weights in two files, and tokenizer."""
+    from transformers import AutoConfig, BertForQuestionAnswering
+
+    folder = tmp_path_factory.mktemp("models") / "model"
+    shutil.copytree(ROOT / "data" / "tiny_bert", folder)
+    BertForQuestionAnswering._from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder,
+                                                                                              max_shard_size="2MB")
+    assert len(list(folder.glob("model-*.safetensors"))) == 2
+    return folder
+
+
+@pytest.fixture
+def model(saved_model, tmp_path):
+    """A copy to be changed."""
+    return shutil.copytree(saved_model, tmp_path / "model")
+
+
+def change_weight(model):
+    path = sorted(model.glob("model*.safetensors"))[-1]
+    weights = load_file(path)
+    next(iter(weights.values())).view(-1)[-1] += 1e-3
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def change_json(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
+
+
+def swap_words(model):
+    """Give two words of the vocabulary each other's numbers."""
+    path = model / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    words = content["model"]["vocab"]
+    first, second = list(words)[-2:]
+    words[first], words[second] = words[second], words[first]
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def content(tmp_path, model, *flags):
+    return content_of(open_small("squad_v2", tmp_path, "--model", str(model), *flags))
+
+
+CHANGES = {
+    "weights": (change_weight, {"model"}),
+    "config": (lambda model: change_json(model / "config.json", layer_norm_eps=1e-5), {"model"}),
+    "vocabulary": (swap_words, {"tokenizer"}),
+    "special tokens": (lambda model: change_json(model / "tokenizer_config.json", mask_token="the"), {"tokenizer"}),
+    "a text about it": (lambda model: (model / "README.md").write_text("good"), set()),
+    "an optimizer's state": (lambda model: torch.save({}, model / "optimizer.pt"), set()),
+    "weights that are not read": (lambda model: torch.save({}, model / "pytorch_model.bin"), set()),
+}
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_lies_behind_the_path_of_a_model_is_told_apart(model, tmp_path, change):
+    before = content(tmp_path, model)
+    action, changed = CHANGES[change]
+    action(model)
+    after = content(tmp_path, model)
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_model_is_the_same_elsewhere_and_its_tokenizer_after_use(model, tmp_path):
+    before = content(tmp_path, model)
+    elsewhere = shutil.copytree(model, tmp_path / "elsewhere")
+    task = open_small("squad_v2", tmp_path, "--model", str(elsewhere) + "/")
+    assert content_of(task) == before
+    task.load()
+    assert content_of(task) == before
+
+
+@pytest.mark.usefixtures("cache")
+def test_random_weights_depend_on_no_file_of_weights(model, tmp_path):
+    before = content(tmp_path, model, "--from_scratch", "true")
+    change_weight(model)
+    assert content(tmp_path, model, "--from_scratch", "true") == before
+    change_json(model / "config.json", layer_norm_eps=1e-5)
+    assert content(tmp_path, model, "--from_scratch", "true") != before
+
+
+@pytest.mark.usefixtures("cache")
+def test_pickled_weights_count_where_there_are_no_others(model, tmp_path):
+    for path in model.glob("model*"):
+        path.unlink()
+    digests = set()
+    for value in (0.0, 1.0):
+        torch.save({"qa_outputs.bias": torch.full((2,), value)}, model / "pytorch_model.bin")
+        digests.add(content_of(open_small("squad_v2", tmp_path, "--model", str(model)))["model"])
+    assert len(digests) == 2
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_model_from_the_hub_is_told_apart_by_its_files_and_names_its_commit(model, tmp_path, monkeypatch):
+    """The Hub's cache, as it is without a network."""
+    home = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    found = []
+    for commit in ("a" * 40, "b" * 40):
+        repository = home / "models--some--model"
+        shutil.copytree(model, repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text(commit)
+        found.append(content(tmp_path, "some/model"))
+        assert found[-1]["hub_commit"] == commit
+        if commit == "a" * 40:
+            assert found[0] | {"hub_commit": None} == content(tmp_path, model), "the same files as in a folder"
+        change_weight(model)
+    assert found[0]["model"] != found[1]["model"] and found[0]["tokenizer"] == found[1]["tokenizer"]
+
+
+def test_examples_from_the_hub_are_told_apart_by_what_they_say():
+    rows = {"id": ["1", "2"], "text": ["good", "b\u00e4d"], "answers": [{"text": ["x"]}, {"text": []}]}
+    digest = examples_digest(Dataset.from_dict(rows))
+    assert examples_digest(Dataset.from_dict(rows).select([0, 1])) == digest, "wherever they are cached"
+    assert examples_digest(Dataset.from_dict(rows).select([1, 0])) != digest
+    assert examples_digest(Dataset.from_dict(rows | {"text": ["good", "bad"]})) != digest
+
+
+# ---------------------------------------------------------------------- a table: the environment
+
+IN_WORKLOAD = ("NVIDIA_TF32_OVERRIDE=0", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1", "CUBLAS_WORKSPACE_CONFIG=:4096:8",
+               "CUBLASLT_WORKSPACE_SIZE=1", "CUDNN_DETERMINISTIC=1", "TORCH_BLAS_PREFER_CUBLASLT=1",
+               "TORCH_CUDNN_V8_API_DISABLED=1", "MKL_CBWR=COMPATIBLE", "MKL_DEBUG_CPU_TYPE=5",
+               "MKL_ENABLE_INSTRUCTIONS=SSE4_2", "ONEDNN_MAX_CPU_ISA=AVX2", "ONEDNN_DEFAULT_FPMATH_MODE=BF16",
+               "DNNL_MAX_CPU_ISA=AVX2", "OPENBLAS_CORETYPE=Haswell", "ATEN_CPU_CAPABILITY=default", "NCCL_ALGO=Tree",
+               "NCCL_PROTO=LL")
+IN_HARDWARE = ("MALLOC_ARENA_MAX=2", "GLIBC_TUNABLES=glibc.malloc.arena_max=2", "OMP_PROC_BIND=true",
+               "KMP_AFFINITY=compact", "GOMP_CPU_AFFINITY=0", "NCCL_P2P_DISABLE=1", "CUDA_LAUNCH_BLOCKING=1",
+               "CUDA_DEVICE_MAX_CONNECTIONS=1", "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True",
+               "PYTORCH_ALLOC_CONF=expandable_segments:True", "TORCHINDUCTOR_MAX_AUTOTUNE=1")
+IN_NEITHER = ("OMP_NUM_THREADS=1", "MKL_NUM_THREADS=1", "MKL_VERBOSE=1", "NCCL_DEBUG=INFO", "NCCL_DEBUG_SUBSYS=ALL",
+              "NCCL_VERSION=2", "CUDNN_VERSION=9", "NCCL_SOCKET_IFNAME=eth0", "CUDNN_PATH=/x", "CUDNN_LOGINFO_DBG=1",
+              "TORCHINDUCTOR_CACHE_DIR=/x", "KMP_DUPLICATE_LIB_OK=1", "KMP_INIT_AT_FORK=FALSE", "OMP_DISPLAY_ENV=true",
+              "HF_HOME=/x", "MKL_CBWR=")
+
+
+def test_variables_that_change_arithmetic_or_speed_are_part_of_what_ran(monkeypatch):
+    flags = dict.fromkeys(["max_train_examples", "max_eval_examples"]) | {"task": "imdb"}
+    monkeypatch.setattr("measurement.description.WORKLOAD_FLAGS", tuple(flags))
+    same = {"model": "m", "tokenizer": "t", "data": {}}
+    for setting in own_settings(ARITHMETIC, SPEED):
+        monkeypatch.delenv(setting.partition("=")[0])
+    plain = workload_hash(flags, same)
+    for settings, in_workload, in_hardware in ((IN_WORKLOAD, True, True), (IN_HARDWARE, False, True),
+                                               (IN_NEITHER, False, False)):
+        for setting in settings:
+            with monkeypatch.context() as patch:
+                patch.setenv(*setting.split("=", 1))
+                assert own_settings(ARITHMETIC, SPEED) == [setting] * in_hardware
+                assert (workload_hash(flags, same) != plain) == in_workload, setting
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so.2 /opt/x/libm.so")
+    assert own_settings(SPEED) == ["LD_PRELOAD=libjemalloc.so.2 libm.so"]
+
+
+def test_rows_of_another_environment_share_no_table(tmp_path):
+    write_run(tmp_path / "a", devices=2, hardware="CPU X")
+    write_run(tmp_path / "b", "pipeline", 2, hardware="CPU X, MKL_CBWR=COMPATIBLE")
+    assert rows_of(tmp_path)["baseline"].isna().all()
+
+
+# ---------------------------------------------------------------------- a real run
+
+def test_a_run_records_what_it_trained_and_is_not_resumed_with_another_model(model, tmp_path, environment):
+    """Its checkpoint holds the weights, but the record would say of the new ones that they had been trained."""
+    words = [*EXACT, "--model", str(model), "--max_steps", "4", "--output_dir", str(tmp_path), "--run_name", "run"]
+    (tmp_path / "output").mkdir()
+
+    def start(*more, **variables):
+        return run_ranks("bert_baseline.py", [*words, *more], 1, environment | variables, tmp_path / "output", 240)
+
+    assert start(MKL_CBWR="COMPATIBLE").returncode == 0
+    run = FinishedRun(tmp_path / "run", None)
+    assert run.description["environment"] == ["MKL_CBWR=COMPATIBLE"]
+    assert run.summary["hardware"].endswith(", MKL_CBWR=COMPATIBLE")
+    assert len(run.description["model"]["sha256"]) == len(run.description["tokenizer"]["sha256"]) == 64
+    change_json(run.folder / "run.json", status="stopped")
+    before = (run.folder / "steps.csv").read_text()
+    for action, word in ((change_weight, "model"), (swap_words, "tokenizer")):
+        kept = shutil.copytree(model, tmp_path / f"before_{word}")
+        action(model)
+        done = start("--resume")
+        [line] = stray_lines(done)
+        assert done.returncode == 2 and f"began with another {word}, whose files differ" in line
+        assert (run.folder / "steps.csv").read_text() == before
+        shutil.rmtree(model)
+        shutil.copytree(kept, model)
+    assert start("--resume").returncode == 0

@@ -1,0 +1,86 @@
+"""What a job trains, by its content: behind one path, or one name on the Hub, there may be other files tomorrow."""
+
+import hashlib
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from workload.processes import usable_cores
+
+CONFIG = "config.json"
+WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")  # with their indices; where both are there the first is read
+CHUNK = 2**24  # bytes
+
+
+def content_of(task) -> dict[str, Any]:
+    """Digests of a task's model, tokenizer and data, to be called on one rank only: it reads all weights once.
+
+    Returns:
+        model: SHA-256 of config and weights; of random weights the config only.
+        hub_commit: of a model from the Hub, else None.
+        tokenizer: SHA-256 of how it splits texts into which tokens.
+        data: split -> SHA-256: of the file, or of the examples that came from the Hub.
+    """
+    folder, commit = _model_folder(task.model_source)
+    files = [folder / CONFIG] if folder else []
+    if folder and not task.from_scratch:
+        found = ([file for file in sorted(folder.glob(pattern)) if file.is_file()] for pattern in WEIGHTS)
+        files += next(filter(None, found), [])
+    digests = _file_digests(files)
+    model = [[file.name, digest] for file, digest in zip(files, digests, strict=True)] or task.model_name
+    return {"model": _json_digest(model), "hub_commit": commit, "tokenizer": tokenizer_digest(task.tokenizer),
+            "data": {split: task.data_digest[split] if path else examples_digest(task.examples[split])
+                     for split, path in task.files.items()}}
+
+
+def _model_folder(source: str) -> tuple[Path | None, str | None]:
+    """The folder with a loaded model's files, None if it has none; and its commit, if they are from the Hub."""
+    if os.path.isdir(source):
+        return Path(source), None
+    cached = huggingface_hub.try_to_load_from_cache(source, CONFIG)
+    return (Path(cached).parent, Path(cached).parent.name) if isinstance(cached, str) else (None, None)
+
+
+def _file_digests(files: list[Path]) -> list[str]:
+    """SHA-256 of each file, several at a time; under a bar where it takes long."""
+    total = sum(file.stat().st_size for file in files)
+    with tqdm(total=total, desc="hashing the model", unit="B", unit_scale=True, leave=False, delay=2,
+              mininterval=0.5 if sys.stderr.isatty() else 20.0) as bar:
+        def digest_of(path: Path) -> str:
+            digest = hashlib.sha256()
+            with open(path, "rb") as file:
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
+                    bar.update(len(chunk))
+            return digest.hexdigest()
+
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            return list(pool.map(digest_of, files))
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of all that decides how texts become tokens, whichever files say it."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    for name in ("truncation", "padding"):  # how it was called last
+        rules.pop(name, None)
+    return _json_digest([rules, tokenizer.special_tokens_map, tokenizer.model_input_names])
+
+
+def examples_digest(examples: Dataset) -> str:
+    """SHA-256 of examples in their order."""
+    digest = hashlib.sha256()
+    for batch in examples.iter(1000):
+        digest.update(json.dumps(batch, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _json_digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
