@@ -36,9 +36,10 @@ def devices_of_rank(devices: Iterable[torch.device]) -> dict:
 
 def _describe(device: torch.device) -> dict:
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    kind = "MIG" if gpu and " MIG " in gpu.name else "GPU"  # a slice of a GPU has a UUID of its own
     return {"device": str(device), "gpu": gpu and gpu.name,
             "gpu_memory_gib": gpu and round(gpu.total_memory / GIB, 2),
-            "gpu_uuid": gpu and f"GPU-{gpu.uuid}"}  # as NVML spells it
+            "gpu_uuid": gpu and f"{kind}-{gpu.uuid}"}  # as NVML spells it
 
 
 def git_state() -> dict | None:

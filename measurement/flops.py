@@ -48,9 +48,11 @@ def peak_tflops(gpu: str | None, precision: str) -> tuple[float | None, str]:
     if dtype == "fp32" and torch.get_float32_matmul_precision() != "highest":
         dtype = "tf32"
     name = gpu.removeprefix("NVIDIA ").removeprefix("Tesla ")
+    if " MIG " in name:
+        return None, f"no peak rate is known for a part of a GPU ({gpu}); --peak_tflops gives one"
     with open(PEAK_RATES, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            if row["dtype"] == dtype and re.fullmatch(row["gpu"], name):  # a slice of a GPU (MIG) has another name
+            if row["dtype"] == dtype and re.fullmatch(row["gpu"], name):
                 return float(row["tflops"]), row["source"]
     return None, f"no peak rate is known for {gpu} in {dtype}; --peak_tflops gives one"
 

@@ -6,11 +6,11 @@ from measurement.environment import GIB
 
 # Reasons for lowered clocks that cost speed; an idle GPU or clocks that somebody set are none.
 # https://docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html
-THROTTLING = {pynvml.nvmlClocksThrottleReasonSwPowerCap: "power cap",
-              pynvml.nvmlClocksThrottleReasonHwSlowdown: "hardware slowdown",
-              pynvml.nvmlClocksThrottleReasonSwThermalSlowdown: "software thermal slowdown",
-              pynvml.nvmlClocksThrottleReasonHwThermalSlowdown: "hardware thermal slowdown",
-              pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown: "power brake"}
+THROTTLING = {pynvml.nvmlClocksEventReasonSwPowerCap: "power cap",
+              pynvml.nvmlClocksEventReasonHwSlowdown: "hardware slowdown",
+              pynvml.nvmlClocksEventReasonSwThermalSlowdown: "software thermal slowdown",
+              pynvml.nvmlClocksEventReasonHwThermalSlowdown: "hardware thermal slowdown",
+              pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "power brake"}
 
 
 class Gpu:
@@ -29,7 +29,9 @@ class Gpu:
         utilization = self._read(pynvml.nvmlDeviceGetUtilizationRates)
         memory = self._read(pynvml.nvmlDeviceGetMemoryInfo)
         power_mw = self._read(pynvml.nvmlDeviceGetPowerUsage)
-        reasons = self._read(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
+        reasons = self._read(pynvml.nvmlDeviceGetCurrentClocksEventReasons)
+        if reasons is None:  # a driver from before version 535, which has it by another name
+            reasons = self._read(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
         return {"utilization_pct": None if utilization is None else utilization.gpu,
                 "memory_gib": None if memory is None else round(memory.used / GIB, 4),
                 "power_w": None if power_mw is None else power_mw / 1000,

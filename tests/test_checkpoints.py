@@ -8,9 +8,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from tests.conftest import EXACT, FinishedRun
 from tests.test_equivalence import ONE_PROCESS, ROWS, assert_same_computation, weight_difference
+from workload.arguments import Arguments
+from workload.optimizer import build_optimizer, build_scaler, build_schedule
+from workload.training_state import TrainingState
 
 DDP, GPT2 = ROWS["DDP x 2"], ("--task", "oscar", "--max_seq_length", "64")
 OWN_TIMES = {"elapsed_s", "step_s", "data_s", "epoch_s"}
@@ -80,6 +85,43 @@ def test_a_run_goes_on_with_another_strategy(first, second, train, broken_off, r
 def test_a_weight_that_two_stages_share_goes_on(first, second, train, broken_off, resume):
     run = resume(broken_off(train(*first, *GPT2)), *second, *GPT2)
     assert_same_computation(run, train(*ONE_PROCESS, *GPT2))
+
+
+@pytest.mark.parametrize("saved_on, restored_on, is_restored", [
+    (["cuda:5"], ["cuda:1"], True),  # rank 5 of a node with 8 GPUs, then of two nodes with 4
+    (["cuda:0", "cuda:1"], ["cuda:0", "cuda:1"], True),
+    ([], ["cuda:0"], False), (["cuda:0"], ["cuda:0", "cuda:1"], False),  # GPUs for which no numbers were saved
+])
+def test_random_numbers_continue_by_a_gpus_place_in_its_process(saved_on, restored_on, is_restored, tmp_path,
+                                                                monkeypatch):
+    """And where one is missing all of the process continue from where they are, as with other processes."""
+    of_gpus = {torch.device(name): torch.full((16,), place, dtype=torch.uint8) for place, name in enumerate(saved_on)}
+    restored: dict[torch.device, torch.Tensor] = {}
+    monkeypatch.setattr(torch.cuda, "get_rng_state",
+                        lambda gpu: of_gpus.get(gpu, torch.full((16,), 9, dtype=torch.uint8)).clone())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, gpu: restored.update({gpu: state}))
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        def state_of(gpus: list[str]) -> TrainingState:
+            model = torch.nn.Linear(2, 2)
+            optimizer = build_optimizer(model.parameters(), Arguments())
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+            return TrainingState(model.named_parameters(), optimizer, build_schedule(optimizer, Arguments(), 10),
+                                 build_scaler("fp32", torch.device("cpu")), map(torch.device, gpus))
+
+        torch.manual_seed(1)
+        rest = state_of(saved_on).save(tmp_path)
+        following = torch.rand(3)
+        state = state_of(restored_on)
+        torch.manual_seed(2)
+        state.restore(tmp_path, rest, same_processes=True)
+        assert torch.equal(torch.rand(3), following) == is_restored
+        expected = dict(zip(map(torch.device, restored_on), of_gpus.values(), strict=True)) if is_restored else {}
+        assert restored.keys() == expected.keys()
+        assert all(torch.equal(restored[gpu], expected[gpu]) for gpu in restored)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_broken_checkpoint_is_passed_over_for_the_one_before(train, broken_off, resume):

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pynvml
 import pytest
+import torch
 
-from measurement.environment import GIB
+from measurement.environment import GIB, devices_of_rank
 from measurement.monitor import Monitor
-from measurement.nvml import throttling
+from measurement.nvml import Gpu, throttling
 from measurement.results import DEVICE_COLUMNS, ENERGY, Table
 
 
@@ -75,7 +76,7 @@ class KnownNvml:
                    "nvmlDeviceGetPowerUsage": lambda handle: 200_000,
                    "nvmlDeviceGetTemperature": lambda handle, sensor: 61,
                    "nvmlDeviceGetClockInfo": self.refuse,
-                   "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: 0x04,
+                   "nvmlDeviceGetCurrentClocksEventReasons": lambda handle: 0x04,
                    "nvmlDeviceGetTotalEnergyConsumption": self.energy}
         for name, answer in answers.items():
             monkeypatch.setattr(pynvml, name, answer)
@@ -134,7 +135,23 @@ def _no_driver() -> None:
     raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
 
 
+def test_a_driver_that_knows_the_older_name_of_throttling(monkeypatch):
+    KnownNvml().install(monkeypatch)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", KnownNvml.refuse)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", lambda handle: 0x08)
+    assert Gpu("GPU-a").sample()["throttled"] == "hardware slowdown"
+
+
+@pytest.mark.parametrize("name, uuid", [("NVIDIA H100 80GB HBM3", "GPU-0a1b"),
+                                        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "MIG-0a1b")])
+def test_a_gpu_and_a_slice_of_one_by_the_uuid_that_nvml_knows(name, uuid, monkeypatch):
+    properties = SimpleNamespace(name=name, uuid="0a1b", total_memory=10 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    [device] = devices_of_rank([torch.device("cuda", 0)])["devices"]
+    assert device["gpu_uuid"] == uuid and device["gpu"] == name and device["gpu_memory_gib"] == 10
+
+
 def test_idle_and_chosen_clocks_are_no_throttling():
-    assert throttling(pynvml.nvmlClocksThrottleReasonGpuIdle | pynvml.nvmlClocksThrottleReasonSyncBoost) == ""
-    both = pynvml.nvmlClocksThrottleReasonSwPowerCap | pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
+    assert throttling(pynvml.nvmlClocksEventReasonGpuIdle | pynvml.nvmlClocksEventReasonSyncBoost) == ""
+    both = pynvml.nvmlClocksEventReasonSwPowerCap | pynvml.nvmlClocksEventReasonHwThermalSlowdown
     assert throttling(both) == "power cap + hardware thermal slowdown"

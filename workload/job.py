@@ -55,8 +55,8 @@ class Job:
     @property
     def setting(self) -> dict:
         """What a run must have in common with its earlier attempts for their measurements to count with its own."""
-        return {"strategy": self.strategy, "devices": self.devices, "stages": self.stages, "schedule": self.schedule,
-                **dataclasses.asdict(self.split)}
+        return {"strategy": self.strategy, "device": self.processes.device.type, "devices": self.devices,
+                "stages": self.stages, "schedule": self.schedule, **dataclasses.asdict(self.split)}
 
     @property
     def split_of_processes(self) -> Split:

@@ -57,13 +57,17 @@ class TrainingState:
         """Put back what `save` wrote and gave; every rank reads what it holds.
 
         Args:
-            same_processes: whether the same strategy wrote it with as many processes. Else random numbers go on from
-                where they are, for other processes draw others.
+            same_processes: whether the same strategy wrote it with as many processes. Else random numbers continue
+                from where they are, for other processes draw others; so they do where this process has a device for
+                which none were saved, as a GPU after CPU processes.
         """
         import torch.distributed.checkpoint as checkpoint
 
-        tensors, random_states = self._tensors(), self._random_states() if same_processes else {}
-        checkpoint.load(tensors | random_states, storage_reader=checkpoint.HuggingFaceStorageReader(str(folder)))
+        reader = checkpoint.HuggingFaceStorageReader(str(folder))
+        tensors, random_states = self._tensors(), self._random_states()
+        if not same_processes or not random_states.keys() <= reader.read_metadata().state_dict_metadata.keys():
+            random_states = {}
+        checkpoint.load(tensors | random_states, storage_reader=reader)
         with torch.no_grad():
             self._put(tensors)
         for state in self.optimizer.state.values():
@@ -74,9 +78,11 @@ class TrainingState:
         self.schedule.last_epoch = rest["schedule_steps"] - 1
         self.schedule.step()
         self.scaler.load_state_dict(rest["scaler"])
-        for name, state in random_states.items():
-            device = name.rpartition("/")[2]
-            torch.set_rng_state(state) if device == "cpu" else torch.cuda.set_rng_state(state, device)
+        if random_states:
+            cpu, *of_gpus = random_states.values()
+            torch.set_rng_state(cpu)
+            for gpu, state in zip(self.gpus, of_gpus, strict=True):
+                torch.cuda.set_rng_state(state, gpu)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Parameters and moments. Here they are those that are trained, so what is read into them is in its place."""
@@ -97,7 +103,9 @@ class TrainingState:
                 self._moment(parameter, moment).copy_(tensors[f"{name}/{moment}"])
 
     def _random_states(self) -> dict[str, Tensor]:
-        states = {"cpu": torch.get_rng_state()} | {str(gpu): torch.cuda.get_rng_state(gpu) for gpu in self.gpus}
+        """The CPU's, then those of this process's GPUs, by their place among them: their index depends on the node."""
+        states = {"cpu": torch.get_rng_state()}
+        states |= {f"gpu{place}": torch.cuda.get_rng_state(gpu) for place, gpu in enumerate(self.gpus)}
         return {f"random/{dist.get_rank()}/{device}": state for device, state in states.items()}
 
 
