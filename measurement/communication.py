@@ -30,8 +30,8 @@ def communication(events: Iterable[dict], steps: int, processes: int) -> dict[st
 
     Bytes are those of the whole tensor that a collective works on, as nccl-tests counts a size: what an all-reduce
     takes, what an all-gather gives. Of point-to-point messages those that are sent count. None where a trace lacks
-    sizes: of batched messages, and where NCCL was called by something else than torch.distributed. Seconds of a rank with several
-    GPUs are the mean of theirs.
+    sizes: of batched messages, and where NCCL was called by something else than torch.distributed. Seconds of a rank
+    with several GPUs are the mean of theirs.
 
     Args:
         steps: that the trace covers.
