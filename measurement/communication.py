@@ -29,9 +29,9 @@ def communication(events: Iterable[dict], steps: int, processes: int) -> dict[st
     """What one rank's trace says of its communication and compute, per step, in the columns of ranks.csv.
 
     Bytes are those of the whole tensor that a collective works on, as nccl-tests counts a size: what an all-reduce
-    takes, what an all-gather gives. Of point-to-point messages those that are sent count. None where NCCL was called
-    by something else than torch.distributed, which alone writes sizes into the trace. Seconds of a rank with several
-    GPUs are the mean of theirs.
+    takes, what an all-gather gives. Of point-to-point messages those that are sent count. None where a trace lacks
+    sizes: of batched messages, and where NCCL was called by something else than torch.distributed. Seconds of a rank
+    with several GPUs are the mean of theirs.
 
     Args:
         steps: that the trace covers.
@@ -121,7 +121,8 @@ def _of_nccl(kernels: list[dict]) -> tuple[list[Interval], list[Interval], dict[
         given, made = (int(arguments.get(name, 0)) * element for name in ("In msg nelems", "Out msg nelems"))
         if operation in POINT_TO_POINT or "sendrecv" in kernel["name"].lower():
             messages.append(_interval(kernel))
-            sizes["point_to_point"] += given * (operation == "send")
+            # Of batched messages (`batch_isend_irecv`) the profiler tells neither name nor size: pytorch issue 194693.
+            sizes["point_to_point"] += given * (operation == "send") if operation else math.nan
         else:
             collectives.append(_interval(kernel))
             sizes["collective"] += max(given, made) if operation else math.nan

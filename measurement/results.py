@@ -25,14 +25,14 @@ RANK_COLUMNS = ["rank", "node", "device", "replica", "stage", "parameters", "pea
 COMPLETE, YES = "complete", "yes"  # the last column of summary.csv and its value: a row without it was cut off
 SUMMARY_COLUMNS = [
     "run_name", "strategy", "task", "model", "devices", "nodes", "cpu_threads", "replicas", "pipeline_stages",
-    "micro_batches", "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed", "optimizer_steps",
-    "samples", "runtime_s", "throughput_samples_per_s", "throughput_tokens_per_s", "validation_loss", "exact_match",
-    "f1", "accuracy", "gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib", "noise_scale_samples",
-    "statistical_efficiency", "goodput_samples_per_s", "noise_scale_negative_pct", "reference_batch_size", "bubble_pct",
-    "bubble_schedule_pct", "imbalance_pct", "workload", "hardware", "mfu_pct", "hfu_pct", "model_flops_per_sample",
-    "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step", "target_f1", "target_loss",
-    "time_to_target_s", "samples_to_target", "published_stats_efficiency", "published_goodput", "schedule",
-    "tuned_by", "accuracy_mismatched", "perplexity", "epoch_s", "epoch_workload",
+    "micro_batches", "global_batch_size", "micro_batch_size", "forward_samples", "precision", "max_seq_length", "seed",
+    "optimizer_steps", "samples", "runtime_s", "throughput_samples_per_s", "throughput_tokens_per_s", "validation_loss",
+    "exact_match", "f1", "accuracy", "gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib",
+    "noise_scale_samples", "statistical_efficiency", "goodput_samples_per_s", "noise_scale_negative_pct",
+    "reference_batch_size", "bubble_pct", "bubble_schedule_pct", "imbalance_pct", "workload", "hardware", "mfu_pct",
+    "hfu_pct", "model_flops_per_sample", "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step",
+    "target_f1", "target_loss", "time_to_target_s", "samples_to_target", "published_stats_efficiency",
+    "published_goodput", "schedule", "tuned_by", "accuracy_mismatched", "perplexity", "epoch_s", "epoch_workload",
     "skipped_steps", "deepspeed_settings", COMPLETE,
 ]
 # Of a DeepSpeed config as it was used: what flags decide, which other columns and the workload cover.

@@ -68,6 +68,9 @@ class Run:
         self.order = OrderHash()
         self.step = self.samples = self.real_tokens = self.padded_tokens = 0
         self.is_rehearsing = False  # a step that is thrown away
+        # GPUs choose kernels, and the compiler compiles, when a length is seen first: such a step is not timed.
+        self.new_lengths_are_slow = self.device.type == "cuda" or self.arguments.compile
+        self.lengths_seen: set[int] = set()
         self.timelines: dict[int, StepTimeline] = {}  # of pipelines, in the warm-up
         self.monitor = self.record = self.bar = self.stop_watch = None
         self.is_ours = False  # the run's folder
@@ -150,12 +153,24 @@ class Run:
                 for micro_batch in share.micro_batches:
                     self.order.add(self.step, micro_batch.sample_ids)
             self.work = self._work_of(batches.lengths[batch].numpy(), share.length, data_s)
+            is_off_the_clock = self._is_slow_at(share.length) and self.throughput.is_open
+            if is_off_the_clock:
+                self._pause()
             self.heartbeat.expect(self.step)
             yield self.step, share
             self.stop_watch.step_s = max(self.stop_watch.step_s, time.perf_counter() - began)
+            if is_off_the_clock and self.step < self.job.steps:
+                self._pause()
+                self._go_on()
             self._end_step(training)
         self._pause()
         self.bar.close()
+
+    def _is_slow_at(self, length: int) -> bool:
+        """Whether this step is the first of a padded length, where that matters; the same on every rank."""
+        is_new = length not in self.lengths_seen
+        self.lengths_seen.add(length)
+        return is_new and self.new_lengths_are_slow
 
     def _work_of(self, lengths: np.ndarray, padded_length: int, data_s: float) -> Work:
         samples = len(lengths)

@@ -96,7 +96,8 @@ def _setting(run, ranks: list[dict]) -> dict:
         "model": os.path.basename(os.path.normpath(job.task.model_name)), "devices": job.devices,
         "nodes": len({rank["node"] for rank in ranks}),
         "replicas": job.split.replicas, "pipeline_stages": job.stages, "schedule": job.schedule,
-        "micro_batches": job.split.micro_batches, "tuned_by": tuned_by(flags.get("deepspeed_config")),
+        "micro_batches": job.split.micro_batches, "forward_samples": job.split.micro_batch_size,
+        "tuned_by": tuned_by(flags.get("deepspeed_config")),
         "optimizer_steps": run.step, "samples": run.samples,
         "skipped_steps": run.record.skipped_steps if run.measures_all else None,
         "epoch_workload": description["epoch_workload"],
@@ -199,8 +200,11 @@ def _parts_of_a_step(run, ranks: list[dict], spans: list[Span], empty: dict) -> 
     elif run.measures_all:
         _because("not a pipeline", empty, ("bubble_pct", "bubble_schedule_pct", "imbalance_pct", *STAGE_TIMES))
     if run.profiler:
-        row |= {name: mean([rank[name] for rank in ranks if rank[name] is not None]) for name in PROFILED}
-        _because("the trace does not say how large NCCL's messages were", empty, ("collective_mib_per_step",))
+        # A mean over the ranks that know would pass a part off as the whole.
+        row |= {name: mean([rank[name] for rank in ranks]) for name in PROFILED
+                if all(rank[name] is not None for rank in ranks)}
+        _because("the trace does not say how large NCCL's messages were", empty,
+                 ("collective_mib_per_step", "point_to_point_mib_per_step"))
     else:
         _because("no --profile_steps was given", empty, PROFILED)
     return row

@@ -59,6 +59,16 @@ def test_nccl_by_hand():
         "device_s_per_step": 0.040, "collective_mib_per_step": 4 + 8, "point_to_point_mib_per_step": 4.0})
 
 
+def test_messages_of_unknown_size_are_not_counted_as_nothing():
+    """Batched messages come without a name; beside one that has its size, the sum is still unknown."""
+    batched = event("ncclDevKernel_SendRecv", 0, 10, 20, "kernel")
+    named = event("ncclDevKernel_SendRecv", 20, 30, 20, "kernel", **{
+        "Collective name": "send", "dtype": "Float", "In msg nelems": MIB})
+    costs = communication([batched, named], steps=1, processes=2)
+    assert costs["point_to_point_mib_per_step"] is None
+    assert costs["point_to_point_s_per_step"] == pytest.approx(0.020) and costs["collective_mib_per_step"] == 0
+
+
 def test_one_process_with_two_gpus_by_hand():
     """As DataParallel's: NCCL without torch.distributed, and copies from GPU to GPU. Seconds are means over GPUs."""
     def on(gpu: int, *arguments, **args) -> dict:

@@ -134,7 +134,8 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         _check_steps(arguments, arguments.max_steps)
     launch(devices // devices_a_process)
 
-    processes = join(devices // devices_a_process, arguments.cpu_threads, devices_a_process)
+    processes = join(devices // devices_a_process, arguments.cpu_threads, devices_a_process,
+                     arguments.hang_timeout_s, sends_messages=stages > 1)
     if processes.local_rank == 0:  # fills the cache for the others of its machine
         if processes.is_main:
             task.check_model()
@@ -142,7 +143,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         keep_sockets_short()
         task.load()
         datasets.disable_progress_bars()
-    dist.barrier()
+    processes.wait()
     if processes.local_rank != 0:
         task.load()
 

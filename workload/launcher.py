@@ -58,6 +58,11 @@ def local_rank() -> int:
     return _number("LOCAL_RANK") if processes() else 0
 
 
+def processes_on_this_node() -> int:
+    """How many processes the launcher started on this machine; 0 without one."""
+    return processes() and (_number("LOCAL_WORLD_SIZE") or _number("LOCAL_SIZE"))
+
+
 def nodes() -> int:
     """How many machines the launcher runs on; 1 without one."""
     return processes() and (_number("GROUP_WORLD_SIZE") or _number("CROSS_SIZE")) or 1

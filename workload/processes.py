@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -20,7 +21,9 @@ from typing import NoReturn
 import psutil
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 from torch.distributed import run as torchrun
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from tqdm import tqdm
@@ -31,6 +34,7 @@ from workload.memory import keep_freed_memory
 from workload.storage import extensions_folder
 
 TRY_AGAIN = 75  # exit code of a run that was stopped and can go on: EX_TEMPFAIL of sysexits.h, so a scheduler requeues
+GRACE = timedelta(minutes=2)  # beyond --hang_timeout_s, for the run to say which rank is missing
 STARTED_AT = "RUN_STARTED_AT"  # environment: when the user's command began, in seconds since the epoch
 
 
@@ -43,11 +47,16 @@ class Processes:
     count: int
     devices: tuple[torch.device, ...]
     cpu_threads: int
+    waiting_room: dist.ProcessGroup  # of all ranks, on the CPU, without a limit of time that anybody would reach
 
     @property
     def device(self) -> torch.device:
         """The one where batches, losses and gradients are; of most strategies a process has no other."""
         return self.devices[0]
+
+    def wait(self) -> None:
+        """Wait for all other ranks, however long they take, and without keeping a device busy."""
+        dist.barrier(self.waiting_room)
 
     @property
     def is_main(self) -> bool:
@@ -69,7 +78,11 @@ def devices_asked_for(num_gpus: int | None) -> int:
     if problem := launcher.problem():
         raise InputError(problem)
     started, visible = launcher.processes(), torch.cuda.device_count()
+    on_this_node = launcher.processes_on_this_node()
     if launcher.nodes() > 1:
+        if 0 < visible < on_this_node:
+            raise InputError(f"the launcher started {on_this_node} processes on this node, which shows {visible} "
+                             f"GPU{'s' * (visible > 1)}; use --nproc-per-node {visible}")
         if num_gpus not in (None, started):
             raise InputError(f"--num_gpus {num_gpus}: the launcher started {started} processes on {launcher.nodes()} "
                              "nodes; leave the flag out or let them agree")
@@ -127,34 +140,43 @@ def launch(processes: int) -> None:
     sys.exit(0)
 
 
-def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1) -> Processes:
+def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1, hang_timeout_s: float = 0.0,
+         sends_messages: bool = False) -> Processes:
     """Join the process group: NCCL between GPUs, gloo between CPU processes (and for small objects).
+
+    Args:
+        hang_timeout_s: after which a run that hangs is ended with a reason; no limit of PyTorch's comes before.
+        sends_messages: whether ranks send each other messages in batches, as in a pipeline. A group that is bound to a
+            device would send these one after the other (pytorch issues 154132, 129147).
 
     Raises:
         InputError: another process has the port at which the ranks are to meet.
     """
     rank, local_rank = launcher.rank(), launcher.local_rank()
-    on_this_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or processes)
-    threads = cpu_threads or max(usable_cores() // on_this_node, 1)
+    threads = cpu_threads or max(usable_cores() // (launcher.processes_on_this_node() or processes), 1)
     torch.set_num_threads(threads)  # torchrun would give 1, DeepSpeed all
     if torch.cuda.is_available():
         first = local_rank * devices_a_process
         devices = tuple(torch.device("cuda", first + number) for number in range(devices_a_process))
         torch.cuda.set_device(devices[0])
-        backend, device = "cpu:gloo,cuda:nccl", devices[0]
+        backend, device = "cpu:gloo,cuda:nccl", None if sends_messages else devices[0]
     else:
         devices = (torch.device("cpu"),) * devices_a_process
         keep_freed_memory()
         backend, device = "gloo", None
+    limit = max(default_pg_timeout, timedelta(seconds=hang_timeout_s) + GRACE)
+    # Groups that are made later, by DeepSpeed's pipelines for instance, take these.
+    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = limit
     try:
         store = loopback.store_of_one_machine(rank)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=processes, device_id=device)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=processes, device_id=device, timeout=limit)
     except (OSError, dist.DistNetworkError) as error:
         if "address already in use" not in str(error).lower():
             raise
         raise InputError(f"port {os.environ['MASTER_PORT']} of this machine is in use, perhaps by another run; give "
                          "the launcher another --master_port") from error
-    return Processes(rank, local_rank, dist.get_world_size(), devices, threads)
+    return Processes(rank, local_rank, dist.get_world_size(), devices, threads,
+                     dist.new_group(backend="gloo", timeout=timedelta(days=7)))
 
 
 def leave(exit_code: int = 0) -> NoReturn:
