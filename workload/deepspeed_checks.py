@@ -23,7 +23,7 @@ WHERE = "DeepSpeed config: "
 DECIDED = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
            "optimizer", "scheduler", "fp16", "bf16", "bfloat16", "torch_autocast", "communication_data_type",
            "data_types")
-SCALARS = {"steps_per_print": int, "wall_clock_breakdown": bool, "memory_breakdown": bool, "dump_state": bool,
+SCALARS = {"steps_per_print": float, "wall_clock_breakdown": bool, "memory_breakdown": bool, "dump_state": bool,
            "disable_python_gc": bool, "zero_allow_untested_optimizer": bool, "vocabulary_size": int,
            "pipeline.activation_checkpoint_interval": int, "pipeline.pipe_partitioned": bool,
            "pipeline.grad_partitioned": bool, "pipeline.use_reentrant": bool, "optimizer.type": str,
@@ -68,7 +68,8 @@ IGNORED = {"pipeline.stages": "auto", "pipeline.partition": "best", "pipeline.se
            **dict.fromkeys(["activation_checkpointing", "checkpoint", "datastates_ckpt", "nebula",
                             "dataloader_drop_last", "disable_allgather", "use_data_before_expert_parallelism",
                             "seq_parallel_communication_data_type"], OFF)}
-IN_WORDS = {int: "a whole number, at least 0", bool: "true or false", str: "a name", dict: "an object"}
+IN_WORDS = {float: "a number above 0", int: "a whole number, at least 0", bool: "true or false", str: "a name",
+            dict: "an object"}
 MONITORS = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"}  # and the packages that they need
 
 
@@ -82,7 +83,8 @@ def check_settings(config: dict[str, Any]) -> None:
                                                  *IGNORED) if "." not in key])
     for key, kind in SCALARS.items():
         value = get_setting(config, key)
-        if value is not None and (type(value) is not kind or kind is int and value < 0):
+        is_right = type(value) in (kind, int) and value > 0 if kind is float else type(value) is kind
+        if value is not None and (not is_right or kind is int and value < 0):
             raise InputError(f"{WHERE}{key} is {shown(value)}; use {IN_WORDS[kind]}")
     if config.get("log_level", "info") not in LOG_LEVELS:
         raise InputError(f"{WHERE}log_level is {shown(config['log_level'])}; use {' or '.join(LOG_LEVELS)}")

@@ -42,10 +42,10 @@ def _report(error: BaseException) -> int:
         return int(isinstance(error.code, str)) or error.code or 0
     line = str(error) if isinstance(error, InputError) else storage_problem(error)
     if launcher.rank() != 0 and isinstance(error, Exception):
-        if line and not launcher.processes():  # srun's task 0 says the same
+        if line and not launcher.processes():  # srun's task 0 reports the same
             return 2
-        # Rank 0 has mostly met the same, or is the cause of a lost connection: it speaks, and when it ends the launcher
-        # ends this process too. If that does not happen, only this rank knows.
+        # Usually rank 0 met the same error, or its end is why a connection was lost. It reports, and when it has ended
+        # the launcher ends this process too. If that does not happen, only this rank knows of the error.
         time.sleep(10 if line else 5)
     if line is None:
         sys.excepthook(type(error), error, error.__traceback__)
@@ -57,12 +57,12 @@ def _report(error: BaseException) -> int:
 def end_process(exit_code: int) -> NoReturn:
     """End this process, but not by way of Python's own end.
 
-    There libraries' threads race with what they use being taken down. Once in some eighty processes a run that had
+    There the threads of libraries race with the removal of what they use. Once in some eighty processes a run that had
     finished was aborted ("terminate called without an active exception", exit code 134).
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+        with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
             stream.flush()
     os._exit(exit_code)
 

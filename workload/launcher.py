@@ -11,7 +11,8 @@ NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT", "LOCAL_WORLD_SIZE"
            "GROUP_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE")
 VARIABLES = (*NUMBERS, "MASTER_ADDR", "OMP_NUM_THREADS")
 PREFIXES = ("ROLE_", "TORCHELASTIC_")
-# Programs that start a command several times, and do not tell PyTorch: how often, and which of them this one is.
+# Programs that start a command several times without telling PyTorch. These variables say how many times, and which one
+# of them this process is.
 TASKS = {"srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), "mpirun": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
          "mpiexec": ("PMI_SIZE", "PMI_RANK")}
 

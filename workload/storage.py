@@ -67,9 +67,9 @@ def keep_sockets_short() -> None:
 
 
 def extensions_folder() -> str:
-    """Where DeepSpeed's operation is kept: with this environment, or every other one would build it anew, over ours.
+    """Where DeepSpeed's CPU operation is built: in this virtual environment, since others would build over it.
 
-    To load it takes a lock in that folder. Who may not write there, in a container for example, gets a copy.
+    Loading it takes a lock in that folder. Where this user may not write to it, as in many containers, it is copied.
     """
     built = os.path.join(sys.prefix, "torch_extensions")
     if os.access(built if os.path.exists(built) else sys.prefix, os.W_OK):
