@@ -186,8 +186,10 @@ def _parts_of_a_step(run, ranks: list[dict], spans: list[Span], empty: dict) -> 
     elif run.measures_all:
         _because("not a pipeline", empty, ("bubble_pct", "bubble_schedule_pct", "imbalance_pct", *STAGE_TIMES))
     if run.profiler:
-        row |= {name: mean([rank[name] for rank in ranks if rank[name] is not None]) for name in PROFILED}
+        row |= {name: mean([rank[name] for rank in ranks if rank.get(name) is not None]) for name in PROFILED}
         _because("the trace does not say how large NCCL's messages were", empty, ("collective_mib_per_step",))
+        if not run.profiler.sees_device:
+            _because("PyTorch's profiler cannot trace GPUs here (no CUPTI)", empty, PROFILED)
     else:
         _because("no --profile_steps was given", empty, PROFILED)
     return row
