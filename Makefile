@@ -1,5 +1,6 @@
 # make demo      train the embedded sample with every strategy on this machine, and compare
-# make test      the whole test suite
+# make test      the test suite, but for its slow lane
+# make test-slow the slow lane: every strategy on pretended GPUs
 # make install   .venv with the pinned requirements
 # make lint      ruff
 # make audit     known vulnerabilities of all that is installed in .venv, asked of PyPI; see docs/security.md
@@ -9,7 +10,7 @@ VENV := .venv
 PIP_AUDIT := 2.10.1
 AUDIT := $(VENV)/pip-audit-$(PIP_AUDIT)
 
-.PHONY: install demo test lint audit
+.PHONY: install demo test test-slow lint audit
 
 install: $(VENV)/installed
 
@@ -32,6 +33,9 @@ demo: install
 
 test: install
 	$(VENV)/bin/python -m pytest
+
+test-slow: install
+	$(VENV)/bin/python -m pytest -m slow
 
 lint: install
 	$(VENV)/bin/ruff check .

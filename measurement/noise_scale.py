@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.distributed as dist
 
-from workload.batches import MicroBatch
+from workload.batches import MicroBatch, to_device
 from workload.stages import SharedWeight
 
 
@@ -82,8 +82,11 @@ class _SharedGradients:
 
     def watch(self, micro_batches: Sequence[MicroBatch]) -> list[torch.utils.hooks.RemovableHandle]:
         """Keep the rows of every micro-batch's gradients until `product`; gives the hooks to be removed."""
-        tokens = [micro_batch.inputs["input_ids"].unique() for micro_batch in micro_batches]
         self.kept: list[list[torch.Tensor]] = [[] for _ in self.copies]
+        if not self.copies:
+            return []
+        # Of the host's tokens: how many differ a device would have to tell.
+        tokens = [to_device(micro_batch.host_tokens.unique(), self.copies[0].device) for micro_batch in micro_batches]
         return [copy.register_hook(lambda gradient, kept=kept: kept.append(gradient[tokens[len(kept)]].float()))
                 for copy, kept in zip(self.copies, self.kept, strict=True)]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from measurement.clock import synchronize
 from measurement.communication import communication, read_trace
@@ -27,12 +27,15 @@ class StepProfiler:
         self.is_tracing = self.is_paused = False
         self.cpu_seconds = 0.0
         self.costs: dict[str, float] = {}  # per step, in the columns of ranks.csv; empty before the last step is over
+        on_gpu = processes.device.type == "cuda"
+        self.activities = [ProfilerActivity.CPU]
+        if on_gpu and ProfilerActivity.CUDA in supported_activities():
+            self.activities.append(ProfilerActivity.CUDA)
+        # Whether the trace shows what the device did; a build of PyTorch without CUPTI traces the host only.
+        self.sees_device = not on_gpu or ProfilerActivity.CUDA in self.activities
 
     def begin_step(self, step: int) -> None:
         if step == self.first - 1:
-            self.activities = [ProfilerActivity.CPU]
-            if self.processes.device.type == "cuda":
-                self.activities.append(ProfilerActivity.CUDA)
             self.profile = profile(activities=self.activities, record_shapes=True)
             with _quiet():
                 self.profile.prepare_trace()
@@ -80,8 +83,9 @@ class StepProfiler:
         self.profile.export_chrome_trace(str(path))
         del self.profile
         steps = self.last - self.first + 1
-        self.costs = {"host_cpu_s_per_step": self.cpu_seconds / steps,
-                      **communication(read_trace(path), steps, self.processes.count)}
+        self.costs = {"host_cpu_s_per_step": self.cpu_seconds / steps}
+        if self.sees_device:
+            self.costs |= communication(read_trace(path), steps, self.processes.count)
 
 
 @contextlib.contextmanager

@@ -202,9 +202,11 @@ def _parts_of_a_step(run, ranks: list[dict], spans: list[Span], empty: dict) -> 
     if run.profiler:
         # A mean over the ranks that know would pass a part off as the whole.
         row |= {name: mean([rank[name] for rank in ranks]) for name in PROFILED
-                if all(rank[name] is not None for rank in ranks)}
+                if all(rank.get(name) is not None for rank in ranks)}
         _because("the trace does not say how large NCCL's messages were", empty,
                  ("collective_mib_per_step", "point_to_point_mib_per_step"))
+        if not run.profiler.sees_device:
+            _because("PyTorch's profiler cannot trace GPUs here (no CUPTI)", empty, PROFILED)
     else:
         _because("no --profile_steps was given", empty, PROFILED)
     return row

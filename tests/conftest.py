@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,10 @@ class FinishedRun:
     @property
     def summary(self) -> dict[str, str]:
         return self.rows("summary.csv")[0]
+
+    def host_waits(self) -> list[list[dict]]:
+        """On pretended GPUs: for each rank what made its host wait in measured steps (pretended_cuda/host_waits.py)."""
+        return [json.loads(path.read_text())["waits"] for path in sorted(self.folder.glob("host_waits/rank*.json"))]
 
     def weights(self) -> dict:
         from safetensors.torch import load_file
@@ -139,12 +144,41 @@ def start(environment, common_folder):
 @pytest.fixture
 def start_ranks(environment, tmp_path_factory):
     """Start a script in processes that have its imports already, and wait for them."""
-    def start_ranks(script: str, *words: str, count: int = 1, check: bool = False) -> subprocess.CompletedProcess:
+    def start_ranks(script: str, *words: str, count: int = 1, check: bool = False,
+                    pretended_gpus: int = 0) -> subprocess.CompletedProcess:
         words = [str(word) for word in words]
-        done = run_ranks(script, words, count, environment, tmp_path_factory.mktemp("output"), 240)
+        variables = environment | ({"PRETENDED_GPUS": str(pretended_gpus)} if pretended_gpus else {})
+        done = run_ranks(script, words, count, variables, tmp_path_factory.mktemp("output"), 240)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
     return start_ranks
+
+
+@pytest.fixture
+def broken_off(tmp_path):
+    """A copy of a run as it was after some step: the last line of a file half written, later ones missing."""
+    def broken_off(run: FinishedRun, rows: int = 7) -> Path:
+        folder = tmp_path / "run"
+        shutil.copytree(run.folder, folder)
+        (folder / "run.json").write_text(json.dumps(run.description | {"status": "running", "ended": None}))
+        lines = (folder / "steps.csv").read_text().splitlines(keepends=True)
+        (folder / "steps.csv").write_text("".join(lines[:1 + rows]) + lines[rows + 1][:5])
+        for name in ("summary.csv", "ranks.csv", "predictions.json"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "model")
+        return folder
+    return broken_off
+
+
+@pytest.fixture
+def resume(start_ranks):
+    """Resume such a run with a command; with one that trained it, or another."""
+    def resume(folder: Path, *command: str, pretended_gpus: int = 0) -> FinishedRun:
+        count = pretended_gpus or int(command[command.index("--num_gpus") + 1])
+        words = [*EXACT, *command[1:], "--output_dir", folder.parent, "--run_name", folder.name, "--resume"]
+        return FinishedRun(folder, start_ranks(command[0], *words, count=count, check=True,
+                                               pretended_gpus=pretended_gpus))
+    return resume
 
 
 @pytest.fixture(scope="session")
@@ -153,22 +187,51 @@ def train(start, environment, common_folder, tmp_path_factory):
     results = common_folder / "results"
     results.mkdir(exist_ok=True)
 
-    def run(name: str, command: tuple[str, ...]) -> subprocess.CompletedProcess:
+    def run(name: str, command: tuple[str, ...], gpus: int) -> subprocess.CompletedProcess:
         script = next(place for place, word in enumerate(command, start=1) if word.endswith(".py"))
         words = [*EXACT, "--output_dir", str(results), "--run_name", name, *command[script:]]
         if script > 1:
             return start(*command[:script], *words)
         count = int(command[command.index("--num_gpus") + 1]) if "--num_gpus" in command else 1
-        return run_ranks(command[0], words, count, environment, tmp_path_factory.mktemp("output"), 240)
+        variables = dict(environment)
+        if gpus:
+            count = 1 if command[0] == "data_parallel.py" else gpus
+            words += ["--num_gpus", str(gpus)]
+            variables |= {"PRETENDED_GPUS": str(gpus), "HOST_WAITS": str(results / name / "host_waits")}
+        return run_ranks(command[0], words, count, variables, tmp_path_factory.mktemp("output"), 240)
 
-    def train(*command: str) -> FinishedRun:
-        name = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:16]
+    def train(*command: str, pretended_gpus: int = 0) -> FinishedRun:
+        name = hashlib.sha256(json.dumps([command, pretended_gpus]).encode()).hexdigest()[:16]
         output_file = results / f"{name}.json"
         with only_one(results / f"{name}.lock"):
             if not output_file.exists():
-                output = run(name, command)
+                output = run(name, command, pretended_gpus)
                 output_file.write_text(json.dumps([output.args, output.returncode, output.stdout, output.stderr]))
         output = subprocess.CompletedProcess(*json.loads(output_file.read_text()))
         assert output.returncode == 0, output.stdout + output.stderr
         return FinishedRun(results / name, output)
     return train
+
+
+@pytest.fixture(scope="session")
+def pretended_cuda(train):
+    """`train` on pretended GPUs, as many as its first argument says; such a run is a process of its own for each."""
+    from tests.pretended_cuda import build
+
+    if reason := build.why_not():
+        pytest.skip(reason)
+    build.built()
+    return lambda gpus, *command: train(*command, pretended_gpus=gpus)
+
+
+@pytest.fixture(scope="session")
+def pretended_gpus(pretended_cuda):
+    """`pretended_cuda`; tests that take it are in the slow lane."""
+    return pretended_cuda
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
+def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        if "pretended_gpus" in item.fixturenames:
+            item.add_marker("slow")

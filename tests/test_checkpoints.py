@@ -3,15 +3,13 @@
 `benchmarks/kill_and_resume.py` kills runs at random steps; here what a kill leaves behind is made from finished runs.
 """
 
-import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from tests.conftest import EXACT, FinishedRun
+from tests.conftest import EXACT
 from tests.test_equivalence import ONE_PROCESS, ROWS, assert_same_computation, weight_difference
 from workload.arguments import Arguments
 from workload.optimizer import build_optimizer, build_scaler, build_schedule
@@ -19,31 +17,6 @@ from workload.training_state import TrainingState
 
 DDP, GPT2 = ROWS["DDP x 2"], ("--task", "oscar", "--max_seq_length", "64")
 OWN_TIMES = {"elapsed_s", "step_s", "data_s", "epoch_s"}
-
-
-@pytest.fixture
-def broken_off(tmp_path):
-    """A copy of a run as it was after some step: the last line of a file half written, later ones missing."""
-    def broken_off(run: FinishedRun, rows: int = 7) -> Path:
-        folder = tmp_path / "run"
-        shutil.copytree(run.folder, folder)
-        (folder / "run.json").write_text(json.dumps(run.description | {"status": "running", "ended": None}))
-        lines = (folder / "steps.csv").read_text().splitlines(keepends=True)
-        (folder / "steps.csv").write_text("".join(lines[:1 + rows]) + lines[rows + 1][:5])
-        for name in ("summary.csv", "ranks.csv", "predictions.json"):
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "model")
-        return folder
-    return broken_off
-
-
-@pytest.fixture
-def resume(start_ranks):
-    def resume(folder: Path, *command: str) -> FinishedRun:
-        count = int(command[command.index("--num_gpus") + 1])
-        words = [*EXACT, *command[1:], "--output_dir", folder.parent, "--run_name", folder.name, "--resume"]
-        return FinishedRun(folder, start_ranks(command[0], *words, count=count, check=True))
-    return resume
 
 
 def without_times(rows: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -38,8 +38,6 @@ ROWS = {
     "FSDP no reshard x 2": ("fsdp.py", "--num_gpus", "2", "--reshard_after_forward", "false"),
     "FSDP x 4": ("fsdp.py", "--num_gpus", "4"),
     "DataParallel x 1": ("data_parallel.py", "--num_gpus", "1"),
-    # Two samples for each device make one forward pass of four, the reference's micro-batch.
-    "DataParallel x 2, pretended": ("tests/pretended_gpus.py", "--num_gpus", "2", "--micro_batch_size", "2"),
 }
 SHORT = ("--max_steps", "2", "--max_eval_examples", "8")  # short types are slow on a CPU
 PIPELINES = [row for row, command in ROWS.items() if "pipeline" in command[0] and "x 1" not in row]
@@ -131,8 +129,7 @@ def test_a_pipeline_is_one(row, train):
 @pytest.mark.parametrize("precision, row", [
     ("bf16", "pipeline x 2"), ("fp16", "pipeline x 2"), ("fp16", "torch zero_bubble x 2"), ("fp16", "ZeRO-0 x 2"),
     ("fp16", "ZeRO-2 x 2"), ("bf16", "ZeRO-3 x 2"), ("fp16", "HF Trainer x 2"),
-    ("fp16", "HF Trainer ZeRO-2 x 2"), ("fp16", "FSDP x 2"), ("bf16", "FSDP x 2"),
-    ("fp16", "DataParallel x 2, pretended")])
+    ("fp16", "HF Trainer ZeRO-2 x 2"), ("fp16", "FSDP x 2"), ("bf16", "FSDP x 2")])
 def test_precision_means_the_same_arithmetic(precision, row, train):
     """Nearer to each other than to fp32 by an order of magnitude: the same products in the same type."""
     one = train(*ONE_PROCESS, *SHORT, "--precision", precision)

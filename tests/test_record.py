@@ -13,7 +13,7 @@ from tests.test_equivalence import ONE_PROCESS, ROWS
 RUNS = {"one process": ONE_PROCESS, "DDP": (*ROWS["DDP x 2"], *PROFILED),
         "pipeline": (*ROWS["pipeline x 2"], *PROFILED), "torch pipeline": (*ROWS["torch gpipe x 2"], *PROFILED),
         "ZeRO": (*ROWS["ZeRO-2 x 2"], *PROFILED), "HF Trainer": (*ROWS["HF Trainer x 2"], *PROFILED),
-        "FSDP": (*ROWS["FSDP x 2"], *PROFILED), "DataParallel": ROWS["DataParallel x 2, pretended"]}
+        "FSDP": (*ROWS["FSDP x 2"], *PROFILED)}
 BARE = ("--noise_scale_steps", "0", "--measure", "throughput")
 
 
@@ -58,14 +58,6 @@ def test_flops_utilization_from_the_other_columns(train):
     assert row["mfu_pct"] == pytest.approx(100 * rate / (2 * 0.05e12))
     assert row["hfu_pct"] > row["mfu_pct"], "padding is computed as well"
     assert train(*RUNS["DDP"]).description["peak_tflops_source"] == "--peak_tflops"
-
-
-def test_a_process_may_have_several_devices(train):
-    run = train(*RUNS["DataParallel"])
-    [rank] = run.description["ranks"]
-    assert [device["device"] for device in rank["devices"]] == ["cpu", "cpu"]
-    shape = [run.summary[name] for name in ("devices", "replicas", "micro_batches", "micro_batch_size")]
-    assert shape == ["2", "2", "8", "2"] and run.summary["global_batch_size"] == "32"
 
 
 def test_data_parallel_without_gpus_is_one_device_and_says_so(train):

@@ -21,7 +21,6 @@ SHARED = {
     "torch zero_bubble x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zero_bubble"),
     "torch zbv x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"),
     "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
-    "DataParallel x 2, pretended": ("tests/pretended_gpus.py", "--num_gpus", "2", "--micro_batch_size", "2"),
 }
 ROWS = [*((task, strategy) for task in TASKS for strategy in STRATEGIES), *(("oscar", strategy) for strategy in SHARED)]
 

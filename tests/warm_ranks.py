@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["tests.slow_imports"])
+SPAWN = multiprocessing.get_context("spawn")  # for pretended GPUs: they must be there before libraries look for any
 
 
 def start_ranks(script: str, words: list[str], count: int, environment: dict[str, str],
@@ -32,10 +33,10 @@ def start_ranks(script: str, words: list[str], count: int, environment: dict[str
     outputs = [[folder / f"rank{rank}.{stream}" for stream in ("out", "err")] for rank in range(count)]
     for path in itertools.chain(*outputs):
         path.write_text("")  # a rank may be ended before it begins
-    ranks = []
+    ranks, context = [], SPAWN if "PRETENDED_GPUS" in environment else FORKSERVER
     for rank in range(count):
         own = variables | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {})
-        ranks.append(FORKSERVER.Process(target=_be_rank, args=(script, words, own, outputs[rank])))
+        ranks.append(context.Process(target=_be_rank, args=(script, words, own, outputs[rank])))
         ranks[-1].start()
     return ranks, outputs
 
@@ -67,4 +68,8 @@ def _be_rank(script: str, words: list[str], variables: dict[str, str], outputs: 
     sys.argv = [script, *words]
     sys.path.insert(0, str((ROOT / script).parent))  # as Python does, for what lies beside the script
     os.chdir(ROOT)
+    if "PRETENDED_GPUS" in variables:
+        from tests import pretended_cuda
+
+        pretended_cuda.start()
     runpy.run_path(script, run_name="__main__")

@@ -41,6 +41,7 @@ class MicroBatch:
     labels: dict[str, torch.Tensor]  # what the task's loss needs besides the logits
     indices: list[int]  # rows of the data set
     sample_ids: list[str]
+    host_tokens: torch.Tensor  # input_ids on the host
 
 
 @dataclass
@@ -165,13 +166,16 @@ class Batches:
             return Share(length, is_padded, [])
         mine = batch.view(self.split.replicas, -1)[self.replica].tolist()
         rows = self.features[mine]
-        inputs, labels = ({name: self._to_device(tensor).split(self.split.micro_batch_size)
-                           for name, tensor in tensors.items()} for tensors in self.collate(rows, length, is_padded))
         ids, size = rows["feature_id"].to_pylist(), self.split.micro_batch_size
+        on_host = self.collate(rows, length, is_padded)
+        inputs, labels = ({name: to_device(tensor, self.device).split(size) for name, tensor in tensors.items()}
+                          for tensors in on_host)
+        host_tokens = on_host[0]["input_ids"].split(size)
         return Share(length, is_padded, [
             MicroBatch({name: parts[number] for name, parts in inputs.items()},
                        {name: parts[number] for name, parts in labels.items()},
-                       mine[number * size:(number + 1) * size], ids[number * size:(number + 1) * size])
+                       mine[number * size:(number + 1) * size], ids[number * size:(number + 1) * size],
+                       host_tokens[number])
             for number in range(self.split.micro_batches)])
 
     def shares(self, batches: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, Share]]:
@@ -188,10 +192,10 @@ class Batches:
             for batch, share in coming:
                 yield batch, share.result()
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cuda":  # from pinned memory the copy does not make the host wait
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on a device, on its way there: from pinned memory the copy does not make the host wait."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class OrderHash:

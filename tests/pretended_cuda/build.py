@@ -14,12 +14,18 @@ from types import ModuleType
 import torch
 from torch.utils.cpp_extension import include_paths, library_paths
 
-SOURCE = Path(__file__).with_name("device.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("device.cpp", "devices.h")]
 NAME = "pretended_cuda_device"
 
 
-def compiler() -> str | None:
-    """The C++ compiler, if there is one."""
+def why_not() -> str | None:
+    """Why there can be no pretended GPUs here, if so."""
+    if torch.version.cuda or torch.version.hip:
+        return "pretended GPUs need a build of PyTorch for CPUs"
+    return None if _compiler() else "pretended GPUs need a C++ compiler (c++, or what CXX names)"
+
+
+def _compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "c++"))
 
 
@@ -29,7 +35,8 @@ def built() -> Path:
     Raises:
         subprocess.CalledProcessError: it does not compile.
     """
-    key = hashlib.sha256(SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
+    content = b"".join(source.read_bytes() for source in SOURCES) + torch.__version__.encode()
+    key = hashlib.sha256(content).hexdigest()[:16]
     folder = Path(sys.prefix, "torch_extensions", NAME)
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / f"{key}.so"
@@ -38,9 +45,9 @@ def built() -> Path:
         if not library.exists():
             unfinished = library.with_suffix(".unfinished")
             subprocess.run([
-                compiler(), "-shared", "-fPIC", "-std=c++20", "-O1", "-w", f"-DTORCH_EXTENSION_NAME={NAME}",
+                _compiler(), "-shared", "-fPIC", "-std=c++20", "-O1", "-w", f"-DTORCH_EXTENSION_NAME={NAME}",
                 "-DTORCH_API_INCLUDE_EXTENSION_H", *(f"-I{path}" for path in include_paths()),
-                f"-I{sysconfig.get_path('include')}", str(SOURCE), "-o", str(unfinished),
+                f"-I{sysconfig.get_path('include')}", str(SOURCES[0]), "-o", str(unfinished),
                 *(f"-L{path}" for path in library_paths()), "-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"],
                 check=True)
             for outdated in folder.glob("*.so"):

@@ -1,0 +1,151 @@
+"""Every strategy on pretended GPUs (tests/pretended_cuda): all branches for CUDA, and what one CPU process computes.
+
+Copies to the host arrive late: what is read before it has arrived is no number. An operation that mixes devices fails.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, stray_lines
+from tests.test_equivalence import ONE_PROCESS, SHORT, assert_same_computation, relative, weight_difference
+
+STRATEGIES = {
+    "DDP": ("bert_baseline.py",),
+    "DataParallel": ("data_parallel.py",),
+    "ZeRO-0": ("zero.py", "--stage", "0"),
+    "ZeRO-1": ("zero.py", "--stage", "1"),
+    "ZeRO-1 offload": ("zero.py", "--stage", "1", "--offload"),
+    "ZeRO-2": ("zero.py", "--stage", "2"),
+    "ZeRO-3": ("zero.py", "--stage", "3"),
+    "ZeRO-3 offload": ("zero.py", "--stage", "3", "--offload"),
+    "FSDP": ("fsdp.py",),
+    "FSDP no reshard": ("fsdp.py", "--reshard_after_forward", "false"),
+    "pipeline": ("pipeline.py", "--micro_batches", "8"),
+    "torch 1f1b": ("torch_pipeline.py", "--micro_batches", "8", "--schedule", "1f1b"),
+    "torch gpipe": ("torch_pipeline.py", "--micro_batches", "8", "--schedule", "gpipe"),
+    "torch interleaved": ("torch_pipeline.py", "--micro_batches", "8", "--schedule", "interleaved"),
+    "torch zero_bubble": ("torch_pipeline.py", "--micro_batches", "8", "--schedule", "zero_bubble"),
+    "torch zbv": ("torch_pipeline.py", "--micro_batches", "8", "--schedule", "zbv"),
+    "HF Trainer": ("hf_trainer.py",),
+    "HF Trainer ZeRO-2": ("hf_trainer.py", "--deepspeed_config", "experiments/zero2.json"),
+}
+ROWS = [(name, gpus) for name in STRATEGIES for gpus in (1, 2)]
+LIBRARIES = ("deepspeed/", "accelerate/", "transformers/trainer")  # wait by themselves, as docs/strategies.md has it
+OTHER_TASKS = {"imdb": ("--max_seq_length", "40", "--max_grad_norm", "2"), "mnli": ("--max_grad_norm", "1.2"),
+            "oscar": ("--max_seq_length", "64", "--max_grad_norm", "3")}
+
+
+def command_of(name: str, gpus: int) -> tuple[str, ...]:
+    """DataParallel's forward pass takes the samples of all GPUs: together they are the reference's micro-batch."""
+    return (*STRATEGIES[name], *(["--micro_batch_size", "2"] if name == "DataParallel" and gpus == 2 else []))
+
+
+def our_waits(run, at_least: float = 0) -> list[str]:
+    """Lines of ours that made a host wait in the measured steps; so many times a step at least."""
+    ranks = run.host_waits()
+    assert ranks
+    return [f"{wait['line']}: {wait['what']}" for rank in ranks for wait in rank
+            if not wait["line"].startswith(LIBRARIES) and wait["per_step"] >= at_least]
+
+
+def assert_as_one_process(run, one, gpus: int) -> None:
+    assert_same_computation(run, one)
+    for norms in ("micro_batch_squared_norm", "batch_squared_norm"):
+        assert relative(run.column(norms), one.column(norms)) < 2e-4
+    devices = [device["device"] for rank in run.description["ranks"] for device in rank["devices"]]
+    assert devices == [f"cuda:{number}" for number in range(gpus)]
+    assert not stray_lines(run.output)
+
+
+def test_ddp_on_a_gpu(pretended_cuda, train):
+    run = pretended_cuda(1, *command_of("DDP", 1))
+    assert_as_one_process(run, train(*ONE_PROCESS), 1)
+    assert not our_waits(run)
+
+
+def test_data_parallel_is_one_process_with_several_gpus(pretended_cuda, train):
+    run = pretended_cuda(2, *command_of("DataParallel", 2))
+    assert_as_one_process(run, train(*ONE_PROCESS), 2)
+    assert not our_waits(run)
+    shape = [run.summary[name] for name in ("devices", "replicas", "micro_batches", "micro_batch_size")]
+    assert shape == ["2", "2", "8", "2"] and run.summary["global_batch_size"] == "32"
+    assert run.rows("ranks.csv")[0]["device"] == "cuda:0 + cuda:1"
+    assert not stray_lines(run.output)
+
+
+@pytest.mark.parametrize("name, gpus", ROWS)
+def test_strategy_computes_what_one_process_computes(name, gpus, pretended_gpus, train):
+    run = pretended_gpus(gpus, *command_of(name, gpus))
+    assert_as_one_process(run, train(*ONE_PROCESS), gpus)
+    assert not our_waits(run)
+    empty = {column for column, value in run.summary.items() if value == ""}
+    assert empty == set(run.description["empty"]) and "unknown" not in run.description["empty"].values()
+    assert float(run.summary["peak_memory_gib"]) > 0
+
+
+@pytest.mark.parametrize("task, name", [(task, name) for task in OTHER_TASKS for name in (
+    "DDP", "ZeRO-3", "FSDP", "pipeline", "torch zbv")] + [("oscar", "DataParallel"), ("oscar", "torch zero_bubble")])
+def test_other_tasks(task, name, pretended_gpus, train):
+    flags = ("--task", task, "--max_steps", "3", *OTHER_TASKS[task])
+    run = pretended_gpus(2, *command_of(name, 2), *flags)
+    assert_as_one_process(run, train(*ONE_PROCESS, *flags), 2)
+    # So few steps are all measured, and PyTorch waits when it begins: for DDP's buckets, in a schedule's first step.
+    assert not [line for line in our_waits(run, at_least=1) if not line.startswith("torch_pipeline.py")]
+
+
+@pytest.mark.parametrize("precision, name", [
+    ("bf16", "DDP"), ("fp16", "DDP"), ("fp16", "DataParallel"), ("bf16", "ZeRO-1"), ("fp16", "ZeRO-2"),
+    ("bf16", "ZeRO-3"), ("fp16", "FSDP"), ("bf16", "FSDP"), ("fp16", "pipeline"), ("fp16", "torch zbv"),
+    ("bf16", "torch 1f1b"), ("fp16", "HF Trainer")])
+def test_precision_means_the_same_arithmetic(precision, name, pretended_gpus, train):
+    """As one GPU's: which operations autocast takes into the short type differs between CPUs and GPUs."""
+    flags = (*SHORT, "--max_steps", "4", "--precision", precision)
+    one, run = (pretended_gpus(gpus, *command_of(which, gpus), *flags) for which, gpus in (("DDP", 1), (name, 2)))
+    losses = [each.column("train_loss") for each in (run, one, train(*ONE_PROCESS, *SHORT, "--max_steps", "4"))]
+    assert relative(losses[0], losses[1]) < 1e-3 and relative(losses[0], losses[2]) < 1e-2
+    assert abs(losses[0][0] - losses[1][0]) < 1e-6 < 1e-5 < abs(losses[1][0] - losses[2][0])
+    assert relative(run.column("grad_norm"), one.column("grad_norm")) < 3e-3
+
+
+@pytest.mark.parametrize("name", ["DDP", "FSDP", "ZeRO-2", "pipeline", "torch zbv"])
+def test_a_resumed_run_is_the_uninterrupted_one(name, pretended_gpus, tmp_path, broken_off, resume):
+    """With dropout, which goes on with the random numbers of each GPU."""
+    command = (*command_of(name, 2), "--dropout", "0.1")
+    whole = pretended_gpus(2, *command)
+    run = resume(broken_off(whole), *command, pretended_gpus=2)
+    for column in ("train_loss", "grad_norm", "learning_rate"):
+        assert run.column(column) == whole.column(column)
+    assert weight_difference(run, whole) == 0
+    assert [attempt["from_step"] for attempt in run.description["attempts"]] == [0, 6]
+
+
+@pytest.mark.parametrize("name", ["DDP", "FSDP", "ZeRO-3", "pipeline", "torch 1f1b"])
+def test_profiling_traces_the_host_and_leaves_the_rest_empty(name, pretended_gpus):
+    run = pretended_gpus(2, *command_of(name, 2), "--profile_steps", "2", "--max_eval_examples", "8")
+    assert len(list((run.folder / "profile").glob("rank*.json.gz"))) == 2
+    assert float(run.summary["host_cpu_s_per_step"]) > 0
+    assert run.summary["device_s_per_step"] == "" and "CUPTI" in run.description["empty"]["device_s_per_step"]
+
+
+def waits_in_the_table() -> dict[str, dict[str, float]]:
+    """Of docs/strategies.md: strategy -> function -> waits a step."""
+    text = Path(ROOT, "docs", "strategies.md").read_text()
+    table = text[text.index("## What makes the host wait"):].split("\n## ")[0]
+    waits: dict[str, dict[str, float]] = {}
+    for names, count, function in re.findall(r"^\| ([^|]+) \| ([\d.]+)[^|]* \| `([^`]+)`", table, re.MULTILINE):
+        for name in names.split(", "):
+            waits.setdefault(name, {})[function] = float(count)
+    return waits
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name.startswith(("ZeRO", "pipeline", "HF"))])
+def test_what_libraries_wait_for_is_in_the_table(name, pretended_gpus):
+    """Waits that every step has; those of a run's end are none of a step's."""
+    found: dict[str, float] = {}
+    for wait in pretended_gpus(2, *command_of(name, 2)).host_waits()[0]:
+        if wait["per_step"] >= 1:
+            function = wait["line"].rpartition(":")[2]
+            found[function] = found.get(function, 0) + round(wait["per_step"], 3)
+    assert found == waits_in_the_table().get(name, {})
