@@ -19,6 +19,11 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
          "pad_token_id": 0, "max_position_embeddings": 130}
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 440449768\n"
 LENGTH = 32
+KINDS = {"Bert": {},  "Roberta": {"type_vocab_size": 1}, "Electra": {"embedding_size": 16},
+         "Albert": {"embedding_size": 16}, "Deberta": {"type_vocab_size": 0}, "DebertaV2": {"type_vocab_size": 0},
+         "MPNet": {}, "FNet": {"num_attention_heads": None}, "SqueezeBert": {"embedding_size": 32}, "ModernBert": {},
+         "XLMRoberta": {"type_vocab_size": 1}, "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}}
+EAGER = {"Deberta", "DebertaV2", "MPNet", "FNet", "SqueezeBert"}
 
 
 def copy_tokenizer(folder, name="tiny_bert_cased"):
@@ -98,6 +103,7 @@ def first_batch(task):
     (lambda s: {key.replace("query.weight", "query.base_layer.weight"): value for key, value in s.items()},
      "lack bert.encoder.layer.0.attention.self.query.weight"),
     (lambda s: {key: value for key, value in s.items() if key != "qa_outputs.bias"}, "lack qa_outputs.bias"),
+    (lambda s: {f"module.{key.removeprefix('bert.')}": value for key, value in s.items()}, "take 'module.' off"),
     (lambda s: s | {"bert.pooler.dense.weight": torch.ones(32, 32), "bert.embeddings.word_embeddings.weight":
                     s["bert.embeddings.word_embeddings.weight"][:-1].clone()},
      "bert.embeddings.word_embeddings.weight is"),
@@ -110,9 +116,72 @@ def test_weights_of_another_model_are_refused(answering, file, change, said):
     assert said in line and line.startswith(f"--model {answering}: "), line
 
 
-def test_wrapped_weights_are_refused(answering):
-    change_weights(answering, lambda s: {"state_dict": s, "epoch": 3}, "pytorch_model.bin")
-    assert "lack bert.embeddings.LayerNorm.bias" in refusal("squad_v2", answering)
+@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
+def test_wrapped_weights_are_refused(answering, wrapper):
+    change_weights(answering, lambda s: {wrapper: s, "epoch": 3}, "pytorch_model.bin")
+    assert f"but hold {wrapper!r}; save what that holds" in refusal("squad_v2", answering)
+
+
+def test_weights_that_are_whole_numbers_are_refused(answering):
+    change_weights(answering, lambda s: {key: value.to(torch.int8) for key, value in s.items()})
+    assert "I8 values" in refusal("squad_v2", answering)
+
+
+def test_gpt2s_shared_weight_of_another_shape_is_refused_and_its_old_buffers_are_not(tmp_path):
+    shutil.copytree(ROOT / "data" / "tiny_gpt2", tmp_path / "model")
+    config = transformers.GPT2Config.from_pretrained(tmp_path / "model")
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    change_weights(tmp_path / "model", lambda s: s | {"transformer.h.0.attn.masked_bias": torch.tensor(-1e4),
+                                                      "transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8)})
+    assert opened("oscar", tmp_path / "model", "--from_scratch", "false").fresh_parameters == []
+    change_config(tmp_path / "model", vocab_size=config.vocab_size + 8)
+    assert "do not fit" in refusal("oscar", tmp_path / "model", "--from_scratch", "false")
+
+
+@pytest.mark.parametrize("kind, gone", [
+    ("Bert", "bert.pooler."), ("Roberta", "classifier.dense."), ("Roberta", "classifier.out_proj."),
+    ("DistilBert", "pre_classifier."), ("Albert", "albert.pooler."), ("Electra", "classifier.out_proj.")])
+def test_half_a_head_is_refused(tmp_path, kind, gone):
+    folder = save(tmp_path / "model", f"{kind}ForSequenceClassification", f"{kind}Config", num_labels=3, **KINDS[kind])
+    change_weights(folder, lambda s: {key: value for key, value in s.items() if not key.startswith(gone)})
+    assert f"lack {gone}" in refusal("mnli", folder)
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra", "Albert",
+                                  "ModernBert", "Deberta"])
+@pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
+def test_a_model_without_a_classifier_gets_a_fresh_one(tmp_path, kind, head):
+    settings = KINDS.get(kind, KINDS["XLMRoberta"])
+    task = opened("mnli", save(tmp_path / "model", f"{kind}{head}", f"{kind}Config", **settings))
+    assert [name for name in task.fresh_parameters if "classifier" in name]
+    assert task._loaded.config.id2label == dict(enumerate(ORDERS[0]))
+
+
+def test_the_files_that_are_read_are_those_that_are_checked_and_hashed(answering):
+    from workload.content import content_of
+
+    def digest():
+        return content_of(opened("squad_v2", answering))["model"]
+
+    whole = load_file(answering / "model.safetensors")
+    first = {key: value for key, value in whole.items() if "layer.0." in key}
+    rest = {key: value for key, value in whole.items() if key not in first}
+    (answering / "model.safetensors").unlink()
+    for name, part in (("part1", first), ("part2", rest)):
+        save_file(part, answering / f"{name}.safetensors", {"format": "pt"})
+    names = {key: "part1.safetensors" if key in first else "part2.safetensors" for key in whole}
+    (answering / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    before = digest()
+    save_file({key: value + 1 for key, value in rest.items()}, answering / "part2.safetensors", {"format": "pt"})
+    assert digest() != before
+
+    save_file(whole, answering / "other.safetensors", {"format": "pt"})
+    change_config(answering, transformers_weights="other.safetensors")
+    before = digest()
+    save_file({key: value * 2 for key, value in whole.items()}, answering / "other.safetensors", {"format": "pt"})
+    assert digest() != before
+    (answering / "other.safetensors").write_text(POINTER)
+    assert "other.safetensors is a git-lfs pointer" in refusal("squad_v2", answering)
 
 
 def test_fewer_layers_in_the_configuration_than_in_the_weights_are_refused(answering):
@@ -212,12 +281,14 @@ def named(names, case=str, by="id2label"):
     names = [case(name) for name in names]
     id2label = {str(number): name for number, name in enumerate(names)}
     label2id = {name: number for number, name in enumerate(names)}
+    if "unnamed" in by:
+        id2label = {number: f"LABEL_{number}" for number in id2label}
     return {"id2label": id2label if "id2label" in by else None, "label2id": label2id if "label2id" in by else None}
 
 
 @pytest.mark.parametrize("order, case, by", [
     (ORDERS[1], str.upper, "id2label label2id"), (ORDERS[2], str.title, "id2label"),
-    (ORDERS[2], str.lower, "label2id")])
+    (ORDERS[2], str.lower, "label2id"), (ORDERS[1], str.lower, "unnamed id2label label2id")])
 def test_a_heads_own_order_is_kept(entailing, order, case, by):
     """One classifier, stored in another order of its labels, gives the same losses and predictions."""
     task = opened("mnli", entailing)
@@ -244,7 +315,9 @@ def test_a_heads_own_order_is_kept(entailing, order, case, by):
     assert list(stored.config.id2label.values()) == [case(name) for name in order]
 
 
-def test_a_head_that_names_no_classes_is_taken_in_the_tasks_order_and_says_so(entailing):
+@pytest.mark.parametrize("names", [None, [f"label_{number}" for number in range(3)]])
+def test_a_head_that_names_no_classes_is_taken_in_the_tasks_order_and_says_so(entailing, names):
+    change_config(entailing, **named(names or ["x"], by="id2label" if names else ""))
     task = opened("mnli", entailing)
     model = task.build_model()
     assert task.model_record["outputs"] == list(ORDERS[0]) and task.model_record["outputs_named_by"] == "the task"
@@ -283,19 +356,9 @@ def test_sentiment_heads_are_mapped_by_their_names(tmp_path):
 
 # ---------------------------------------------------------------------- kinds of models
 
-KINDS = {"Bert": {}, "Roberta": {"type_vocab_size": 1}, "Electra": {"embedding_size": 16},
-         "Albert": {"embedding_size": 16}, "Deberta": {"type_vocab_size": 0}, "DebertaV2": {"type_vocab_size": 0},
-         "MPNet": {}, "FNet": {"num_attention_heads": None}, "SqueezeBert": {"embedding_size": 32}, "ModernBert": {},
-         "XLMRoberta": {"type_vocab_size": 1}, "DistilBert": {}}
-EAGER = {"Deberta", "DebertaV2", "MPNet", "FNet", "SqueezeBert"}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_encoder_runs_and_its_attention_is_recorded(tmp_path, kind):
-    settings = KINDS[kind]
-    if kind == "DistilBert":
-        settings |= {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
-    folder = save(tmp_path / "model", f"{kind}ForSequenceClassification", f"{kind}Config", num_labels=3, **settings)
+    folder = save(tmp_path / "model", f"{kind}ForSequenceClassification", f"{kind}Config", num_labels=3, **KINDS[kind])
     task = opened("mnli", folder)
     inputs, labels = first_batch(task)
     model = task.build_model()
@@ -343,6 +406,20 @@ def test_a_tokenizer_without_token_types_and_a_fresh_head_train_the_same_everywh
 
 
 # ---------------------------------------------------------------------- tokenizers
+
+@pytest.mark.parametrize("task, settings", [("imdb", {"truncation_side": "left"}), ("oscar", {"eos_token": "the"})])
+def test_what_a_tokenizer_does_besides_its_file_is_part_of_the_caches_key(tmp_path, task, settings):
+    tiny, flags = {"imdb": "tiny_encoder", "oscar": "tiny_gpt2"}[task], ("--max_seq_length", "16")
+    folders = [shutil.copytree(ROOT / "data" / tiny, tmp_path / name) for name in ("before", "after")]
+    path = folders[1] / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    made = []
+    for folder in folders:
+        made.append(open_task(parse_arguments(Arguments, ["--task", task, "--sample", "--model", "tiny", "--tokenizer",
+                                                          str(folder), *flags])))
+        made[-1].load()
+    assert made[0].samples("train")["input_ids"][:] != made[1].samples("train")["input_ids"][:]
+
 
 def test_a_cased_vocabulary_alone_is_not_lowered(entailing):
     whole = opened("mnli", entailing).tokenizer("A Cat sat, Émile.")["input_ids"]

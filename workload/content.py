@@ -1,5 +1,6 @@
 """What a job trains, by its content: behind one path, or one name on the Hub, there may be other files tomorrow."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,10 +14,11 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from workload.errors import InputError
 from workload.processes import usable_cores
+from workload.weights import weight_files
 
 CONFIG = "config.json"
-WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")  # with their indices; where both are there the first is read
 CHUNK = 2**24  # bytes
 
 
@@ -32,8 +34,8 @@ def content_of(task) -> dict[str, Any]:
     folder, commit = _model_folder(task.model_source)
     files = [folder / CONFIG] if folder else []
     if folder and not task.from_scratch:
-        found = ([file for file in sorted(folder.glob(pattern)) if file.is_file()] for pattern in WEIGHTS)
-        files += next(filter(None, found), [])
+        with contextlib.suppress(InputError) if commit else contextlib.nullcontext():  # the commit says which they are
+            files += weight_files(folder)
     digests = _file_digests(files)
     model = [[file.name, digest] for file, digest in zip(files, digests, strict=True)] or task.model_name
     return {"model": _json_digest(model), "hub_commit": commit, "tokenizer": tokenizer_digest(task.tokenizer),
@@ -71,7 +73,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     for name in ("truncation", "padding"):  # how it was called last
         rules.pop(name, None)
-    return _json_digest([rules, tokenizer.special_tokens_map, tokenizer.model_input_names])
+    return _json_digest([rules, tokenizer.special_tokens_map, tokenizer.model_input_names, tokenizer.truncation_side])
 
 
 def examples_digest(examples: Dataset) -> str:

@@ -23,7 +23,7 @@ DATA = Path(__file__).parents[1] / "data"
 # What transformers raises upon a folder that does not hold together.
 NOT_LOADED = (OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError, ImportError,
               StrictDataclassError)
-UNNAMED = re.compile(r"(?:LABEL_)?(\d+)")  # what transformers calls an output that nobody has named
+UNNAMED = re.compile(r"(?:LABEL_)?(\d+)", re.IGNORECASE)  # what transformers calls an output that nobody has named
 MOST_SHOWN = 200  # characters of what a library says
 CASED = 0.01  # share of words with a capital from which on a vocabulary is cased; accents and names of tokens are fewer
 
@@ -69,15 +69,16 @@ def load_config(model: str, dropout: float | None) -> PretrainedConfig:
 
 
 def _name_outputs(config: PretrainedConfig, content: dict) -> None:
-    """Take a model's names for its outputs also from `label2id`, which transformers overlooks without `id2label`.
+    """Take a model's names for its outputs also from `label2id`, where `id2label` has none.
 
     Raises:
         ValueError: the two contradict each other.
     """
-    numbers = content.get("label2id") or {}
-    if "id2label" not in content and numbers:
-        config.id2label = {int(number): name for name, number in numbers.items()}
-    if any(int(numbers.get(name, number)) != number for number, name in config.id2label.items()):
+    names = {str(name): int(number) for name, number in (content.get("label2id") or {}).items()}
+    is_named = not all(map(UNNAMED.fullmatch, names))
+    if is_named and all(UNNAMED.fullmatch(str(name)) for name in (content.get("id2label") or {}).values()):
+        config.id2label = {number: name for name, number in names.items()}
+    if is_named and any(names.get(name, number) != number for number, name in config.id2label.items()):
         raise ValueError("its id2label and label2id contradict each other")
 
 

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +17,11 @@ from workload.errors import InputError
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json",
            "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that is there counts
+FLOATING = {"F64", "F32", "F16", "BF16"}  # as safetensors names types
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module")  # under which training scripts keep a model's tensors
+ADDED = ("module.", "_orig_mod.")  # to all names, by DataParallel and DDP, and by the compiler
+# Buffers that older versions stored, and that hold nothing that is learned.
+OLD_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.masked_bias|inv_freq)$")
 POINTER = b"version https://git-lfs.github.com/spec/"
 ZIP, PICKLE = b"PK", b"\x80"  # how a .bin begins: torch.save's, and that of PyTorch before 1.6
 
@@ -34,25 +40,36 @@ def refuse_pointers(flag: str, folder: str, *patterns: str) -> None:
                                  "`git lfs pull` there")
 
 
+def weight_files(folder: str | Path) -> list[Path]:
+    """The files of a folder that `from_pretrained` reads weights from: one, or an index and its shards.
+
+    Raises:
+        InputError: there are none, or the index is none.
+    """
+    own = json.loads(Path(folder, "config.json").read_text(encoding="utf-8")).get("transformers_weights")
+    found = next((Path(folder, name) for name in ([own] if own else WEIGHTS) if Path(folder, name).exists()), None)
+    if found is None:
+        raise InputError(f"--model {folder}: holds no weights ({own or 'model.safetensors or pytorch_model.bin'}); add "
+                         "--from_scratch true to begin with random ones")
+    if found.suffix != ".json":
+        return [found]
+    refuse_pointers("model", folder, found.name)
+    try:
+        shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not shards:
+            raise ValueError("its weight_map is empty")
+        return [found, *(Path(folder, name) for name in shards)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"--model {folder}: {found.name} is no index of weights ({error})") from error
+
+
 def refuse_unreadable_weights(folder: str) -> None:
     """Refuse a local folder without weights, or with files of them that are missing, cut off or something else.
 
     Raises:
         InputError: names the file, and says what is wrong with it.
     """
-    found = next((Path(folder, name) for name in WEIGHTS if Path(folder, name).exists()), None)
-    if found is None:
-        raise InputError(f"--model {folder}: holds no weights (model.safetensors or pytorch_model.bin); add "
-                         "--from_scratch true to begin with random ones")
-    refuse_pointers("model", folder, found.name)
-    files = [found]
-    if found.suffix == ".json":
-        try:
-            index = json.loads(found.read_text(encoding="utf-8"))
-            files = [Path(folder, name) for name in sorted(set(index["weight_map"].values()))]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"--model {folder}: {found.name} is no index of weights ({error})") from error
-    for file in files:
+    for file in (file for file in weight_files(folder) if file.suffix != ".json"):
         refuse_pointers("model", folder, file.name)
         problem = _problem_with(file)
         if problem:
@@ -62,8 +79,10 @@ def refuse_unreadable_weights(folder: str) -> None:
 def _problem_with(file: Path) -> str | None:
     try:
         if file.suffix == ".safetensors":
-            with safe_open(file, "pt"):
-                return None
+            with safe_open(file, "pt") as tensors:
+                names = [name for name in list(tensors.keys()) if name.endswith("weight")]
+                types = {tensors.get_slice(name).get_dtype() for name in names}
+            return f"holds {min(types - FLOATING)} values, no floating-point weights" if types - FLOATING else None
         start = _first_bytes(file, 2)
         if start.startswith(ZIP):
             zipfile.ZipFile(file).close()
@@ -97,11 +116,23 @@ def load_weights(kind: type, model: str, config: PretrainedConfig) -> tuple[torc
                          "code, so it is not opened; use a folder with model.safetensors") from error
     except SafetensorError as error:
         raise InputError(f"--model {model}: its weights cannot be read ({error})") from error
+    except RuntimeError as error:
+        if "meta tensor" not in str(error).lower():  # what becomes of a shared weight of another shape
+            raise
+        raise InputError(f"--model {model}: its weights do not fit: a shared one has another shape than config.json "
+                         "says; use the config.json they were saved with") from error
     _refuse_other_weights(model, loaded, info)
     damaged = next((name for name, parameter in loaded.named_parameters() if not parameter.isfinite().all()), None)
     if damaged:
         raise InputError(f"--model {model}: its weights are damaged: {damaged} holds NaN or infinite values")
     return loaded, sorted(info["missing_keys"])
+
+
+def head_of(model: torch.nn.Module) -> list[str]:
+    """The names of a model's parameters outside of its base, the output layer's last; none if it is all base."""
+    prefix = model.base_model_prefix + "."
+    return [] if model.base_model is model else [
+        name for name, _ in model.named_parameters() if not name.startswith(prefix)]
 
 
 def _refuse_other_weights(name: str, model: torch.nn.Module, info: dict) -> None:
@@ -110,7 +141,7 @@ def _refuse_other_weights(name: str, model: torch.nn.Module, info: dict) -> None
     Args:
         info: what `from_pretrained` says of the tensors by name: missing_keys, unexpected_keys, mismatched_keys.
     """
-    base, prefix = model.base_model, model.base_model_prefix + "."
+    base, prefix, head = model.base_model, model.base_model_prefix + ".", head_of(model)
     parts = {part for part, _ in (*base.named_children(), *base.named_parameters(recurse=False))}
     parts.discard("pooler")  # the first layer of a head
 
@@ -120,19 +151,33 @@ def _refuse_other_weights(name: str, model: torch.nn.Module, info: dict) -> None
     for key, stored, needed in sorted(info["mismatched_keys"]):
         raise InputError(f"--model {name}: its weights do not fit: {key} is {tuple(stored)}, but {tuple(needed)} is "
                          "needed here; use a model whose config.json and head agree with the weights and the task")
-    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    modules = {key.rpartition(".")[0] for key in model.state_dict() if key not in info["missing_keys"]}
-    lacking = [key for key in missing if is_of_base(key) or key.rpartition(".")[0] in modules]  # of a head the half
+    missing = sorted(info["missing_keys"])
+    unexpected = sorted(key for key in info["unexpected_keys"] if not OLD_BUFFERS.search(key))
+    output = head[-1].split(".")[0] if head else None  # the module of the output layer
+    stored_output = [key for key in head if key.split(".")[0] == output and key not in info["missing_keys"]]
+    # A pooler, or a layer that heads have in common, may be stored without the output layer; never the other way round.
+    lacking = [key for key in missing if is_of_base(key) or stored_output]
     if lacking:
-        instead = f", but hold {unexpected[0]}" if unexpected else ""
-        prefixed = next((key for key in unexpected if key.endswith(f".{lacking[0]}")), None)
-        remedy = (f"take {prefixed.removesuffix(lacking[0])!r} off their names" if prefixed
-                  else "save the model again with save_pretrained")
-        raise InputError(f"--model {name}: its weights lack {_first_of(lacking)}{instead}; {remedy}")
+        raise InputError(f"--model {name}: its weights lack {_first_of(lacking)}"
+                         f"{_instead(lacking, unexpected, prefix)}")
     left_over = [key for key in unexpected if is_of_base(key)]
     if left_over:
         raise InputError(f"--model {name}: its weights hold {_first_of(left_over)}, for which the model of its "
                          "config.json has no place; use the config.json they were saved with")
+
+
+def _instead(lacking: list[str], unexpected: list[str], prefix: str) -> str:
+    """What the weights hold in place of what they lack, and what to do."""
+    for key in unexpected:
+        for name in lacking:
+            for plain in (name, name.removeprefix(prefix)):
+                added = key.removesuffix(plain)
+                if key.endswith(f".{plain}") and (plain == name or added in ADDED):
+                    return f", but hold {key}; take {added!r} off their names"
+    wrapper = next((key for key in WRAPPERS if key in unexpected), None)
+    if wrapper:
+        return f", but hold {wrapper!r}; save what that holds by itself"
+    return f"{f', but hold {unexpected[0]}' if unexpected else ''}; save the model again with save_pretrained"
 
 
 def _first_of(names: list[str]) -> str:

@@ -15,6 +15,7 @@ from workload.encoder_config import ENCODER_CLASSIFIER
 from workload.errors import InputError
 from workload.models import UNNAMED
 from workload.tasks.task import Task
+from workload.weights import head_of
 
 
 class Classification(Task):
@@ -36,11 +37,13 @@ class Classification(Task):
                 raise InputError(f"--model {self.model_name}: a {self.config.model_type!r} model is no encoder; use "
                                  "one, such as a 'bert' model")
         names = [str(self.config.id2label[number]) for number in sorted(self.config.id2label)]
+        is_unnamed = all(map(UNNAMED.fullmatch, names))
         self.order = [self.class_number(name) for name in names]
         self.other_classes: list[str] = []  # that the model names, where they are not ours
         if sorted(self.order) != list(range(len(self.classes))):
-            self.other_classes, self.order = names, list(range(len(self.classes)))
-        self.is_named = not self.other_classes and not all(map(UNNAMED.fullmatch, names))
+            self.order = list(range(len(self.classes)))
+            self.other_classes = [] if is_unnamed else names
+        self.is_named = not self.other_classes and not is_unnamed
         if not self.is_named:
             self.config.id2label = {output: self.classes[number] for output, number in enumerate(self.order)}
             self.config.label2id = {name: output for output, name in self.config.id2label.items()}
@@ -85,8 +88,8 @@ class Classification(Task):
     def load_model(self) -> torch.nn.Module:
         model = super().load_model()
         self.taken = inspect.signature(model.forward).parameters  # FNet, which mixes all tokens, takes no mask
-        self.has_fresh_head = list(model.named_parameters())[-1][0] in self.fresh_parameters
-        if self.other_classes and not self.has_fresh_head:
+        head = head_of(model)
+        if self.other_classes and not self.from_scratch and not (head and head[-1] in self.fresh_parameters):
             raise InputError(f"--model {self.model_name}: its head tells apart {', '.join(self.other_classes)}, not "
                              f"{', '.join(self.classes)}; use a model without a head, or with one for this task")
         return model

@@ -17,6 +17,7 @@ from transformers import BatchEncoding
 
 from measurement.flops import TransformerShape
 from workload.arguments import Arguments
+from workload.content import tokenizer_digest
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
 from workload.layers import transformer_modules
@@ -222,8 +223,7 @@ class Task(ABC):
     def load(self) -> None:
         """Tokenise all parts, or take them from the cache of `datasets`, which maps files into memory."""
         self.features: dict[str, Dataset] = {}
-        # Before the first use: calling the tokenizer changes what it is written as.
-        tokenizer = self.tokenizer.backend_tokenizer.to_str()
+        tokenizer = tokenizer_digest(self.tokenizer)
         for split, examples in self.examples.items():
             dropped = self.scoring_columns if split == "train" else []
             # What the result depends on; `datasets` would hash the tokenizer's changing state as well.
