@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from workload.terminal import print_anywhere
+
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -23,6 +25,7 @@ def one_line_errors() -> Iterator[None]:
 
     Rank 0 (or SLURM's task 0) prints it.
     """
+    print_anywhere()
     try:
         yield
     except Exception as error:

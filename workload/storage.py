@@ -1,9 +1,14 @@
 """Where results go: looked at before anything takes long."""
 
 import os
+import sys
 from pathlib import Path
 
+import datasets
+
+from workload.arguments import Arguments
 from workload.errors import InputError
+from workload.tasks.files import HALF_CHARACTER
 
 
 def check_writable(output_dir: str) -> None:
@@ -22,3 +27,17 @@ def check_writable(output_dir: str) -> None:
         is_read_only = os.statvfs(place).f_flag & os.ST_RDONLY
         problem = "is on a read-only file system" if is_read_only else "may not be written to by this user"
     raise InputError(f"--output_dir {output_dir}: {place} {problem}; a folder that can be written to fits")
+
+
+def check_names(arguments: Arguments) -> None:
+    """Refuse names that are not UTF-8 where libraries in Rust and C++ open files. Python itself takes any, as for data.
+
+    Raises:
+        InputError: says which flag or variable has such a name.
+    """
+    names = {f"--{flag} ": getattr(arguments, flag) or "" for flag in ("model", "tokenizer", "output_dir", "run_name")}
+    names["HF_HOME, the cache: "] = os.path.abspath(datasets.config.HF_DATASETS_CACHE)
+    for name, value in names.items():
+        if HALF_CHARACTER.search(value):  # Python's stand-in for a byte that is no text
+            raise InputError(f"{name}{value}: this name is not {sys.getfilesystemencoding().upper()} text, and the "
+                             "libraries that read and write there take no other; rename it, or use a link to it")
