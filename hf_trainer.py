@@ -19,7 +19,7 @@ from measurement.noise_scale import GradientNoise
 from measurement.run import Part, Run
 from workload.arguments import TrainerArguments, parse_arguments
 from workload.batches import Share
-from workload.deepspeed_checks import check_no_pipeline
+from workload.deepspeed_checks import check_no_pipeline, check_trainer
 from workload.deepspeed_config import complete_config, read_deepspeed_config
 from workload.errors import InputError, one_line_errors
 from workload.evaluation import evaluate
@@ -166,6 +166,7 @@ def zero_stage(config: dict, arguments: TrainerArguments) -> int:
         InputError: a configuration or a precision with which the Trainer would train something else.
     """
     check_no_pipeline(config)
+    check_trainer(config)
     where, zero = f"--deepspeed_config {arguments.deepspeed_config}: zero_optimization", config.get("zero_optimization")
     stage = (zero or {}).get("stage")
     if stage not in (1, 2, 3):

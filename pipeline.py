@@ -19,6 +19,7 @@ from measurement.noise_scale import GradientNoise
 from measurement.run import Part, Run
 from workload.arguments import PipelineArguments, parse_arguments
 from workload.batches import Share, plan_stages
+from workload.deepspeed_checks import check_pipeline
 from workload.deepspeed_config import complete_config, read_deepspeed_config
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
@@ -43,6 +44,7 @@ def main() -> None:
     devices = devices_asked_for(arguments.num_gpus)
     stages, micro_batches = plan_stages(arguments.stages, arguments.micro_batches, arguments.global_batch_size, devices)
     config = read_deepspeed_config(arguments)
+    check_pipeline(config)
     job = prepare("pipeline", arguments, devices, stages, micro_batches, schedule="1f1b",
                   complete_settings=functools.partial(complete_config, config, arguments, 0, False))
     task, processes, device = job.task, job.processes, job.processes.device

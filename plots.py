@@ -22,6 +22,7 @@ from comparison.report import write_comparison
 from comparison.rows import compare
 from comparison.runs import find_runs
 from comparison.study import Curve, Metric, Study, Target
+from workload.terminal import print_anywhere
 
 PUBLISHED = Path(__file__).resolve().parent / "results" / "published"
 REFERENCE = PUBLISHED.with_name("reference")
@@ -202,6 +203,7 @@ STUDY = Study(
 
 
 def main() -> None:
+    print_anywhere(errors="replace")  # a character for a character: tables stay aligned
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="folder with runs")
     parser.add_argument("--output_dir", type=Path, help="where to write (default: the results folder)")
@@ -220,8 +222,11 @@ def main() -> None:
         text, figures = write_comparison(rows, members, output, STUDY, tuners, published)
     except OSError as error:
         parser.error(f"cannot write to {output}: {error}")
-    print(text)
-    print(f"Wrote comparison.md, comparison.csv and {figures} figures (figures/*.png) to {output}")
+    try:
+        print(text)
+        print(f"Wrote comparison.md, comparison.csv and {figures} figures (figures/*.png) to {output}", flush=True)
+    except OSError as error:
+        parser.error(f"the tables are in {output}, but cannot be printed ({error.strerror})")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ seconds inside DeepSpeed's forward, backward and step.
 """
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -64,7 +65,7 @@ def find_tuners(root: Path, without: Path | None = None) -> pd.DataFrame:
         if {SUMMARY, "ds_config_optimal.json"} <= files:  # the tuner's own names
             try:
                 name = folder.resolve().relative_to(root.resolve().parent)
-                found.append(read_summary(folder).assign(folder=str(name)))
+                found.append(read_summary(folder).assign(folder=os.fsencode(name).decode(errors="backslashreplace")))
             except (OSError, ValueError) as error:
                 left_out(folder / SUMMARY, error)
     return pd.concat(found[1:] or found)[found[0].columns]

@@ -116,7 +116,8 @@ def write_whole(path: Path, text: str) -> None:
     """Write aside, then rename: a reader sees the old file or the new one, never a half, also if the disk is full."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        # Names of files may hold bytes that are not UTF-8; in JSON what replaces them says the same.
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
         aside.replace(path)
     except OSError as error:
         error.filename = str(path)

@@ -7,6 +7,7 @@ import pytest
 from hf_trainer import zero_stage
 from workload.arguments import PipelineArguments, TrainerArguments, ZeroArguments, parse_arguments
 from workload.batches import Split, split_batch
+from workload.deepspeed_checks import check_pipeline
 from workload.deepspeed_config import complete_config, follow_config, read_deepspeed_config
 from workload.errors import InputError
 
@@ -28,6 +29,7 @@ def settings(tmp_path):
         if script == "hf_trainer.py":
             return complete_config(config, arguments, zero_stage(config, arguments), False, split_batch(arguments, 2),
                                    precision)
+        check_pipeline(config)
         return complete_config(config, arguments, 0, False, split_batch(arguments, 1, 8), precision)
     return settings
 
@@ -103,10 +105,14 @@ def test_what_would_change_the_training_is_refused(setting, settings):
     ("pipeline.py", '"pipeline": {"partition": "uniform"}'),
     ("zero.py", '"pipeline": {"activation_checkpoint_interval": 1}'),
     ("hf_trainer.py", '"pipeline": {"activation_checkpoint_interval": 1}'),
+    ("hf_trainer.py", '"autotuning": {"enabled": true}'), ("pipeline.py", '"autotuning": {"enabled": true}'),
+    ("pipeline.py", '"wall_clock_breakdown": true'),
+    ("pipeline.py", '"flops_profiler": {"enabled": true, "profile_step": 1}'),
 ])
-def test_what_would_be_ignored_is_refused(script, setting, settings):
+def test_what_would_be_ignored_or_fail_is_refused(script, setting, settings):
     key = json.loads("{" + setting + "}").popitem()[0]
-    assert key in refusal(settings, script, '{"zero_optimization": {"stage": "auto"}, ' + setting + "}")
+    stage = '{"zero_optimization": {"stage": 2}, ' if script == "hf_trainer.py" else "{"
+    assert key in refusal(settings, script, stage + setting + "}")
 
 
 # ---------------------------------------------------------------------- typos, and values that DeepSpeed does not take

@@ -116,6 +116,22 @@ def check_no_pipeline(config: dict[str, Any]) -> None:
                          "it out, or use pipeline.py")
 
 
+def check_pipeline(config: dict[str, Any]) -> None:
+    """Refuse what ends in an error within DeepSpeed's pipelines: their timers are started twice."""
+    _refuse_on(config, ("wall_clock_breakdown", "flops_profiler", "autotuning"), "DeepSpeed's pipelines fail with it")
+
+
+def check_trainer(config: dict[str, Any]) -> None:
+    """Refuse what the Trainer would pass over."""
+    _refuse_on(config, ("autotuning",), "DeepSpeed's autotuner works with zero.py only")
+
+
+def _refuse_on(config: dict[str, Any], keys: Iterable[str], reason: str) -> None:
+    for key in keys:
+        if not _is_off(value := get_setting(config, key)):
+            raise InputError(f"{WHERE}{key} is {shown(value)}, but {reason}; take it out")
+
+
 def get_setting(config: dict[str, Any], key: str) -> Any:
     """The value of a dotted key, None if there is none.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from workload import launcher
+from workload.terminal import print_anywhere
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -28,6 +29,7 @@ def one_line_errors() -> Iterator[None]:
 
     Rank 0 prints it. Whatever the exception, this process ends by `end_process`.
     """
+    print_anywhere()
     try:
         yield
     except BaseException as error:
@@ -42,8 +44,6 @@ def _report(error: BaseException) -> int:
         return int(isinstance(error.code, str)) or error.code or 0
     line = str(error) if isinstance(error, InputError) else storage_problem(error)
     if launcher.rank() != 0 and isinstance(error, Exception):
-        if line and not launcher.processes():  # srun's task 0 reports the same
-            return 2
         # Usually rank 0 met the same error, or its end is why a connection was lost. It reports, and when it has ended
         # the launcher ends this process too. If that does not happen, only this rank knows of the error.
         time.sleep(10 if line else 5)

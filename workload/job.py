@@ -23,7 +23,7 @@ from workload.errors import InputError
 from workload.layers import ORDERED_LAYERS
 from workload.optimizer import choose_precision, warmup_steps
 from workload.processes import Processes, join, launch, started_at
-from workload.storage import check_cache, check_writable, keep_sockets_short
+from workload.storage import check_cache, check_names, check_writable, keep_sockets_short
 from workload.tasks import TASKS, open_task
 
 A = TypeVar("A", bound=Arguments)
@@ -114,6 +114,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     for library in (transformers, huggingface_hub):
         library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    check_names(arguments)
     split = split_batch(arguments, devices // stages, micro_batches)
     precision = choose_precision(arguments.precision, arguments.tf32,
                                  torch.device("cuda" if torch.cuda.is_available() else "cpu"))

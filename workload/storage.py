@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 from multiprocess import util
 
+from workload.arguments import Arguments
 from workload.errors import InputError
 
 LONGEST_SOCKET = 107  # bytes of a socket's path on Linux
@@ -100,3 +101,18 @@ def _obstacle(folder: Path) -> str | None:
         return None
     is_read_only = os.statvfs(place).f_flag & os.ST_RDONLY
     return f"{place} {'is on a read-only file system' if is_read_only else 'may not be written to by this user'}"
+
+
+def check_names(arguments: Arguments) -> None:
+    """Refuse names that are not UTF-8 where libraries in Rust and C++ open files. Python itself takes any, as for data.
+
+    Raises:
+        InputError: says which flag or variable has such a name.
+    """
+    names = {f"--{flag} ": getattr(arguments, flag) or "" for flag in ("model", "tokenizer", "output_dir", "run_name")}
+    names["HF_HOME, the cache: "] = os.path.abspath(datasets.config.HF_DATASETS_CACHE)
+    for name, value in names.items():
+        # Python's stand-ins for bytes that are no text.
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise InputError(f"{name}{value}: this name is not {sys.getfilesystemencoding().upper()} text, and the "
+                             "libraries that read and write there take no other; rename it, or use a link to it")
