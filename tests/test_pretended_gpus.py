@@ -3,7 +3,10 @@
 Copies to the host arrive late: what is read before it has arrived is no number. An operation that mixes devices fails.
 """
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,75 @@ def assert_as_one_process(run, one, gpus: int) -> None:
     devices = [device["device"] for rank in run.description["ranks"] for device in rank["devices"]]
     assert devices == [f"cuda:{number}" for number in range(gpus)]
     assert not stray_lines(run.output)
+
+
+DEVICE = """
+import json, torch
+from tests import pretended_cuda
+pretended_cuda.start()
+from tests.pretended_cuda.build import NAME
+import sys
+device, waits = sys.modules[NAME], []
+device.on_wait(waits.append)
+
+def seen(function, *arguments):
+    del waits[:]
+    try:
+        function(*arguments)
+    except RuntimeError as error:
+        return str(error)
+    return list(waits)
+
+gpu, other, host = torch.arange(6.0, device="cuda:0"), torch.ones(6, device="cuda:1"), torch.ones(6)
+pinned, event = torch.ones(6, pin_memory=True), torch.cuda.Event()
+indices = torch.tensor([0, 2], device="cuda:0")
+answers = {name: seen(*call) for name, call in {
+    "sum": (gpu.sum,), "view": (gpu.view(2, 3).t().contiguous,), "index": (lambda: gpu[indices],),
+    "item": (gpu.sum().item,), "bool": (lambda: bool((gpu > 1).all()),), "to the host": (gpu.cpu,),
+    "mask as index": (lambda: gpu[gpu > 1],), "nonzero": (gpu.nonzero,), "unique": (gpu.unique,),
+    "from the host": (host.to, "cuda:0"), "from pinned memory": (lambda: pinned.to("cuda:0", non_blocking=True),),
+    "synchronize": (torch.cuda.synchronize,), "event": (event.synchronize,),
+    "two gpus": (lambda: gpu + other,), "gpu and host": (lambda: gpu * host,)}.items()}
+early = torch.empty(6, pin_memory=True).copy_(gpu, non_blocking=True)
+answers["before it arrives"] = early.isnan().all().item()
+event.record()
+answers["a query is no wait"] = seen(event.query)
+answers["behind it"] = early.tolist()
+gpu.add_(1)
+late = torch.empty(6, pin_memory=True).copy_(gpu, non_blocking=True)
+event.query()
+answers["recorded before the copy"] = late.isnan().all().item()
+torch.cuda.synchronize()
+answers["after all"] = late.tolist()
+before = torch.cuda.memory_allocated(1)
+kept = torch.empty(2**20, device="cuda:1")
+answers["bytes"] = torch.cuda.memory_allocated(1) - before
+torch.cuda.manual_seed_all(3)
+state = torch.cuda.get_rng_state(0)
+first = torch.rand(4, device="cuda:0"), torch.rand(4)
+torch.cuda.set_rng_state(state, 0)
+answers["random"] = torch.equal(torch.rand(4, device="cuda:0").cpu(), first[0].cpu())
+with torch.autocast("cuda", dtype=torch.bfloat16):
+    answers["autocast"] = str((torch.ones(2, 2, device="cuda") @ torch.ones(2, 2, device="cuda")).dtype)
+print(json.dumps(answers))
+"""
+
+
+def test_a_pretended_gpu_behaves_as_one(pretended_cuda, environment):
+    done = subprocess.run([sys.executable, "-c", DEVICE], cwd=ROOT, env=environment | {"PRETENDED_GPUS": "2"},
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    answers = json.loads(done.stdout)
+    waits = {name: answers.pop(name) for name in list(answers) if isinstance(answers[name], list) and all(
+        isinstance(each, str) for each in answers[name])}
+    assert {name for name, seen in waits.items() if not seen} == {
+        "sum", "view", "index", "from pinned memory", "a query is no wait"}
+    assert all(len(seen) == 1 for seen in waits.values() if seen), waits
+    for name in ("two gpus", "gpu and host"):
+        assert "Expected all tensors to be on the same device" in answers.pop(name)
+    assert answers == {"before it arrives": True, "behind it": [0, 1, 2, 3, 4, 5], "recorded before the copy": True,
+                       "after all": [1, 2, 3, 4, 5, 6], "bytes": 4 * 2**20, "random": True,
+                       "autocast": "torch.bfloat16"}
 
 
 def test_ddp_on_a_gpu(pretended_cuda, train):

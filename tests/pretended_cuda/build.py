@@ -50,8 +50,6 @@ def built() -> Path:
                 f"-I{sysconfig.get_path('include')}", str(SOURCES[0]), "-o", str(unfinished),
                 *(f"-L{path}" for path in library_paths()), "-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"],
                 check=True)
-            for outdated in folder.glob("*.so"):
-                outdated.unlink()
             unfinished.rename(library)
     return library
 
@@ -61,4 +59,5 @@ def load() -> ModuleType:
     spec = importlib.util.spec_from_file_location(NAME, built())
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.modules[NAME] = module
     return module

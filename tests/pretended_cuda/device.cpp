@@ -81,11 +81,10 @@ struct Arguments {
   std::string name;
   std::vector<std::pair<Tensor, Tensor>> seen;  // as the kernel sees it, the original
   DeviceIndex index = -1;
-  bool has_cpu_tensor = false, has_mask = false;  // a mask as an index: how many it selects is in its values
+  bool has_cpu_tensor = false;
 
-  Tensor to_cpu(const Tensor& tensor, bool is_index = false) {
+  Tensor to_cpu(const Tensor& tensor) {
     if (!tensor.defined()) return tensor;
-    has_mask |= is_index && (tensor.scalar_type() == at::kBool || tensor.scalar_type() == at::kByte);
     if (!tensor.is_cuda()) {
       has_cpu_tensor |= tensor.dim() > 0 && is_on_host(tensor);  // a number goes with any device
       return tensor;
@@ -109,7 +108,7 @@ struct Arguments {
       TORCH_CHECK(TAKES_CPU_TENSORS.count(name), "Expected all tensors to be on the same device, but found at least two "
                   "devices, cuda:", int(index), " and cpu! (", name, ")");
       wait_for_device(name + " with a CPU tensor");
-    } else if (WAITS.count(name) || has_mask) {
+    } else if (WAITS.count(name)) {
       wait_for_device(name);
     }
   }
@@ -176,8 +175,7 @@ void run_on_cpu(const c10::OperatorHandle& operation, c10::DispatchKeySet, torch
       if (value.toDevice().has_index()) arguments.index = value.toDevice().index();
       value = Device(c10::kCPU);
     } else {
-      bool is_index = value.isOptionalTensorList();
-      value = map_tensors(value, [&](const Tensor& tensor) { return arguments.to_cpu(tensor, is_index); });
+      value = map_tensors(value, [&](const Tensor& tensor) { return arguments.to_cpu(tensor); });
     }
   }
   arguments.check();
