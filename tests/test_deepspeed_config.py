@@ -194,7 +194,7 @@ def test_what_deepspeed_accepts_is_accepted(content, expected, settings):
 
 AGREEING = {
     "train_batch_size": 64, "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto",
-    "gradient_clipping": 1, "wall_clock_breakdown": True, "steps_per_print": "auto", "communication_data_type": "fp32",
+    "gradient_clipping": 1, "memory_breakdown": True, "steps_per_print": "auto", "communication_data_type": "fp32",
     "prescale_gradients": False, "gradient_predivide_factor": 1.0, "data_efficiency": {"enabled": False},
     "optimizer": {"type": "adamw", "params": {"lr": 3e-5, "betas": [0.9, 0.999], "eps": "auto", "torch_adam": True}},
     "fp16": {"enabled": "auto", "loss_scale_window": 1000}, "bf16": {"enabled": False},
@@ -206,7 +206,7 @@ AGREEING = {
 def test_a_config_that_agrees_is_taken_as_it_stands(script, settings):
     config = AGREEING | {"zero_optimization": {"stage": 2}} if script == "hf_trainer.py" else AGREEING
     completed = settings(script, json.dumps(config), precision="bf16")
-    assert completed["wall_clock_breakdown"] is True and completed["train_batch_size"] == 64
+    assert completed["memory_breakdown"] is True and completed["train_batch_size"] == 64
     assert not {"optimizer", "fp16", "bf16", "steps_per_print"} & set(completed)
     assert completed["torch_autocast"] == {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
 
