@@ -7,6 +7,8 @@ COMPARISON = """\
   the seeds that both have and paired by seed; none without such a row or a common seed. Speedup is paired too.
 - The mark * on a change: its own 95 % interval excludes zero. Where nothing differs, one change in twenty gets it
   by chance.
+- Tables with different workloads: flags, data, model, tokenizer or settings of arithmetic differ. Each run's run.json
+  has its flags, digests and environment.
 - — : could not be measured, see run.json, or nothing to compare with. Further tables leave out rows that have
   nothing in them.
 - At equal global batch, statistical efficiency is the same for every strategy up to noise: goodput ranks rows as

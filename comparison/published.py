@@ -9,6 +9,7 @@ from comparison import captions
 from comparison.csv_files import as_numbers, read_table
 from comparison.digits import mean_text
 from comparison.rows import MEAN
+from comparison.runs import left_out
 from comparison.settings import describe
 from comparison.study import Metric, Study
 from comparison.tables import EMPTY, markdown
@@ -34,7 +35,7 @@ def read_published(folder: Path) -> dict[str, pd.DataFrame]:
             table["devices"] = as_numbers(table["devices"], path.name, whole=True).astype("Int64")
             found[path.stem] = table
         except (OSError, ValueError) as error:
-            print(f"left out {path}: {' '.join(str(error).split())}", file=sys.stderr)
+            left_out(path, error)
     return found
 
 

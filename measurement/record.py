@@ -217,6 +217,6 @@ def claim_folder(job: Job) -> FolderLock:
                 elif path.name != FolderLock.NAME:
                     path.unlink()
     except OSError as error:
-        raise InputError(f"--output_dir {output_dir}: {error.filename}: {error.strerror}; another folder "
-                         "fits") from error
+        raise InputError(f"--output_dir {output_dir}: {error.filename}: {error.strerror}; use another "
+                         "folder") from error
     return lock
