@@ -163,7 +163,7 @@ def test_other_tasks(task, name, pretended_gpus, train):
     flags = ("--task", task, "--max_steps", "3", *OTHER_TASKS[task])
     run = pretended_gpus(2, *command_of(name, 2), *flags)
     assert_as_one_process(run, train(*ONE_PROCESS, *flags), 2)
-    # So few steps are all measured, and PyTorch waits when it begins: for DDP's buckets, in a schedule's first step.
+    # So few steps are all measured, and PyTorch waits once at first: for DDP's buckets, and for a schedule's stages.
     assert not [line for line in our_waits(run, at_least=1) if not line.startswith("torch_pipeline.py")]
 
 
@@ -179,6 +179,7 @@ def test_precision_means_the_same_arithmetic(precision, name, pretended_gpus, tr
     assert relative(losses[0], losses[1]) < 1e-3 and relative(losses[0], losses[2]) < 1e-2
     assert abs(losses[0][0] - losses[1][0]) < 1e-6 < 1e-5 < abs(losses[1][0] - losses[2][0])
     assert relative(run.column("grad_norm"), one.column("grad_norm")) < 3e-3
+    assert not our_waits(run, at_least=1)
 
 
 @pytest.mark.parametrize("name", ["DDP", "FSDP", "ZeRO-2", "pipeline", "torch zbv"])
