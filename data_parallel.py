@@ -20,7 +20,8 @@ from workload.batches import Share
 from workload.errors import InputError, one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import layer_names
+from workload.launch.processes import devices_asked_for, leave
+from workload.models.layers import layer_names
 from workload.optimizer import (
     autocast,
     build_optimizer,
@@ -30,7 +31,6 @@ from workload.optimizer import (
     loss_scale,
     skip_if_nonfinite,
 )
-from workload.processes import devices_asked_for, leave
 from workload.training_state import TrainingState
 
 

@@ -25,8 +25,9 @@ from workload.batches import Share
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import layer_names, transformer_modules
-from workload.models import write_model
+from workload.launch.processes import devices_asked_for, leave
+from workload.models.layers import layer_names, transformer_modules
+from workload.models.loading import write_model
 from workload.optimizer import (
     autocast,
     build_optimizer,
@@ -36,7 +37,6 @@ from workload.optimizer import (
     loss_scale,
     skip_if_nonfinite,
 )
-from workload.processes import devices_asked_for, leave
 from workload.shards import LocalShards, ShardedTrainingState
 
 

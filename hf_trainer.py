@@ -19,12 +19,13 @@ from measurement.noise_scale import GradientNoise
 from measurement.run import Part, Run
 from workload.arguments import TrainerArguments, parse_arguments
 from workload.batches import Share
-from workload.deepspeed_checks import check_no_pipeline, check_trainer
-from workload.deepspeed_config import complete_config, read_deepspeed_config
+from workload.deepspeed_settings.checks import check_no_pipeline, check_trainer
+from workload.deepspeed_settings.config import complete_config, read_deepspeed_config
 from workload.errors import InputError, one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import layer_names
+from workload.launch.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
+from workload.models.layers import layer_names
 from workload.optimizer import (
     autocast,
     build_optimizer,
@@ -35,7 +36,6 @@ from workload.optimizer import (
     replace_zero_loss_scaler,
     skip_if_nonfinite,
 )
-from workload.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
 from workload.training_state import TrainingState, ZeroTrainingState
 
 

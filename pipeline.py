@@ -14,17 +14,18 @@ from collections.abc import Iterable
 
 import torch
 
-from measurement.deepspeed_timeline import watch_instructions
 from measurement.noise_scale import GradientNoise
+from measurement.pipelines.deepspeed_timeline import watch_instructions
 from measurement.run import Part, Run
 from workload.arguments import PipelineArguments, parse_arguments
 from workload.batches import Share, plan_stages
-from workload.deepspeed_checks import check_pipeline
-from workload.deepspeed_config import complete_config, read_deepspeed_config
+from workload.deepspeed_settings.checks import check_pipeline
+from workload.deepspeed_settings.config import complete_config, read_deepspeed_config
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import Layer, ordered_layers, shared_weight
+from workload.launch.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
+from workload.models.layers import Layer, ordered_layers, shared_weight
 from workload.optimizer import (
     build_optimizer,
     build_scaler,
@@ -34,8 +35,7 @@ from workload.optimizer import (
     loss_scale,
     skip_if_nonfinite,
 )
-from workload.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
-from workload.stages import SharedWeight, cut, is_counted, save_model
+from workload.pipelines.pieces import SharedWeight, cut, is_counted, save_model
 from workload.training_state import TrainingState, names_in_model
 
 

@@ -22,14 +22,15 @@ import torch.distributed as dist
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from measurement.noise_scale import GradientNoise
+from measurement.pipelines.timeline import on_timeline
 from measurement.run import Part, Run
-from measurement.timeline import on_timeline
 from workload.arguments import TorchPipelineArguments, parse_arguments
 from workload.batches import Share
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import ordered_layers
+from workload.launch.processes import devices_asked_for, leave
+from workload.models.layers import ordered_layers
 from workload.optimizer import (
     autocast,
     build_optimizer,
@@ -40,9 +41,8 @@ from workload.optimizer import (
     loss_scale,
     skip_if_nonfinite,
 )
-from workload.processes import devices_asked_for, leave
-from workload.schedules import plan_schedule
-from workload.stages import Piece, cut, is_counted, save_model, share_over
+from workload.pipelines.pieces import Piece, cut, is_counted, save_model, share_over
+from workload.pipelines.schedules import plan_schedule
 from workload.training_state import TrainingState, names_in_model
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     # These take seconds, so not before the flags are known to be good.
     from torch.distributed.pipelining import PipelineStage, schedules
 
-    from measurement.torch_timeline import actions_of, watch_schedule
+    from measurement.pipelines.torch_timeline import actions_of, watch_schedule
     task, processes, device = job.task, job.processes, job.processes.device
     size, replicas = job.split.micro_batch_size, job.split.replicas
 

@@ -22,12 +22,13 @@ from measurement.noise_scale import GradientNoise
 from measurement.run import Part, Run
 from workload.arguments import ZeroArguments, parse_arguments
 from workload.batches import Share
-from workload.deepspeed_config import complete_config, follow_config, read_deepspeed_config
+from workload.deepspeed_settings.config import complete_config, follow_config, read_deepspeed_config
 from workload.errors import one_line_errors
 from workload.evaluation import evaluate
 from workload.job import prepare
-from workload.layers import layer_names
-from workload.models import write_model
+from workload.launch.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
+from workload.models.layers import layer_names
+from workload.models.loading import write_model
 from workload.optimizer import (
     build_optimizer,
     build_scaler,
@@ -39,7 +40,6 @@ from workload.optimizer import (
     replace_zero_loss_scaler,
     skip_if_nonfinite,
 )
-from workload.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
 from workload.training_state import TrainingState, ZeroTrainingState
 
 

@@ -31,10 +31,10 @@ def train_with_trainer(flags: list[str], result: str) -> None:
     sys.path.insert(0, str(ROOT))
     import transformers
 
-    from workload import processes
     from workload.arguments import Arguments, parse_arguments
     from workload.evaluation import evaluate
     from workload.job import prepare
+    from workload.launch import processes
     from workload.optimizer import autocast
 
     processes.keep_freed_memory = lambda: None  # that is ours, and not the example's

@@ -7,13 +7,13 @@ import torch
 import torch.distributed as dist
 
 from measurement.environment import GIB, is_out_of_memory
-from measurement.interruption import mark_ended
+from measurement.pipelines.timeline import draw, typical_step, write_trace
 from measurement.results import RANK_COLUMNS, SUMMARY_COLUMNS, Table
+from measurement.signals import mark_ended
 from measurement.summary import describe_ranks, rows_without_extras, summarize
-from measurement.timeline import draw, typical_step, write_trace
 from workload.checkpoints import newest_checkpoint
 from workload.errors import InputError, storage_problem
-from workload.processes import TRY_AGAIN, leave
+from workload.launch.processes import TRY_AGAIN, leave
 
 
 def finish(run) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from workload import launcher
+from workload.launch import launcher
 
 # Variables that users set for the libraries that compute. The first change results as well as speed.
 ARITHMETIC = re.compile(

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from workload.batches import MicroBatch, to_device
-from workload.stages import SharedWeight
+from workload.pipelines.pieces import SharedWeight
 
 
 class GradientNoise:

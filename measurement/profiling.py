@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from measurement.clock import synchronize
 from measurement.communication import communication, read_trace
-from workload.processes import Processes
+from workload.launch.processes import Processes
 
 
 class StepProfiler:

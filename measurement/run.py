@@ -14,20 +14,20 @@ import torch
 import torch.distributed as dist
 
 from measurement.clock import StepClock, ThroughputClock, Work, synchronize
-from measurement.continuation import join_earlier_attempts, put_back, state_of
 from measurement.ending import end_badly, fail, finish, stop
 from measurement.environment import devices_of_rank
 from measurement.heartbeat import Heartbeat
-from measurement.interruption import NONFINITE, StopWatch, agreed_reason
 from measurement.monitor import Monitor
+from measurement.pipelines.idle_replay import Actions
+from measurement.pipelines.timeline import StepTimeline
 from measurement.profiling import StepProfiler
-from measurement.record import Record, claim_folder
+from measurement.recorder import Record, claim_folder
 from measurement.results import DEVICE_COLUMNS, Table
-from measurement.schedule import Actions
-from measurement.timeline import StepTimeline
+from measurement.resume import join_earlier_attempts, put_back, state_of
+from measurement.signals import NONFINITE, StopWatch, agreed_reason
 from workload.batches import Batches, OrderHash, Share
 from workload.checkpoints import write_checkpoint
-from workload.content import content_of
+from workload.digests import content_of
 from workload.job import Job
 from workload.training_state import TrainingState
 

@@ -7,6 +7,16 @@ from collections.abc import Iterable
 from measurement import metrics
 from measurement.flops import peak_tflops, utilization_pct
 from measurement.monitor import mean
+from measurement.pipelines.idle_replay import mean_seconds, replayed_bubble_pct
+from measurement.pipelines.timeline import (
+    COMPUTE,
+    Span,
+    bubble_pct,
+    bubble_schedule_pct,
+    imbalance_pct,
+    seconds_by_kind,
+    wall_s,
+)
 from measurement.results import (
     COMPLETE,
     ENERGY,
@@ -17,17 +27,7 @@ from measurement.results import (
     YES,
     deepspeed_settings,
 )
-from measurement.schedule import mean_seconds, replayed_bubble_pct
-from measurement.timeline import (
-    COMPUTE,
-    Span,
-    bubble_pct,
-    bubble_schedule_pct,
-    imbalance_pct,
-    seconds_by_kind,
-    wall_s,
-)
-from workload.deepspeed_config import tuned_by
+from workload.deepspeed_settings.config import tuned_by
 
 
 def describe_ranks(ranks: list[dict], reports: list[dict], spans: list[Span]) -> list[dict]:

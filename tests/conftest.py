@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.warm_ranks import run_ranks
-from workload import launcher
+from workload.launch import launcher
 
 ROOT = Path(__file__).resolve().parents[1]
 # A short job on which every clipping is active, batches differ in length, and nothing is random but the order.

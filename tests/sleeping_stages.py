@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 
 from measurement.clock import synchronize
-from measurement.deepspeed_timeline import watch_instructions
-from measurement.timeline import StepTimeline, bubble_pct, bubble_schedule_pct, imbalance_pct
-from workload.processes import join_deepspeed, quiet_libraries
+from measurement.pipelines.deepspeed_timeline import watch_instructions
+from measurement.pipelines.timeline import StepTimeline, bubble_pct, bubble_schedule_pct, imbalance_pct
+from workload.launch.processes import join_deepspeed, quiet_libraries
 
 UNIT_S = 0.05  # long beside what a busy machine adds to a sleep
 

@@ -16,10 +16,10 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import get_schedule_class
 
 from measurement.clock import synchronize
-from measurement.schedule import mean_seconds, replayed_bubble_pct
-from measurement.timeline import StepTimeline, bubble_pct, bubble_schedule_pct
-from measurement.torch_timeline import actions_of, watch_schedule
-from workload.schedules import TORCH_NAMES, Schedule
+from measurement.pipelines.idle_replay import mean_seconds, replayed_bubble_pct
+from measurement.pipelines.timeline import StepTimeline, bubble_pct, bubble_schedule_pct
+from measurement.pipelines.torch_timeline import actions_of, watch_schedule
+from workload.pipelines.schedules import TORCH_NAMES, Schedule
 
 UNIT_S = 0.05
 

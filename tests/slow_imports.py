@@ -15,4 +15,4 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
     from transformers import BertForQuestionAnswering, BertForSequenceClassification, GPT2LMHeadModel, Trainer  # noqa: F401
 
     import measurement.run  # noqa: F401
-    import workload.encoder_classifier  # noqa: F401
+    import workload.models.encoder_classifier  # noqa: F401

@@ -7,9 +7,9 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BertConfig, GPT2Config, ModernBertConfig, RobertaConfig
 
 from tests.small_inputs import open_small
-from workload.attention import mask_as_given, use_masks_as_given
 from workload.batches import Batches, Split
-from workload.layers import ordered_layers
+from workload.models.attention import mask_as_given, use_masks_as_given
+from workload.models.layers import ordered_layers
 
 SMALL = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
          "max_position_embeddings": 40, "pad_token_id": 0, "num_labels": 2}

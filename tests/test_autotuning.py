@@ -11,7 +11,7 @@ from tests.conftest import EXACT, FinishedRun
 from tests.made_up_runs import write_run, write_seeds
 from tests.test_comparison_published import table_below
 from workload.arguments import ZeroArguments, parse_arguments
-from workload.deepspeed_config import follow_config, tuned_by
+from workload.deepspeed_settings.config import follow_config, tuned_by
 from workload.errors import InputError
 
 # As DeepSpeed 0.19.8 writes it.

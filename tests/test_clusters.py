@@ -15,7 +15,7 @@ import workload.arguments
 from tests.conftest import EXACT, ROOT, FinishedRun, stray_lines
 from tests.test_equivalence import ONE_PROCESS, assert_same_computation
 from workload.errors import InputError
-from workload.processes import devices_asked_for
+from workload.launch.processes import devices_asked_for
 
 JOBS = sorted(ROOT.glob("experiments/slurm/*.sbatch"))
 TORCHRUN = ["torchrun", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "7"]

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import EXACT, stray_lines
 from workload.arguments import Arguments, PipelineArguments, ZeroArguments, parse_arguments
 from workload.batches import plan_stages
-from workload.deepspeed_config import read_deepspeed_config
+from workload.deepspeed_settings.config import read_deepspeed_config
 from workload.errors import InputError
 from workload.job import prepare
 from workload.optimizer import build_optimizer, build_schedule, warmup_steps

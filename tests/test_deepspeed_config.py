@@ -7,8 +7,8 @@ import pytest
 from hf_trainer import zero_stage
 from workload.arguments import PipelineArguments, TrainerArguments, ZeroArguments, parse_arguments
 from workload.batches import Split, split_batch
-from workload.deepspeed_checks import check_pipeline
-from workload.deepspeed_config import complete_config, follow_config, read_deepspeed_config
+from workload.deepspeed_settings.checks import check_pipeline
+from workload.deepspeed_settings.config import complete_config, follow_config, read_deepspeed_config
 from workload.errors import InputError
 
 SCRIPTS = {"zero.py": ZeroArguments, "pipeline.py": PipelineArguments, "hf_trainer.py": TrainerArguments}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForQuestionAnswering, GPT2Config, GPT2LMHeadModel
 
-from workload.dropout import ATTENTION, PackedDropout, attend, pack_dropout
+from workload.models.dropout import ATTENTION, PackedDropout, attend, pack_dropout
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.99])

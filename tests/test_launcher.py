@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from workload import launcher
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError, one_line_errors
-from workload.processes import devices_asked_for, join
+from workload.launch import launcher
+from workload.launch.processes import devices_asked_for, join
 
 ALONE = dict.fromkeys(["WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
 
@@ -65,7 +65,7 @@ def test_old_launchers_pass_the_local_rank_as_a_flag(words, launched):
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])  # ours, PyTorch's own
 def test_a_port_that_is_taken_is_named(address, launched, monkeypatch):
-    for name in ("workload.processes.keep_freed_memory", "torch.set_num_threads"):
+    for name in ("workload.launch.processes.keep_freed_memory", "torch.set_num_threads"):
         monkeypatch.setattr(name, lambda *_: None)
     with socket.create_server((address, 0)) as taken:
         port = str(taken.getsockname()[1])

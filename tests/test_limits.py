@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from measurement.description import workload_hash
+from measurement.run_json import workload_hash
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
 from workload.tasks import open_task
@@ -111,7 +111,7 @@ def test_the_workload_knows_how_a_limit_draws(monkeypatch):
     limited = flags | {"max_eval_examples": 50}
     content = dict.fromkeys(("model", "tokenizer", "data"))
     before = [workload_hash(each, content) for each in (flags, limited)]
-    monkeypatch.setattr("measurement.description.DRAW_SEED", 2)
+    monkeypatch.setattr("measurement.run_json.DRAW_SEED", 2)
     after = [workload_hash(each, content) for each in (flags, limited)]
     assert before[0] == after[0] and before[1] != after[1]
 

@@ -9,9 +9,9 @@ import torch.distributed as dist
 
 from measurement import metrics
 from measurement.clock import StepClock, ThroughputClock, Work
-from measurement.interruption import mark_ended
 from measurement.noise_scale import GradientNoise
 from measurement.results import write_json
+from measurement.signals import mark_ended
 
 
 @pytest.fixture(scope="module", autouse=True)

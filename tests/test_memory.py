@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 # How many pages 256 MiB wait for that were in use, and given back, before; the first some eight times find their place.
 PAGES = """
 import resource, torch
-from workload.memory import keep_freed_memory
+from workload.malloc import keep_freed_memory
 
 def faults() -> int:
     torch.ones(2**26)

@@ -158,7 +158,7 @@ def test_a_model_without_a_classifier_gets_a_fresh_one(tmp_path, kind, head):
 
 
 def test_the_files_that_are_read_are_those_that_are_checked_and_hashed(answering):
-    from workload.content import content_of
+    from workload.digests import content_of
 
     def digest():
         return content_of(opened("squad_v2", answering))["model"]

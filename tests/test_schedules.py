@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch.distributed.pipelining.schedules import get_schedule_class
 
-from measurement.schedule import Action, mean_seconds, replayed_bubble_pct
-from measurement.timeline import Span
-from measurement.torch_timeline import actions_of
+from measurement.pipelines.idle_replay import Action, mean_seconds, replayed_bubble_pct
+from measurement.pipelines.timeline import Span
+from measurement.pipelines.torch_timeline import actions_of
 from tests.test_command_line import SAMPLE
 from workload.arguments import TorchPipelineArguments, parse_arguments
 from workload.errors import InputError
 from workload.job import prepare
-from workload.layers import ordered_layers
-from workload.schedules import TORCH_NAMES, Schedule, can_run, plan_schedule
-from workload.stages import cut
+from workload.models.layers import ordered_layers
+from workload.pipelines.pieces import cut
+from workload.pipelines.schedules import TORCH_NAMES, Schedule, can_run, plan_schedule
 
 EQUAL = {"forward": 1, "backward": 1, "weight": 1}
 

@@ -18,9 +18,9 @@ from transformers import BertConfig, BertForQuestionAnswering
 
 from measurement.redaction import HIDDEN, without_secrets
 from tests.conftest import EXACT, ROOT
-from workload import loopback
 from workload.errors import InputError
-from workload.models import load_config, load_tokenizer
+from workload.launch import loopback
+from workload.models.loading import load_config, load_tokenizer
 
 SHORT = [*EXACT, "--max_steps", "4"]
 

@@ -13,8 +13,8 @@ import datasets
 import pytest
 
 from tests.conftest import EXACT, ROOT, stray_lines
-from workload import processes
 from workload.errors import InputError
+from workload.launch import processes
 from workload.storage import check_cache, check_writable, extensions_folder
 
 

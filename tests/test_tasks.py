@@ -148,7 +148,7 @@ def test_a_loss_is_the_models_own_whatever_it_is_batched_with(name, samples, mod
 
 @pytest.mark.parametrize("name", TASKS)
 def test_layers_in_order_are_the_model(name, samples, models):
-    from workload.layers import ordered_layers
+    from workload.models.layers import ordered_layers
 
     inputs, _ = collate(samples[name], range(3), 64)
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_the_study_models_have_their_published_sizes(tmp_path):
 @pytest.mark.parametrize("kind", ["distilbert", "roberta"])
 def test_any_encoder_classifies_reviews(kind, tmp_path):
     """From a local folder laid out as the Hub's; dropout is overridden under whatever name the model has for it."""
-    from workload.layers import ORDERED_LAYERS, layer_names, transformer_modules
+    from workload.models.layers import ORDERED_LAYERS, layer_names, transformer_modules
 
     shutil.copytree(ROOT / "data" / "tiny_encoder", tmp_path, dirs_exist_ok=True)
     sizes = {"distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},

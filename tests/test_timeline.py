@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from measurement.timeline import Span, bubble_pct, bubble_schedule_pct, imbalance_pct, typical_step
+from measurement.pipelines.timeline import Span, bubble_pct, bubble_schedule_pct, imbalance_pct, typical_step
 from tests.test_equivalence import PIPELINES, ROWS
 
 STAGE_KINDS = ("forward", "backward", "send", "receive", "reduce", "optimizer")

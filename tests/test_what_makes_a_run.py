@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 import plots
 from comparison.rows import compare
 from comparison.runs import find_runs
-from measurement.description import workload_hash
 from measurement.environment import ARITHMETIC, SPEED, own_settings
 from measurement.results import deepspeed_settings
+from measurement.run_json import workload_hash
 from tests.conftest import EXACT, ROOT, FinishedRun, stray_lines
 from tests.made_up_runs import rows_of, write_run, write_seeds
 from tests.small_inputs import open_small
 from tests.warm_ranks import run_ranks
-from workload.content import content_of, examples_digest
+from workload.digests import content_of, examples_digest
 
 
 def zero_config(**settings):
@@ -268,7 +268,7 @@ IN_NEITHER = ("OMP_NUM_THREADS=1", "MKL_NUM_THREADS=1", "MKL_VERBOSE=1", "NCCL_D
 
 def test_variables_that_change_arithmetic_or_speed_are_part_of_what_ran(monkeypatch):
     flags = dict.fromkeys(["max_train_examples", "max_eval_examples"]) | {"task": "imdb"}
-    monkeypatch.setattr("measurement.description.WORKLOAD_FLAGS", tuple(flags))
+    monkeypatch.setattr("measurement.run_json.WORKLOAD_FLAGS", tuple(flags))
     same = {"model": "m", "tokenizer": "t", "data": {}}
     for setting in own_settings(ARITHMETIC, SPEED):
         monkeypatch.delenv(setting.partition("=")[0])

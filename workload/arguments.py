@@ -13,9 +13,9 @@ from typing import Literal, TypeVar
 
 from transformers import HfArgumentParser
 
-from workload import launcher
 from workload.argument_checks import check_arguments
 from workload.errors import InputError
+from workload.launch import launcher
 
 
 def flag(help_text: str, default=None, **options):

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from workload.batches import Batches, Share
-from workload.processes import Processes
+from workload.launch.processes import Processes
 
 # Takes this replica's share; gives what the task's `judge` says of each micro-batch, or None on a rank that does not
 # hold the model's head.

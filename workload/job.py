@@ -15,14 +15,14 @@ import torch
 import torch.distributed as dist
 import transformers
 
-from workload import launcher
 from workload.arguments import Arguments
 from workload.batches import Batches, Split, split_batch
 from workload.checkpoints import Checkpoint, newest_checkpoint
 from workload.errors import InputError
-from workload.layers import ORDERED_LAYERS
+from workload.launch import launcher
+from workload.launch.processes import Processes, join, launch, started_at
+from workload.models.layers import ORDERED_LAYERS
 from workload.optimizer import choose_precision, warmup_steps
-from workload.processes import Processes, join, launch, started_at
 from workload.storage import check_cache, check_names, check_writable, keep_sockets_short
 from workload.tasks import TASKS, open_task
 

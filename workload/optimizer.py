@@ -10,7 +10,7 @@ from transformers import get_scheduler
 
 from workload.arguments import Arguments
 from workload.errors import InputError
-from workload.stages import is_counted
+from workload.pipelines.pieces import is_counted
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

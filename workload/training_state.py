@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from workload.layers import Layer
+from workload.models.layers import Layer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 
-from workload.encoder_config import ENCODER_CLASSIFIER
 from workload.errors import InputError
-from workload.models import UNNAMED
+from workload.models.encoder_config import ENCODER_CLASSIFIER
+from workload.models.loading import UNNAMED
+from workload.models.weights import head_of
 from workload.tasks.task import Task
-from workload.weights import head_of
 
 
 class Classification(Task):
@@ -81,7 +81,7 @@ class Classification(Task):
         from transformers import AutoModelForSequenceClassification
 
         if self.config.model_type == ENCODER_CLASSIFIER:
-            import workload.encoder_classifier  # noqa: F401  makes it known to AutoModel...
+            import workload.models.encoder_classifier  # noqa: F401  makes it known to AutoModel...
 
         return AutoModelForSequenceClassification
 

@@ -19,7 +19,7 @@ import zstandard
 from tqdm import tqdm
 
 from workload.errors import InputError
-from workload.weights import is_pointer
+from workload.models.weights import is_pointer
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON and names of files can say it, UTF-8 cannot
 MOST_SHOWN = 100  # characters of a file that a line about it repeats

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from workload.encoder_config import ENCODER_CLASSIFIER
 from workload.errors import InputError
-from workload.models import DATA
+from workload.models.encoder_config import ENCODER_CLASSIFIER
+from workload.models.loading import DATA
 from workload.tasks.classification import Classification
 from workload.tasks.files import (
     HALF_CHARACTER,

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from workload.errors import InputError
-from workload.models import DATA
+from workload.models.loading import DATA
 from workload.tasks.classification import Classification
 from workload.tasks.files import read_table, shown
 

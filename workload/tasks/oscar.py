@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
-from workload.models import DATA
+from workload.models.loading import DATA
 from workload.tasks.files import HALF_CHARACTER, open_text, parse_json
 from workload.tasks.task import Task
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 
 from workload.errors import InputError
-from workload.models import DATA
+from workload.models.loading import DATA
 from workload.tasks.squad_files import read_squad
 from workload.tasks.squad_score import predict_answers, score_answers
 from workload.tasks.task import Task

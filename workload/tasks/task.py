@@ -17,12 +17,20 @@ from transformers import BatchEncoding
 
 from measurement.flops import TransformerShape
 from workload.arguments import Arguments
-from workload.content import tokenizer_digest
+from workload.digests import tokenizer_digest
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
-from workload.layers import transformer_modules
-from workload.models import EMBEDDED, TINY, check_model_files, load_config, load_model, load_tokenizer, vocabulary_size
-from workload.processes import usable_cores
+from workload.launch.processes import usable_cores
+from workload.models.layers import transformer_modules
+from workload.models.loading import (
+    EMBEDDED,
+    TINY,
+    check_model_files,
+    load_config,
+    load_model,
+    load_tokenizer,
+    vocabulary_size,
+)
 from workload.tasks.files import check_path, file_digest, read_some
 from workload.tasks.limits import limited
 
@@ -149,8 +157,10 @@ class Task(ABC):
     def build_model(self) -> torch.nn.Module:
         """The Hugging Face model, the same on every rank."""
         model, self._loaded = self._loaded or self.load_model(), None
-        from workload.attention import use_masks_as_given  # the seconds that this import takes no launcher need spend
-        from workload.dropout import pack_dropout
+        from workload.models.attention import (
+            use_masks_as_given,  # the seconds that this import takes no launcher need spend
+        )
+        from workload.models.dropout import pack_dropout
 
         use_masks_as_given()
         if not torch.cuda.is_available():

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from measurement.timeline import StepTimeline
+from measurement.pipelines.timeline import StepTimeline
 
 KINDS = {"LoadMicroBatch": "load", "ForwardPass": "forward", "BackwardPass": "backward", "SendActivation": "send",
          "SendGrad": "send", "RecvActivation": "receive", "RecvGrad": "receive", "ReduceGrads": "reduce",

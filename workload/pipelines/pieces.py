@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch.nn import Parameter
 
-from workload.layers import Activation, Layer, shared_weight
-from workload.models import write_model
+from workload.models.layers import Activation, Layer, shared_weight
+from workload.models.loading import write_model
 
 
 class Piece(torch.nn.Sequential):

@@ -7,8 +7,8 @@ import torch.distributed as dist
 from torch.distributed.pipelining import schedules
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
-from measurement.schedule import Action, Actions
-from measurement.timeline import StepTimeline
+from measurement.pipelines.idle_replay import Action, Actions
+from measurement.pipelines.timeline import StepTimeline
 
 KINDS = {"F": "forward", "B": "backward", "I": "backward", "W": "weight"}  # as PyTorch abbreviates them
 

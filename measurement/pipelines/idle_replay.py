@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
-from measurement.timeline import Span, seconds_by_kind
+from measurement.pipelines.timeline import Span, seconds_by_kind
 
 
 class Action(NamedTuple):

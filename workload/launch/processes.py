@@ -28,9 +28,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from tqdm import tqdm
 
-from workload import launcher, loopback
 from workload.errors import InputError, end_process
-from workload.memory import keep_freed_memory
+from workload.launch import launcher, loopback
+from workload.malloc import keep_freed_memory
 from workload.storage import extensions_folder
 
 TRY_AGAIN = 75  # exit code of a run that was stopped and can go on: EX_TEMPFAIL of sysexits.h, so a scheduler requeues

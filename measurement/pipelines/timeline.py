@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from measurement.results import write_whole
-from workload.processes import quiet_libraries
+from workload.launch.processes import quiet_libraries
 
 COMPUTE = ("forward", "backward", "weight")  # weight: gradients of weights, where a backward pass leaves them for later
 COLOURS = {"forward": "#0072B2", "backward": "#E69F00", "weight": "#F0E442", "optimizer": "#009E73",

@@ -12,14 +12,14 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from workload.encoder_config import ENCODER_CLASSIFIER, EncoderClassifierConfig
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
-from workload.weights import load_weights, refuse_pointers, refuse_unreadable_weights
+from workload.models.encoder_config import ENCODER_CLASSIFIER, EncoderClassifierConfig
+from workload.models.weights import load_weights, refuse_pointers, refuse_unreadable_weights
 
 TINY = "tiny"
 EMBEDDED = (TINY, ENCODER_CLASSIFIER)  # values of --model that are no name on the Hub; they have no trained weights
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 # What transformers raises upon a folder that does not hold together.
 NOT_LOADED = (OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError, ImportError,
               StrictDataclassError)

@@ -11,12 +11,12 @@ import hjson
 
 from workload.arguments import Arguments, ZeroArguments
 from workload.batches import Split
-from workload.deepspeed_checks import WHERE, check_no_pipeline, check_settings, parsed_block, shown
-from workload.deepspeed_flags import check_offload, check_optimizer, check_precision, refuse_other
+from workload.deepspeed_settings.checks import WHERE, check_no_pipeline, check_settings, parsed_block, shown
+from workload.deepspeed_settings.flags import check_offload, check_optimizer, check_precision, refuse_other
 from workload.errors import InputError
 
 BASE64 = "eyJ"  # what {" is in base64
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def read_deepspeed_config(arguments: Arguments) -> dict[str, Any]:

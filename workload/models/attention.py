@@ -8,7 +8,7 @@ into the mask of every forward pass: the host waits for the device, and each mic
 from torch import Tensor
 from transformers import AttentionMaskInterface, masking_utils
 
-from workload.layers import visible_keys
+from workload.models.layers import visible_keys
 
 
 def mask_as_given(*, mask_function, attention_mask: Tensor | None = None, **options) -> Tensor | None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from workload.arguments import Arguments
-from workload.deepspeed_checks import WHERE, get_setting, parsed_block, shown
+from workload.deepspeed_settings.checks import WHERE, get_setting, parsed_block, shown
 from workload.errors import InputError
 
 # How every strategy's AdamW works besides what the flags say of it, in the words of DeepSpeed's `optimizer.params`.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from workload.attention import mask_as_given
+from workload.models.attention import mask_as_given
 
 STEPS = 2**16  # a probability is a multiple of 1 / STEPS
 ATTENTION = "sdpa_with_packed_dropout"

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from measurement.clock import Work
-from measurement.description import RESUMABLE_FLAGS
 from measurement.redaction import without_secrets
 from measurement.results import deepspeed_settings, write_whole
+from measurement.run_json import RESUMABLE_FLAGS
 from workload.errors import InputError
 from workload.job import Job
 from workload.training_state import TrainingState
@@ -51,7 +51,7 @@ def join_earlier_attempts(job: Job, content: dict) -> None:
     """Let a job's clock go on where its earlier attempts ended.
 
     Args:
-        content: digests of model, tokenizer and data; see `workload.content`.
+        content: digests of model, tokenizer and data; see `workload.digests`.
 
     Raises:
         InputError: they did another job; names what differs.

@@ -9,9 +9,6 @@ from collections import deque
 import torch
 
 from measurement.clock import StepClock
-from measurement.continuation import continued, counts_on, cut_back
-from measurement.description import describe
-from measurement.interruption import FolderLock
 from measurement.results import (
     STEP_COLUMNS,
     Table,
@@ -22,6 +19,9 @@ from measurement.results import (
     utc_time,
     write_json,
 )
+from measurement.resume import continued, counts_on, cut_back
+from measurement.run_json import describe
+from measurement.signals import FolderLock
 from workload.errors import InputError
 from workload.evaluation import Evaluation
 from workload.job import Job
@@ -40,7 +40,7 @@ class Record:
         job: what is trained, and on what.
         ranks: of each rank its device, and the part of the model that it holds.
         deepspeed_config: as given to DeepSpeed, if it takes part.
-        content: digests of model, tokenizer and data; see `workload.content`.
+        content: digests of model, tokenizer and data; see `workload.digests`.
         lock: on the run's folder, held as long as the record.
 
     Where `job.checkpoint` is set the record goes on behind that step; rows of later steps are dropped.

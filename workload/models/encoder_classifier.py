@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from workload.encoder_config import EncoderClassifierConfig
-from workload.layers import visible_keys
+from workload.models.encoder_config import EncoderClassifierConfig
+from workload.models.layers import visible_keys
 
 
 class Embeddings(nn.Module):

@@ -21,9 +21,9 @@ from measurement.environment import (
 )
 from measurement.redaction import without_secrets
 from measurement.results import utc_time
-from workload import launcher
 from workload.job import Job
-from workload.memory import malloc_settings
+from workload.launch import launcher
+from workload.malloc import malloc_settings
 from workload.tasks.limits import DRAW_SEED
 
 # Flags that say what is trained and how it is judged; with the data and the model they make two runs comparable.
@@ -43,7 +43,7 @@ def describe(job: Job, ranks: list[dict], deepspeed_config: dict | None, content
     Args:
         ranks: of each rank its device, and the part of the model that it holds.
         deepspeed_config: as given to DeepSpeed, if it takes part.
-        content: digests of model, tokenizer and data; see `workload.content`.
+        content: digests of model, tokenizer and data; see `workload.digests`.
     """
     task, flags = job.task, job.resolved_flags()
     command = shlex.join([os.path.basename(sys.argv[0]), *launcher.without_local_rank(sys.argv[1:])])

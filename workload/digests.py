@@ -15,8 +15,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from workload.errors import InputError
-from workload.processes import usable_cores
-from workload.weights import weight_files
+from workload.launch.processes import usable_cores
+from workload.models.weights import weight_files
 
 CONFIG = "config.json"
 CHUNK = 2**24  # bytes

@@ -16,10 +16,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from workload.errors import InputError
-from workload.processes import import_deepspeed, quiet_libraries
+from workload.launch.processes import import_deepspeed, quiet_libraries
 
 WHERE = "DeepSpeed config: "
-# `complete_config` compares these with the flags; see deepspeed_flags.py.
+# `complete_config` compares these with the flags; see flags.py.
 DECIDED = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
            "optimizer", "scheduler", "fp16", "bf16", "bfloat16", "torch_autocast", "communication_data_type",
            "data_types")

@@ -1,0 +1,1 @@
+"""What is measured of pipelines: who did what when, and what a schedule leaves idle."""
