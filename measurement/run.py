@@ -174,7 +174,8 @@ class Run:
 
     def _work_of(self, lengths: np.ndarray, padded_length: int, data_s: float) -> Work:
         samples = len(lengths)
-        flops = self.shape.training_flops(np.append(lengths, padded_length))  # (samples + 1,)
+        padded = np.append(lengths, padded_length)  # (samples + 1,)
+        flops = self.shape.training_flops(padded) if self.shape else np.zeros(len(padded))
         return Work(steps=1, samples=samples, tokens=lengths.sum().item(), padded_tokens=samples * padded_length,
                     model_flops=flops[:-1].sum().item(), hardware_flops=samples * flops[-1].item(), data_s=data_s)
 

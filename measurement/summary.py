@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterable
 
 from measurement import metrics
-from measurement.flops import peak_tflops, utilization_pct
 from measurement.monitor import mean
+from measurement.peak_rates import peak_tflops, utilization_pct
 from measurement.pipelines.idle_replay import mean_seconds, replayed_bubble_pct
 from measurement.pipelines.timeline import (
     COMPUTE,
@@ -128,6 +128,9 @@ def _speed(run, ranks: list[dict], empty: dict) -> dict:
     run.record.description["peak_tflops_source"] = source
     if peak is None:
         _because(source, empty, ("peak_tflops", "mfu_pct", "hfu_pct"))
+    if run.shape is None:
+        _because(f"no FLOP formula for a {run.job.task.config.model_type!r} model", empty,
+                 ("model_flops_per_sample", "mfu_pct", "hfu_pct"))
     epochs = run.record.epoch_seconds
     if run.measures_all:
         empty["epoch_s"] = f"the run ended before its first epoch, of {run.job.steps_an_epoch} steps"
@@ -140,9 +143,10 @@ def _speed(run, ranks: list[dict], empty: dict) -> dict:
         return row
     return row | {
         "throughput_samples_per_s": work.samples / seconds, "throughput_tokens_per_s": work.tokens / seconds,
-        "model_flops_per_sample": work.model_flops / work.samples,
-        "mfu_pct": peak and utilization_pct(work.model_flops, seconds, run.job.devices, peak),
-        "hfu_pct": peak and utilization_pct(work.hardware_flops, seconds, run.job.devices, peak),
+        # None instead of 0 where no formula counts the FLOPs.
+        "model_flops_per_sample": work.model_flops / work.samples or None,
+        "mfu_pct": peak and utilization_pct(work.model_flops, seconds, run.job.devices, peak) or None,
+        "hfu_pct": peak and utilization_pct(work.hardware_flops, seconds, run.job.devices, peak) or None,
         # All wait for the rank that takes longest.
         "data_s_per_step": max(rank["data_s_per_step"] for rank in ranks)}
 

@@ -1,5 +1,6 @@
 """IMDB, MNLI and OSCAR from the examples to the score: samples, losses, scores, models."""
 
+import csv
 import json
 import math
 import shutil
@@ -179,6 +180,23 @@ def test_the_study_models_have_their_published_sizes(tmp_path):
     assert imdb.config.vocab_size == len(imdb.tokenizer) == 1000
 
 
+def test_an_encoder_of_another_family_trains_without_a_flop_formula(tmp_path, start_ranks):
+    """MFU by BERT's formula would be wrong for FNet, which has no attention: it stays empty, and run.json says why."""
+    shutil.copytree(ROOT / "data" / "tiny_encoder", tmp_path / "model")
+    write(tmp_path / "model" / "config.json", json.dumps({
+        "model_type": "fnet", "vocab_size": 1000, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64,
+        "max_position_embeddings": 514, "pad_token_id": 0}))
+    start_ranks("bert_baseline.py", "--task", "imdb", "--sample", "--model", tmp_path / "model", "--from_scratch",
+                "true", "--max_seq_length", 32, "--max_steps", 4, "--global_batch_size", 4, "--max_eval_examples", 4,
+                "--cpu_threads", 1, "--noise_scale_steps", 0, "--peak_tflops", 1, "--output_dir", tmp_path,
+                "--run_name", "run", check=True)
+    row = next(csv.DictReader((tmp_path / "run" / "summary.csv").read_text().splitlines()))
+    reasons = json.loads((tmp_path / "run" / "run.json").read_text())["empty"]
+    for column in ("model_flops_per_sample", "mfu_pct", "hfu_pct"):
+        assert row[column] == "" and reasons[column] == "no FLOP formula for a 'fnet' model"
+    assert row["peak_tflops"] == "1.0" and float(row["throughput_samples_per_s"]) > 0
+
+
 @pytest.mark.parametrize("kind", ["distilbert", "roberta"])
 def test_any_encoder_classifies_reviews(kind, tmp_path):
     """From a local folder laid out as the Hub's; dropout is overridden under whatever name the model has for it."""
@@ -228,9 +246,9 @@ def test_mnli_from_the_hub_is_mnli_from_its_files(samples, tmp_path, monkeypatch
     monkeypatch.setattr("workload.tasks.mnli.HUB_DATASET", str(tmp_path))
     task = open_flags("--task", "mnli", "--model", "tiny", "--max_seq_length", 64)
     task.load()
-    for part in ("train", "validation"):
+    for split in ("train", "validation"):
         for column in ("input_ids", "token_type_ids", "label"):
-            assert task.samples(part)[column][:] == samples["mnli"].samples(part)[column][:], "-1: no label"
+            assert task.samples(split)[column][:] == samples["mnli"].samples(split)[column][:], "-1: no label"
 
 
 def test_oscar_from_the_hub_takes_so_many_bytes_and_keeps_every_twentieth_document(tmp_path, monkeypatch):
