@@ -42,14 +42,14 @@ from workload.optimizer import (
     skip_if_nonfinite,
 )
 from workload.pipelines.pieces import Piece, cut, is_counted, save_model, share_over
-from workload.pipelines.schedules import plan_schedule
+from workload.pipelines.schedules import plan_pipeline
 from workload.training_state import TrainingState, names_in_model
 
 
 def main() -> None:
     arguments = parse_arguments(TorchPipelineArguments)
     devices = devices_asked_for(arguments.num_gpus)
-    plan = plan_schedule(arguments, devices)
+    plan = plan_pipeline(arguments, devices)
     job = prepare("torch_pipeline", arguments, devices, plan.stages, plan.micro_batches, plan.name,
                   plan.pieces_a_device)
     # These take seconds, so not before the flags are known to be good.

@@ -19,7 +19,7 @@ from measurement.clock import synchronize
 from measurement.pipelines.idle_replay import mean_seconds, replayed_bubble_pct
 from measurement.pipelines.timeline import StepTimeline, bubble_pct, bubble_schedule_pct
 from measurement.pipelines.torch_timeline import actions_of, watch_schedule
-from workload.pipelines.schedules import TORCH_NAMES, Schedule
+from workload.pipelines.schedules import TORCH_NAMES, PipelinePlan
 
 UNIT_S = 0.05
 
@@ -53,7 +53,7 @@ def main() -> None:
     cpu, rank, devices = torch.device("cpu"), dist.get_rank(), dist.get_world_size()
     measured = {}
     for name, names in TORCH_NAMES.items():
-        plan = Schedule(name, *names, devices, micro_batches)
+        plan = PipelinePlan(name, *names, devices, micro_batches)
         example, layers = torch.empty(1, 4, requires_grad=True), 2 // plan.pieces_a_device
         stages = [PipelineStage(torch.nn.Sequential(*(SleepingLayer() for _ in range(layers))), piece, plan.pieces, cpu,
                                 input_args=example, output_args=example) for piece in plan.pieces_of(rank)]

@@ -16,7 +16,7 @@ from workload.errors import InputError
 from workload.job import prepare
 from workload.models.layers import ordered_layers
 from workload.pipelines.pieces import cut
-from workload.pipelines.schedules import TORCH_NAMES, Schedule, can_run, plan_schedule
+from workload.pipelines.schedules import TORCH_NAMES, PipelinePlan, can_run, plan_pipeline
 
 EQUAL = {"forward": 1, "backward": 1, "weight": 1}
 
@@ -34,7 +34,7 @@ def one_forward_one_backward(stages: int, micro_batches: int) -> list[list[Actio
 
 
 def torch_actions(name: str, stages: int, micro_batches: int) -> list[list[Action]]:
-    plan = Schedule(name, *TORCH_NAMES[name], stages, micro_batches)
+    plan = PipelinePlan(name, *TORCH_NAMES[name], stages, micro_batches)
     pieces = [SimpleNamespace(group_size=stages, group_rank=0, num_stages=plan.pieces, stage_index=piece, submod=None)
               for piece in plan.pieces_of(0)]
     return actions_of(get_schedule_class(plan.torch_name)(pieces, micro_batches))
@@ -98,7 +98,7 @@ def test_what_can_run_is_what_pytorch_takes(name):
 def refusal(*flags: str, devices: int) -> str:
     with pytest.raises(InputError) as caught:
         arguments = parse_arguments(TorchPipelineArguments, [*SAMPLE, *flags])
-        plan = plan_schedule(arguments, devices)
+        plan = plan_pipeline(arguments, devices)
         prepare("torch_pipeline", arguments, devices, plan.stages, plan.micro_batches, plan.name, plan.pieces_a_device)
         raise AssertionError("was not refused")
     return str(caught.value)
@@ -125,7 +125,7 @@ def test_wrong_schedules_get_one_line(flags, devices, words):
 ])
 def test_default_micro_batches_suit_the_schedule(schedule, devices, batch, expected):
     arguments = parse_arguments(TorchPipelineArguments, ["--schedule", schedule, "--global_batch_size", str(batch)])
-    assert plan_schedule(arguments, devices).micro_batches == expected
+    assert plan_pipeline(arguments, devices).micro_batches == expected
 
 
 def test_layers_are_cut_evenly_and_dealt_out():
@@ -135,7 +135,7 @@ def test_layers_are_cut_evenly_and_dealt_out():
     assert [len(piece) for piece in cut(layers, 4)] == [2, 1, 1, 2]
     # Three pieces of four layers: the two go where there are no embeddings besides.
     assert [len(piece) for piece in cut(layers, 3)] == [2, 2, 2]
-    dealt = {name: [Schedule(name, *names, 2, 4).pieces_of(stage) for stage in (0, 1)]
+    dealt = {name: [PipelinePlan(name, *names, 2, 4).pieces_of(stage) for stage in (0, 1)]
              for name, names in TORCH_NAMES.items()}
     assert dealt["1f1b"] == [[0], [1]]
     assert dealt["zero_bubble"] == [[0, 2], [1, 3]]

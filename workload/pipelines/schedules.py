@@ -8,7 +8,7 @@ from workload.errors import InputError
 
 
 @dataclass(frozen=True)
-class Schedule:
+class PipelinePlan:
     """A schedule over the devices of one pipeline."""
 
     name: str
@@ -46,7 +46,7 @@ def can_run(name: str, stages: int, micro_batches: int) -> bool:
     return True
 
 
-def plan_schedule(arguments: TorchPipelineArguments, devices: int) -> Schedule:
+def plan_pipeline(arguments: TorchPipelineArguments, devices: int) -> PipelinePlan:
     """`--schedule` with `--stages` and `--micro_batches`, or their defaults, filled in.
 
     Raises:
@@ -63,4 +63,4 @@ def plan_schedule(arguments: TorchPipelineArguments, devices: int) -> Schedule:
             in_words = " or ".join(map(str, fits[-4:])) or "another --global_batch_size"
             raise InputError(f"--schedule {name}: {micro_batches} micro-batches {reason}; use {in_words}")
         micro_batches = max((n for n in fits if n <= 4 * stages), default=min(fits))
-    return Schedule(name, *TORCH_NAMES[name], stages, micro_batches)
+    return PipelinePlan(name, *TORCH_NAMES[name], stages, micro_batches)
