@@ -1,4 +1,4 @@
-"""One attention kernel for the same batch: whether it gets a mask, and which, is the same in every strategy."""
+"""The same batch uses the same attention kernel in every strategy, with the same mask or with none."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ OTHERS = {"bert": BertConfig(**SMALL), "roberta": RobertaConfig(**SMALL),
 
 @pytest.fixture
 def masks(monkeypatch) -> list:
-    """What attention is called with: the mask, whether it is causal."""
+    """The mask and `is_causal` of every call of attention."""
     seen, attention = [], F.scaled_dot_product_attention
 
     def watched(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **options):
@@ -52,8 +52,8 @@ def test_whole_models_and_layers_in_a_row_take_the_same_kernel(name, is_padded, 
 
 
 @pytest.mark.parametrize("family", OTHERS)
-def test_any_other_model_attends_as_transformers_has_it(family, monkeypatch):
-    """With and without padding; what is left out is that it looks into the mask."""
+def test_any_other_model_attends_as_in_transformers(family, monkeypatch):
+    """With and without padding: only the inspection of the mask is left out."""
     from transformers import masking_utils
 
     torch.manual_seed(0)
@@ -73,7 +73,7 @@ def test_any_other_model_attends_as_transformers_has_it(family, monkeypatch):
 
 
 def test_the_host_decides_for_the_whole_global_batch():
-    """Not each replica for its slice: then the kernel would depend on how many there are."""
+    """If each replica decided for its slice, the kernel would depend on the number of replicas."""
     lengths = [16] * 8 + [16] * 7 + [9] + [9] * 8
 
     def collate(rows, length, is_padded):

@@ -1,4 +1,4 @@
-"""Model folders as people have them: read rightly, or refused in one line before anything is tokenised."""
+"""Model folders as users have them are read correctly, or refused in one line before anything is tokenised."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def vocabulary_size(name="tiny_bert_cased"):
 
 
 def save(folder, architecture="BertForSequenceClassification", config="BertConfig", **settings):
-    """A folder with a small model of some kind, and the embedded cased tokenizer; None takes a setting out."""
+    """A folder with a small model and the embedded cased tokenizer. Settings that are None are left out."""
     torch.manual_seed(1)
     settings = {"vocab_size": vocabulary_size(), **SMALL, **settings}
     made = getattr(transformers, config)(**{key: value for key, value in settings.items() if value is not None})
@@ -56,7 +56,7 @@ def entailing(tmp_path):
 
 
 def change_config(folder, **settings):
-    """Keys that are given as None are taken out."""
+    """Set keys of config.json; None removes a key."""
     config = json.loads((folder / "config.json").read_text()) | settings
     config = {key: value for key, value in config.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(config))
@@ -72,7 +72,7 @@ def change_weights(folder, change, file="model.safetensors"):
 
 
 def opened(task, folder, *flags):
-    """The task in the steps of a start, up to the model."""
+    """The task, opened and checked as at the start of a run, its data not yet tokenised."""
     made = open_task(parse_arguments(Arguments, ["--task", task, "--sample", "--model", str(folder),
                                                  "--max_seq_length", str(LENGTH), *flags]))
     made.check_model()
@@ -80,7 +80,7 @@ def opened(task, folder, *flags):
 
 
 def refusal(task, folder, *flags):
-    """The one line; the data is not tokenised by then."""
+    """The error message, which appears before any data is tokenised."""
     with pytest.raises(InputError) as caught:
         opened(task, folder, *flags)
     return str(caught.value)
@@ -241,7 +241,7 @@ def test_unreadable_weights_are_refused_before_processes_start(answering, file, 
     change_weights(answering, lambda s: s, file)
     path = answering / file
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2] if content is None else content)
-    with pytest.raises(InputError, match=f"{file}.*{said}"):  # opening the task is what the launcher does
+    with pytest.raises(InputError, match=f"{file}.*{said}"):  # the launcher opens the task
         open_task(parse_arguments(Arguments, ["--sample", "--model", str(answering)]))
 
 
@@ -290,13 +290,13 @@ def named(names, case=str, by="id2label"):
     (ORDERS[1], str.upper, "id2label label2id"), (ORDERS[2], str.title, "id2label"),
     (ORDERS[2], str.lower, "label2id"), (ORDERS[1], str.lower, "unnamed id2label label2id")])
 def test_a_heads_own_order_is_kept(entailing, order, case, by):
-    """One classifier, stored in another order of its labels, gives the same losses and predictions."""
+    """A classifier stored with its labels in another order gives the same losses and predictions."""
     task = opened("mnli", entailing)
     inputs, labels = first_batch(task)
     model = task.build_model().eval()
     expected = task.loss(task.logits(model, inputs), labels)
 
-    rows = [ORDERS[0].index(name) for name in order]  # which of the head's rows stands where now
+    rows = [ORDERS[0].index(name) for name in order]  # new order of the head's rows
     change_weights(entailing, lambda s: s | {key: s[key][rows].contiguous()
                                              for key in ("classifier.weight", "classifier.bias")})
     change_config(entailing, **named(order, case, by))
@@ -305,7 +305,7 @@ def test_a_heads_own_order_is_kept(entailing, order, case, by):
     stored = other.build_model().eval()
     logits = other.logits(stored, inputs)
     torch.testing.assert_close(other.loss(logits, labels), expected)
-    judged = dict(enumerate(torch.eye(3)[labels["label"]].numpy()))  # each sample's right output is the largest
+    judged = dict(enumerate(torch.eye(3)[labels["label"]].numpy()))  # the correct output is the largest
     judged |= dict.fromkeys(range(len(judged), len(other.samples("validation"))), judged[0])
     _, predictions = other.score(judged)
     examples = other.examples["validation"][:8]
@@ -378,7 +378,7 @@ def test_what_is_no_encoder_is_refused_by_classification(tmp_path, kind, setting
 
 
 def test_a_model_with_fewer_positions_than_it_says_is_refused(tmp_path):
-    """RoBERTa's positions begin behind the padding token's; a tokenizer that says so would have limited the length."""
+    """RoBERTa's positions begin after the padding token's index. Its own tokenizer would have limited the length."""
     folder = save(tmp_path / "model", "RobertaForSequenceClassification", "RobertaConfig", num_labels=3,
                   type_vocab_size=1, max_position_embeddings=LENGTH)
     assert "cannot do this task" in refusal("mnli", folder)
@@ -440,7 +440,7 @@ def test_an_uncased_vocabulary_alone_is_lowered(tmp_path):
 @pytest.mark.parametrize("from_scratch", ["true", "false"])
 def test_a_vocabulary_with_a_hole_keeps_its_numbers(entailing, from_scratch):
     words = (entailing / "vocab.txt").read_text().splitlines()
-    words[500] = words[501]  # the first of the two is never given
+    words[500] = words[501]  # the first of the two numbers is never used
     (entailing / "vocab.txt").write_text("\n".join(words) + "\n")
     (entailing / "tokenizer.json").unlink()
     task = opened("mnli", entailing, "--from_scratch", from_scratch)

@@ -1,4 +1,4 @@
-"""PyTorch's schedules: what each leaves idle, measured and by a replay, and which settings it refuses."""
+"""PyTorch's schedules: the idle time of each, measured and by a replay, and the settings that are refused."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""IMDB, MNLI and OSCAR from the examples to the score: samples, losses, scores, models."""
+"""IMDB, MNLI and OSCAR: samples, models, losses and scores."""
 
 import csv
 import json
@@ -103,7 +103,7 @@ def test_blocks_hold_all_text_in_order_but_the_rest_behind_the_last(samples):
 
 
 def collate(task, rows, length):
-    """As `Batches` does, some rows of the training data."""
+    """Some rows of the training data, collated as `Batches` does."""
     return task.collate(task.samples("train").with_format("arrow")[list(rows)], length)
 
 
@@ -168,7 +168,7 @@ def test_perplexity_is_e_to_the_mean_loss(samples):
 
 
 def test_the_study_models_have_their_published_sizes(tmp_path):
-    write(tmp_path / "config.json", json.dumps({"model_type": "gpt2"}))  # as the Hub's in all that is not the default
+    write(tmp_path / "config.json", json.dumps({"model_type": "gpt2"}))  # with the defaults it equals the Hub's
     oscar = open_flags("--task", "oscar", "--sample", "--tokenizer", ROOT / "data" / "tiny_gpt2", "--model", tmp_path,
                        "--from_scratch", "true")
     assert oscar.max_length == 256, "the tokenizer's"
@@ -199,7 +199,7 @@ def test_an_encoder_of_another_family_trains_without_a_flop_formula(tmp_path, st
 
 @pytest.mark.parametrize("kind", ["distilbert", "roberta"])
 def test_any_encoder_classifies_reviews(kind, tmp_path):
-    """From a local folder laid out as the Hub's; dropout is overridden under whatever name the model has for it."""
+    """From a local folder like the Hub's. Dropout is overridden whatever the model's configuration calls it."""
     from workload.models.layers import ORDERED_LAYERS, layer_names, transformer_modules
 
     shutil.copytree(ROOT / "data" / "tiny_encoder", tmp_path, dirs_exist_ok=True)

@@ -1,1 +1,1 @@
-"""Models: configurations, tokenizers and weights, and the layers that they are made of."""
+"""Models: configurations, tokenizers, weights, layers and FLOPs."""

@@ -1,8 +1,8 @@
-"""One attention kernel for the same batch in every strategy: whether it gets a mask is decided by the host.
+"""One attention kernel for the same batch in every strategy: the host decides whether attention gets a mask.
 
-The host knows the lengths of a global batch: where nothing is padded there is no mask (`Share.is_padded`), and
-attention takes its fastest kernel; else the mask over real tokens is used as it is. Left alone, `transformers` looks
-into the mask of every forward pass: the host waits for the device, and each micro-batch may take another kernel.
+The host knows the lengths in a global batch. If nothing is padded (`Share.is_padded`), there is no mask and attention
+uses its fastest kernel; otherwise it gets the mask over real tokens. By default `transformers` inspects the mask in
+every forward pass, so that the host waits for the device and micro-batches may use different kernels.
 """
 
 from torch import Tensor
@@ -12,14 +12,14 @@ from workload.models.layers import visible_keys
 
 
 def mask_as_given(*, mask_function, attention_mask: Tensor | None = None, **options) -> Tensor | None:
-    """What `transformers` calls for a mask where attention is SDPA.
+    """The mask for SDPA attention, registered with `transformers` in place of its own function.
 
     Args:
-        mask_function: what attention may look at besides padding; both directions, causal, a sliding window.
-        attention_mask: over real tokens, boolean; None where nothing is padded. (batch, length)
+        mask_function: where attention may look apart from padding: in both directions, causal, a sliding window.
+        attention_mask: boolean mask over real tokens, None if nothing is padded. (batch, length)
 
     Returns:
-        (batch, 1, 1 or length queries, length keys), boolean; None where `mask_function` alone needs no mask.
+        Boolean (batch, 1, 1 or length queries, length keys), or None if `mask_function` alone needs no mask.
     """
     if attention_mask is not None:
         if mask_function is masking_utils.bidirectional_mask_function:
@@ -29,7 +29,7 @@ def mask_as_given(*, mask_function, attention_mask: Tensor | None = None, **opti
 
 
 def use_masks_as_given() -> None:
-    """Let the models of `transformers` in this process look into no mask."""
+    """Stop the models of `transformers` in this process from inspecting masks."""
     AttentionMaskInterface.register("sdpa", mask_as_given)
-    # Without a mask GPT-2 would look whether positions begin anew within a sample. They never do here.
+    # Without a mask GPT-2 would check whether positions restart within a sample. They never do here.
     masking_utils.find_packed_sequence_indices = lambda position_ids: None

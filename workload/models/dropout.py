@@ -1,8 +1,8 @@
 """Dropout for CPUs, with random numbers drawn four at a time.
 
-PyTorch draws one number after the other there, on one thread, and keeps a mask of floats: on the CPU of the reference
-results 10 ns a value, a fifth of a training step of BERT on questions of 200 tokens. A 64-bit number of the same
-generator holds four masks' worth. GPUs have kernels that do all this within the attention; there nothing is changed.
+On CPUs PyTorch draws one number at a time on one thread and keeps a mask of floats. On the CPU of the reference
+results that takes 10 ns per value, a fifth of a training step of BERT on questions of 200 tokens. One 64-bit number of
+the same generator decides about four values. On GPUs, where attention kernels include dropout, nothing is changed.
 """
 
 import torch
@@ -14,11 +14,11 @@ from workload.models.attention import mask_as_given
 
 STEPS = 2**16  # a probability is a multiple of 1 / STEPS
 ATTENTION = "sdpa_with_packed_dropout"
-UNUSUAL = {"position_bias", "softcap", "cache"}  # what neither BERT nor GPT-2 does is left to `transformers`
+UNUSUAL = {"position_bias", "softcap", "cache"}  # options of neither BERT nor GPT-2: left to `transformers`
 
 
 class PackedDropout(nn.Dropout):
-    """`torch.nn.Dropout`, but for how its random numbers are drawn."""
+    """`torch.nn.Dropout` with random numbers that are drawn four at a time."""
 
     def forward(self, values: Tensor) -> Tensor:
         """(...) -> (...)"""
@@ -29,24 +29,32 @@ class PackedDropout(nn.Dropout):
 
 
 def draw_kept(like: Tensor, probability: float) -> tuple[Tensor, float]:
-    """1 where a value stays and 0 where it is dropped, of the shape of `like`, and what those that stay are scaled by.
+    """Draw which values are kept.
 
     Args:
         probability: of being dropped, at least 0 and below 1; rounded to a multiple of 2^-16.
+
+    Returns:
+        1 for each value that is kept and 0 for each that is dropped, with the shape and type of `like`; the factor that
+        scales the kept values.
     """
     dropped = min(round(probability * STEPS), STEPS - 1)
     packed = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
-    numbers = packed.view(torch.int16)[: like.numel()].view(like.shape)  # each equally likely
+    numbers = packed.view(torch.int16)[: like.numel()].view(like.shape)  # uniform
     return (numbers >= dropped - STEPS // 2).to(like.dtype), STEPS / (STEPS - dropped)
 
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
            dropout: float = 0.0, scaling: float | None = None, is_causal: bool | None = None, **options,
            ) -> tuple[Tensor, None]:
-    """Attention as `transformers` calls it: (batch, heads, length, width) three times -> (batch, length, heads, width)
+    """An attention function for `transformers`.
 
     Args:
-        attention_mask: where a query may look at a key. (batch or 1, 1, length or 1, length)
+        query, key, value: (batch, heads, length, width) each.
+        attention_mask: True where a query may look at a key. (batch or 1, 1, length or 1, length)
+
+    Returns:
+        (batch, length, heads, width); None in place of the attention weights.
     """
     if not dropout or key.shape != query.shape or not UNUSUAL.isdisjoint(options):
         return sdpa_attention_forward(module, query, key, value, attention_mask, 0.0, scaling, is_causal, **options)
@@ -62,7 +70,7 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
 
 
 def pack_dropout(model: nn.Module) -> None:
-    """Replace a Hugging Face model's dropouts, those of its attention included if it was loaded with SDPA."""
+    """Replace the dropouts of a Hugging Face model, including those in its attention if that is SDPA."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:

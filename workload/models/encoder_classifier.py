@@ -1,4 +1,4 @@
-"""A small, plain Transformer encoder that sorts texts into classes, to be trained from scratch."""
+"""A small, plain Transformer encoder for text classification, trained from scratch."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from workload.models.layers import visible_keys
 
 
 class Embeddings(nn.Module):
-    """Tokens and their places: (batch, length) -> (batch, length, hidden)"""
+    """Token and position embeddings: (batch, length) -> (batch, length, hidden)"""
 
     def __init__(self, config: EncoderClassifierConfig) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Embeddings(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, then a feed-forward network, each on normalised input and added to it (pre-norm)."""
+    """Self-attention, then a feed-forward network, both pre-norm with residual connections."""
 
     def __init__(self, config: EncoderClassifierConfig) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Classifier(nn.Module):
 
 
 class EncoderClassifier(PreTrainedModel):
-    """Embeddings, layers, classifier. As Hugging Face's own models, for `save_pretrained` and `from_pretrained`."""
+    """The whole model. A `PreTrainedModel`, so that `save_pretrained` and `from_pretrained` work."""
 
     config_class = EncoderClassifierConfig
     base_model_prefix = "encoder"
@@ -84,7 +84,7 @@ class EncoderClassifier(PreTrainedModel):
         self.post_init()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SequenceClassifierOutput:
-        """(batch, length) twice -> logits (batch, classes). Without a mask nothing is padded."""
+        """(batch, length), (batch, length) or None if nothing is padded -> logits (batch, classes)"""
         hidden = self.embeddings(input_ids)
         for layer in self.layers:
             hidden = layer(hidden, attention_mask)

@@ -1,4 +1,4 @@
-"""The shape of our own encoder classifier; its layers, which take longer to import, are in encoder_classifier.py."""
+"""Configuration of `EncoderClassifier`, apart from the model itself, which takes longer to import."""
 
 from transformers import AutoConfig, PretrainedConfig
 
@@ -6,7 +6,7 @@ ENCODER_CLASSIFIER = "encoder_classifier"
 
 
 class EncoderClassifierConfig(PretrainedConfig):
-    """Names as in BERT's configuration; the defaults are IMDB's scaling study's model, 11 million parameters."""
+    """Named as in BERT's configuration. The defaults give the model of IMDB's scaling study: 11 million parameters."""
 
     model_type = ENCODER_CLASSIFIER
 

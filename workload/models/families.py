@@ -42,7 +42,7 @@ class Layer(Module):
 
 @dataclass(frozen=True)
 class Family:
-    """What the project knows about the models of one `config.model_type`.
+    """Facts about the models of one `config.model_type`.
 
     Args:
         shape: the dimensions that FLOPs depend on, from a configuration and the head's outputs per token. The model

@@ -1,6 +1,6 @@
 """Configurations, tokenizers and weights from the Hugging Face Hub, a local folder, or an embedded model.
 
-Nothing that is read here can run code of its own.
+No code that comes with a model is ever run.
 """
 
 import os
@@ -18,21 +18,21 @@ from workload.models.encoder_config import ENCODER_CLASSIFIER, EncoderClassifier
 from workload.models.weights import load_weights, refuse_pointers, refuse_unreadable_weights
 
 TINY = "tiny"
-EMBEDDED = (TINY, ENCODER_CLASSIFIER)  # values of --model that are no name on the Hub; they have no trained weights
+EMBEDDED = (TINY, ENCODER_CLASSIFIER)  # values of --model that are not names on the Hub; no trained weights
 DATA = Path(__file__).parents[2] / "data"
-# What transformers raises upon a folder that does not hold together.
+# Exceptions of transformers for a folder with inconsistent or broken files.
 NOT_LOADED = (OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError, ImportError,
               StrictDataclassError)
-UNNAMED = re.compile(r"(?:LABEL_)?(\d+)", re.IGNORECASE)  # what transformers calls an output that nobody has named
-MOST_SHOWN = 200  # characters of what a library says
-CASED = 0.01  # share of words with a capital from which on a vocabulary is cased; accents and names of tokens are fewer
+UNNAMED = re.compile(r"(?:LABEL_)?(\d+)", re.IGNORECASE)  # the default names of outputs in transformers
+MOST_SHOWN = 200  # characters of a library's error message
+CASED = 0.01  # a vocabulary is cased if more than this share of its words has capitals; special tokens are fewer
 
 
 def folder_or_name(model: str, flag: str = "model") -> str:
-    """What `from_pretrained` is to open.
+    """Check the argument of `from_pretrained`, and use the cache alone if the Hub cannot be reached.
 
     Raises:
-        InputError: `model` is written like a path, and there is no such folder.
+        InputError: `model` is written like a path, but there is no such folder.
     """
     if not os.path.isdir(model) and (model.startswith((".", "/", "~")) or model.count("/") > 1):
         raise InputError(f"--{flag} {model}: no such folder")
@@ -42,10 +42,10 @@ def folder_or_name(model: str, flag: str = "model") -> str:
 
 
 def load_config(model: str, dropout: float | None) -> PretrainedConfig:
-    """The configuration of `model`, its dropouts overridden by `dropout`.
+    """The configuration of `model`, with its dropouts replaced by `dropout` unless that is None.
 
     Raises:
-        InputError: nothing there, no network, or a model that wants to bring its own code.
+        InputError: there is no such model, no network, or the model comes with its own code.
     """
     if model == ENCODER_CLASSIFIER:
         config = EncoderClassifierConfig()
@@ -54,22 +54,22 @@ def load_config(model: str, dropout: float | None) -> PretrainedConfig:
             refuse_pointers("model", folder_or_name(model), "config.json")
             content = PretrainedConfig.get_config_dict(model)[0]
             _refuse_own_code("model", model, content)
-            # False is not the default: left out, transformers asks on the terminal, and runs the code upon a "y".
+            # By default transformers would ask on the terminal, and run the code if the answer is yes.
             config = AutoConfig.from_pretrained(model, trust_remote_code=False)
             _name_outputs(config, content)
         except NOT_LOADED as error:
             raise InputError(_not_loaded("model", model, "config.json", error)) from error
-    config._attn_implementation = None  # PyTorch's, where the model can do with it, whatever it was saved with
+    config._attn_implementation = None  # SDPA if the model supports it, whatever it was saved with
     if dropout is not None:
         for name, value in config.to_dict().items():
-            is_dropout = "dropout" in name or name.endswith("_pdrop")  # as BERT and as GPT-2 name them
+            is_dropout = "dropout" in name or name.endswith("_pdrop")  # in BERT; in GPT-2
             if is_dropout and isinstance(value, int | float) and not isinstance(value, bool):
                 setattr(config, name, dropout)
     return config
 
 
 def _name_outputs(config: PretrainedConfig, content: dict) -> None:
-    """Take a model's names for its outputs also from `label2id`, where `id2label` has none.
+    """Name a model's outputs by `label2id` if `id2label` does not name them.
 
     Raises:
         ValueError: the two contradict each other.
@@ -83,7 +83,11 @@ def _name_outputs(config: PretrainedConfig, content: dict) -> None:
 
 
 def load_tokenizer(name: str, flag: str) -> PreTrainedTokenizerBase:
-    """The fast tokenizer of that name or folder, which `--flag` gave; slow ones give no character offsets."""
+    """The fast tokenizer of a name or folder given by `--flag`. Slow tokenizers have no character offsets.
+
+    Raises:
+        InputError: there is none, or its files cannot be used.
+    """
     try:
         refuse_pointers(flag, folder_or_name(name, flag), "token*.json", "*vocab*", "merges.txt", "*.model")
         settings = get_tokenizer_config(name)
@@ -99,9 +103,9 @@ def load_tokenizer(name: str, flag: str) -> PreTrainedTokenizerBase:
 
 
 def _lowers_a_cased_vocabulary(tokenizer: PreTrainedTokenizerBase, name: str) -> bool:
-    """Whether a folder's vocab.txt has words with capitals, to which transformers' default would never come.
+    """Whether a folder has nothing but a cased vocab.txt, while transformers would lower-case all text by default.
 
-    A tokenizer.json says itself what it does.
+    A tokenizer.json says itself whether it lower-cases.
     """
     if os.path.exists(os.path.join(name, "tokenizer.json")) or not os.path.isdir(name):
         return False
@@ -113,28 +117,35 @@ def _lowers_a_cased_vocabulary(tokenizer: PreTrainedTokenizerBase, name: str) ->
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Rows that an embedding needs: `len` counts words, which are fewer where numbers have been left out."""
+    """Rows that an embedding needs. `len(tokenizer)` counts tokens, which are fewer if some numbers are unused."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def check_model_files(model: str) -> None:
-    """Refuse a local folder whose weights are not there or cannot be read; nothing is loaded."""
+    """Refuse a local folder whose weights are missing or unreadable. Nothing is loaded.
+
+    Raises:
+        InputError: names the file and the problem.
+    """
     if os.path.isdir(model):
         refuse_unreadable_weights(model)
 
 
 def load_model(kind: type, model: str, config: PretrainedConfig, seed: int,
                from_scratch: bool) -> tuple[torch.nn.Module, list[str]]:
-    """A `PreTrainedModel` of `kind` (or an `AutoModelFor...`) with the weights of `model`, or random ones.
+    """A model with the weights of `model`, or with random ones.
 
-    New weights (a head's, or all) are drawn from `seed`: every rank calls this with the same one and so holds the same
-    weights. Attention is PyTorch's SDPA, or transformers' own ("eager") where the model has no other.
+    Random weights (of the head, or all) are drawn from `seed`: every rank passes the same one, so all hold the same
+    weights. Attention is PyTorch's SDPA, or transformers' own ("eager") if the model supports nothing else.
+
+    Args:
+        kind: a `PreTrainedModel` or an `AutoModelFor...`.
 
     Returns:
-        the model; the names of the parameters that were drawn.
+        The model; the names of the parameters that were drawn.
 
     Raises:
-        InputError: weights that cannot be read, or that are not those of this model.
+        InputError: weights that cannot be read, or that belong to another model.
     """
     torch.manual_seed(seed)
     try:
@@ -148,7 +159,7 @@ def load_model(kind: type, model: str, config: PretrainedConfig, seed: int,
 
 
 def write_model(task, state: dict[str, torch.Tensor], folder: Path) -> None:
-    """Write a whole model's weights, brought together from several ranks, for `from_pretrained`."""
+    """Write a whole model's weights, gathered from several ranks, for `from_pretrained`."""
     model = task.build_model()
     model.load_state_dict(state)
     model.save_pretrained(folder)
@@ -156,7 +167,7 @@ def write_model(task, state: dict[str, torch.Tensor], folder: Path) -> None:
 
 
 def _refuse_own_code(flag: str, name: str, content: dict) -> None:
-    """Refuse what names Python files of its own, even where transformers would quietly take its own class instead."""
+    """Refuse a model that names its own Python files, even if transformers would silently use its own class instead."""
     if content.get("auto_map"):
         raise InputError(f"--{flag} {name}: names code of its own (auto_map in its .json), which is never run here; "
                          "use a model and a tokenizer that transformers has classes for")
@@ -165,7 +176,7 @@ def _refuse_own_code(flag: str, name: str, content: dict) -> None:
 def _not_loaded(flag: str, name: str, what: str, error: Exception) -> str:
     reason = " ".join(str(error).split())
     reason = reason if len(reason) <= MOST_SHOWN else reason[:MOST_SHOWN] + "..."
-    if isinstance(error, KeyError):  # whose text is the key alone
+    if isinstance(error, KeyError):  # its text is nothing but the key
         reason = f"unknown {reason}"
     if os.path.isdir(folder_or_name(name, flag)):
         return f"--{flag} {name}: cannot read {what} in this folder ({reason})"

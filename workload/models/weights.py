@@ -1,6 +1,6 @@
-"""Stored weights: read as tensors only, and refused unless they are those of the model that is built.
+"""Stored weights: read as tensors only, and refused unless they belong to the model that is built.
 
-`transformers` draws anew whatever it does not find in them, and leaves out whatever it has no place for.
+`transformers` alone would draw missing weights at random and ignore superfluous ones.
 """
 
 import json
@@ -16,23 +16,27 @@ from transformers import PretrainedConfig
 from workload.errors import InputError
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json",
-           "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that is there counts
+           "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that exists is used
 FLOATING = {"F64", "F32", "F16", "BF16"}  # as safetensors names types
-WRAPPERS = ("model", "state_dict", "model_state_dict", "module")  # under which training scripts keep a model's tensors
-ADDED = ("module.", "_orig_mod.")  # to all names, by DataParallel and DDP, and by the compiler
-# Buffers that older versions stored, and that hold nothing that is learned.
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module")  # keys under which training scripts store the weights
+ADDED = ("module.", "_orig_mod.")  # prefixes of all names, from DataParallel and DDP, and from torch.compile
+# Buffers stored by older versions of transformers; nothing in them is learned.
 OLD_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.masked_bias|inv_freq)$")
 POINTER = b"version https://git-lfs.github.com/spec/"
-ZIP, PICKLE = b"PK", b"\x80"  # how a .bin begins: torch.save's, and that of PyTorch before 1.6
+ZIP, PICKLE = b"PK", b"\x80"  # the first bytes of a .bin from torch.save, and from PyTorch before 1.6
 
 
 def is_pointer(file: Path | str) -> bool:
-    """Whether a file is what git leaves in its place when git-lfs has not fetched it."""
+    """Whether a file is a git-lfs pointer, left in place of a file that git-lfs has not fetched."""
     return _first_bytes(file, len(POINTER)) == POINTER
 
 
 def refuse_pointers(flag: str, folder: str, *patterns: str) -> None:
-    """Refuse a folder in which a file of such a name is a git-lfs pointer."""
+    """Refuse a folder, given by `--flag`, in which a file that matches a pattern is a git-lfs pointer.
+
+    Raises:
+        InputError: names the file.
+    """
     for pattern in patterns:
         for file in sorted(Path(folder).glob(pattern)):
             if file.is_file() and is_pointer(file):
@@ -44,7 +48,7 @@ def weight_files(folder: str | Path) -> list[Path]:
     """The files of a folder that `from_pretrained` reads weights from: one, or an index and its shards.
 
     Raises:
-        InputError: there are none, or the index is none.
+        InputError: there are none, or the index cannot be read.
     """
     own = json.loads(Path(folder, "config.json").read_text(encoding="utf-8")).get("transformers_weights")
     found = next((Path(folder, name) for name in ([own] if own else WEIGHTS) if Path(folder, name).exists()), None)
@@ -64,10 +68,10 @@ def weight_files(folder: str | Path) -> list[Path]:
 
 
 def refuse_unreadable_weights(folder: str) -> None:
-    """Refuse a local folder without weights, or with files of them that are missing, cut off or something else.
+    """Refuse a local folder whose weights are missing, truncated or not weights at all.
 
     Raises:
-        InputError: names the file, and says what is wrong with it.
+        InputError: names the file and the problem.
     """
     for file in (file for file in weight_files(folder) if file.suffix != ".json"):
         refuse_pointers("model", folder, file.name)
@@ -101,11 +105,10 @@ def _first_bytes(file: Path | str, count: int) -> bytes:
 
 
 def load_weights(kind: type, model: str, config: PretrainedConfig) -> tuple[torch.nn.Module, list[str]]:
-    """The model with its stored weights, in fp32; and the names of its parameters that these do not hold.
+    """The model with its stored weights in fp32, and the names of its parameters that were not stored.
 
     Raises:
-        InputError: the weights are not this model's. Only a whole head may be missing from them, and only a head left
-            over.
+        InputError: the weights belong to another model. Only a whole head may be missing from them or superfluous.
     """
     try:
         loaded, info = kind.from_pretrained(
@@ -117,7 +120,7 @@ def load_weights(kind: type, model: str, config: PretrainedConfig) -> tuple[torc
     except SafetensorError as error:
         raise InputError(f"--model {model}: its weights cannot be read ({error})") from error
     except RuntimeError as error:
-        if "meta tensor" not in str(error).lower():  # what becomes of a shared weight of another shape
+        if "meta tensor" not in str(error).lower():  # the symptom of a shared weight of another shape
             raise
         raise InputError(f"--model {model}: its weights do not fit: a shared one has another shape than config.json "
                          "says; use the config.json they were saved with") from error
@@ -129,21 +132,21 @@ def load_weights(kind: type, model: str, config: PretrainedConfig) -> tuple[torc
 
 
 def head_of(model: torch.nn.Module) -> list[str]:
-    """The names of a model's parameters outside of its base, the output layer's last; none if it is all base."""
+    """The names of a model's parameters outside its base model, the output layer's last; none if it has no head."""
     prefix = model.base_model_prefix + "."
     return [] if model.base_model is model else [
         name for name, _ in model.named_parameters() if not name.startswith(prefix)]
 
 
 def _refuse_other_weights(name: str, model: torch.nn.Module, info: dict) -> None:
-    """Refuse weights of which more than a whole head is missing, left over, or of another shape.
+    """Refuse weights unless they differ from the model's by a whole head at most.
 
     Args:
-        info: what `from_pretrained` says of the tensors by name: missing_keys, unexpected_keys, mismatched_keys.
+        info: of `from_pretrained`: missing_keys, unexpected_keys, mismatched_keys.
     """
     base, prefix, head = model.base_model, model.base_model_prefix + ".", head_of(model)
     parts = {part for part, _ in (*base.named_children(), *base.named_parameters(recurse=False))}
-    parts.discard("pooler")  # the first layer of a head
+    parts.discard("pooler")  # belongs to the head
 
     def is_of_base(key: str) -> bool:
         return base is model or key.removeprefix(prefix).split(".")[0] in parts
@@ -155,7 +158,7 @@ def _refuse_other_weights(name: str, model: torch.nn.Module, info: dict) -> None
     unexpected = sorted(key for key in info["unexpected_keys"] if not OLD_BUFFERS.search(key))
     output = head[-1].split(".")[0] if head else None  # the module of the output layer
     stored_output = [key for key in head if key.split(".")[0] == output and key not in info["missing_keys"]]
-    # A pooler, or a layer that heads have in common, may be stored without the output layer; never the other way round.
+    # A pooler, or another layer below the output, may be stored without the output layer, but not the reverse.
     lacking = [key for key in missing if is_of_base(key) or stored_output]
     if lacking:
         raise InputError(f"--model {name}: its weights lack {_first_of(lacking)}"
@@ -167,7 +170,7 @@ def _refuse_other_weights(name: str, model: torch.nn.Module, info: dict) -> None
 
 
 def _instead(lacking: list[str], unexpected: list[str], prefix: str) -> str:
-    """What the weights hold in place of what they lack, and what to do."""
+    """The end of an error message: the name that the weights hold instead, if any, and what to do."""
     for key in unexpected:
         for name in lacking:
             for plain in (name, name.removeprefix(prefix)):

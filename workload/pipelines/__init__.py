@@ -1,1 +1,1 @@
-"""What pipelines share: pieces of a model, and the orders in which devices work through them."""
+"""Pipelines: cutting a model into pieces, and the schedules in which devices work through them."""

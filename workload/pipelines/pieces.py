@@ -1,4 +1,4 @@
-"""What pipelines do with `ordered_layers`: cut them into pieces, keep a shared weight equal, and put them together."""
+"""Cuts `ordered_layers` into pieces of a pipeline, keeps a shared weight equal, and saves the pieces as one model."""
 
 import contextlib
 import functools
@@ -15,10 +15,10 @@ from workload.models.loading import write_model
 
 
 class Piece(torch.nn.Sequential):
-    """Some layers that follow each other, as PyTorch's pipelines call them: each tensor an argument.
+    """Consecutive layers as one module for PyTorch's pipelines, which pass each tensor as an argument.
 
     Args:
-        autocast: the precision of the forward pass; the backward pass runs outside of it.
+        autocast: sets the precision of the forward pass; the backward pass runs outside it.
     """
 
     def __init__(self, layers: dict[str, Layer], autocast: contextlib.AbstractContextManager) -> None:
@@ -31,11 +31,12 @@ class Piece(torch.nn.Sequential):
 
 
 def step_cost(layer: Layer) -> float:
-    """How long a layer takes in a step, beside others: by its weights.
+    """The relative time that a layer takes in a step, estimated from its weights.
 
-    Every token is multiplied with a matrix. The other weights, an embedding's above all, are but read, written and
-    updated. That they cost a fiftieth is an estimate, not measured: 6 FLOPs a token and weight against some 120 bytes
-    a weight and step, at 12,000 tokens a step and ten FLOPs in the time of a byte. Few cuts hang on it.
+    Matrices are multiplied with every token. The other weights, above all those of embeddings, are only read, written
+    and updated. That they cost a fiftieth as much is an estimate, not a measurement: 6 FLOPs per token and weight
+    against some 120 bytes per weight and step, at 12,000 tokens a step and ten FLOPs in the time of a byte. The cut is
+    rarely sensitive to it.
     """
     parameters = [(p, isinstance(module, torch.nn.Embedding)) for module in layer.modules()
                   for p in module.parameters(recurse=False)]
@@ -43,19 +44,19 @@ def step_cost(layer: Layer) -> float:
 
 
 def cut(layers: dict[str, Layer], pieces: int) -> list[dict[str, Layer]]:
-    """`ordered_layers` in consecutive pieces of costs as equal as can be."""
+    """Cut `ordered_layers` into consecutive pieces whose costs are as equal as possible."""
     names, costs = list(layers), [step_cost(layer) for layer in layers.values()]
     total = sum(costs)
 
     @functools.cache
     def best(begin: int, pieces: int) -> tuple[float, tuple[int, ...]]:
-        """Of the layers from `begin` on: how bad the best cut is, and where its pieces end."""
+        """The best cut of the layers from `begin` on: its badness, and the ends of its pieces."""
         if pieces == 0:
             return 0.0 if begin == len(names) else math.inf, ()
         found = []
         for end in range(begin + 1, len(names) - pieces + 2):
             rest, later = best(end, pieces - 1)
-            # To a high power: the slowest piece decides, among equals the next.
+            # A high power makes the slowest piece decide, and the next slowest among equals.
             found.append(((sum(costs[begin:end]) / total) ** 20 + rest, (end, *later)))
         return min(found)
 
@@ -64,14 +65,14 @@ def cut(layers: dict[str, Layer], pieces: int) -> list[dict[str, Layer]]:
 
 
 class SharedWeight:
-    """The weight that a model's first and last layer share, where a pipeline has put them into different pieces.
+    """The weight shared by a model's first and last layer, when a pipeline puts these into different pieces.
 
-    Either piece has a copy. Both start alike, get the same gradient, the sum of the two pieces', and so stay alike. A
-    copy besides the first has the mark that DeepSpeed gives it, so that norms and counts take it in only once.
+    Each piece has a copy. Both start equal and get the same gradient, the sum of both pieces', and so stay equal. The
+    second copy has the mark that DeepSpeed uses, so that norms and counts include the weight only once.
 
     Args:
-        copies: on this rank: none, one, or where it holds both pieces the first layer's and the last's.
-        group: the two ranks that hold the pieces, the first layer's before the last's; None where they are one.
+        copies: on this rank: none, one, or, if it holds both pieces, the first layer's and the last layer's.
+        group: the two ranks that hold the pieces, first layer's first; None if one rank holds both.
     """
 
     def __init__(self, copies: list[Parameter], group: dist.ProcessGroup | None) -> None:
@@ -93,12 +94,12 @@ def is_counted(parameter: Parameter) -> bool:
 
 
 def share_over(pieces: list[dict[str, Layer]], mine: list[int], group: dist.ProcessGroup | None) -> SharedWeight | None:
-    """Give each of two pieces its copy of the weight that they share; None where no two do.
+    """Give the first and the last piece a copy each of the weight that they share; None if they share none.
 
     Args:
-        pieces: what `cut` made, of the whole model.
-        mine: numbers of those on this rank.
-        group: the ranks that hold the first and the last of them; None where one holds both.
+        pieces: the whole model, from `cut`.
+        mine: numbers of the pieces on this rank.
+        group: the ranks that hold the first and the last piece; None if one rank holds both.
     """
     weight = shared_weight({name: layer for piece in pieces for name, layer in piece.items()})
     if weight is None or len(pieces) == 1:
@@ -117,7 +118,7 @@ def hugging_face_state(layers: dict[str, Layer]) -> dict[str, torch.Tensor]:
 
 
 def save_model(task, layers: dict[str, Layer], replica: int, is_main: bool, folder: Path) -> None:
-    """Put the layers of all ranks back into one Hugging Face model, on rank 0."""
+    """Gather the layers of all ranks on rank 0 and save them as one Hugging Face model."""
     states = [None] * dist.get_world_size() if is_main else None
     dist.gather_object(hugging_face_state(layers) if replica == 0 else {}, states)
     if is_main:

@@ -1,4 +1,4 @@
-"""The schedules of torch.distributed.pipelining that `torch_pipeline.py` offers, and what each of them needs."""
+"""The schedules of torch.distributed.pipelining that `torch_pipeline.py` offers, and the constraints of each."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from workload.errors import InputError
 
 @dataclass(frozen=True)
 class PipelinePlan:
-    """A schedule over the devices of one pipeline."""
+    """How the devices of one pipeline share the pieces of a model, and the schedule in which they work."""
 
     name: str
     torch_name: str  # for `get_schedule_class`
@@ -19,17 +19,17 @@ class PipelinePlan:
 
     @property
     def pieces(self) -> int:
-        """That the model is cut into."""
+        """Number of pieces the model is cut into."""
         return self.stages * self.pieces_a_device
 
     def pieces_of(self, stage: int) -> list[int]:
-        """Numbers of the pieces on a device: round and round over the devices, for zbv there and back again (a V)."""
+        """Numbers of the pieces on a device: dealt out in rounds; for zbv there and back again, like a V."""
         if self.name == "zbv":
             return [stage, self.pieces - 1 - stage]
         return list(range(stage, self.pieces, self.stages))
 
     def stage_of(self, piece: int) -> int:
-        """The device that a piece is on."""
+        """The device that holds a piece."""
         return next(stage for stage in range(self.stages) if piece in self.pieces_of(stage))
 
 
@@ -38,7 +38,7 @@ TORCH_NAMES = {"gpipe": ("GPipe", 1), "1f1b": ("1F1B", 1), "interleaved": ("Inte
 
 
 def can_run(name: str, stages: int, micro_batches: int) -> bool:
-    """Whether PyTorch's schedule takes so many micro-batches."""
+    """Whether PyTorch's schedule can run this number of micro-batches."""
     if name == "1f1b":
         return micro_batches >= stages
     if name in ("interleaved", "zero_bubble"):
@@ -47,10 +47,10 @@ def can_run(name: str, stages: int, micro_batches: int) -> bool:
 
 
 def plan_pipeline(arguments: TorchPipelineArguments, devices: int) -> PipelinePlan:
-    """`--schedule` with `--stages` and `--micro_batches`, or their defaults, filled in.
+    """The plan that `--schedule`, `--stages` and `--micro_batches` ask for, with defaults filled in.
 
     Raises:
-        InputError: devices or micro-batches that the schedule cannot be run with.
+        InputError: devices or micro-batches that the schedule cannot run with.
     """
     name = arguments.schedule
     stages, micro_batches = plan_stages(arguments.stages, arguments.micro_batches, arguments.global_batch_size, devices)

@@ -1,4 +1,4 @@
-"""The tasks: what is read, what is learned, how it is scored."""
+"""The tasks: their data, their losses and their scores."""
 
 from workload.arguments import Arguments
 from workload.tasks.imdb import Imdb
@@ -11,7 +11,7 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (SquadV2, Imdb, Mnli
 
 
 def open_task(arguments: Arguments) -> Task:
-    """The task of `--task`, its inputs checked, nothing large loaded yet.
+    """The task that `--task` names. Its inputs have been checked, but nothing large has been loaded yet.
 
     Raises:
         InputError: a file or a model that cannot be used.

@@ -1,4 +1,4 @@
-"""Texts, or pairs of texts, that belong to one class each: what IMDB and MNLI have in common."""
+"""Classification of texts or pairs of texts: the code that IMDB and MNLI share."""
 
 import inspect
 from abc import abstractmethod
@@ -19,11 +19,11 @@ from workload.tasks.task import Task
 
 
 class Classification(Task):
-    """A sample is a text, or a pair of texts, cut to at most `max_seq_length` tokens. One class is right."""
+    """A sample is a text, or a pair of texts, truncated to `max_seq_length` tokens. It belongs to one class."""
 
     classes: ClassVar[tuple[str, ...]]
-    class_numbers: ClassVar[dict[str, int]]  # what models and files call the classes, in small letters
-    order: list[int]  # which class each output of the model stands for
+    class_numbers: ClassVar[dict[str, int]]  # names of the classes in models and files, in lower case -> index in `classes`
+    order: list[int]  # the class of each output of the model
     columns = datasets.Features({"id": datasets.Value("string"), "text": datasets.Value("string"),
                                  "pair": datasets.Value("string"), "label": datasets.Value("int64")})
     outputs_per_token = 0
@@ -39,7 +39,7 @@ class Classification(Task):
         names = [str(self.config.id2label[number]) for number in sorted(self.config.id2label)]
         is_unnamed = all(map(UNNAMED.fullmatch, names))
         self.order = [self.class_number(name) for name in names]
-        self.other_classes: list[str] = []  # that the model names, where they are not ours
+        self.other_classes: list[str] = []  # the model's classes, if they are not this task's
         if sorted(self.order) != list(range(len(self.classes))):
             self.order = list(range(len(self.classes)))
             self.other_classes = [] if is_unnamed else names
@@ -49,7 +49,7 @@ class Classification(Task):
             self.config.label2id = {name: output for output, name in self.config.id2label.items()}
 
     def class_number(self, name: str) -> int:
-        """Index in `classes` of what a model calls a class, LABEL_0 and so on too; -1 where it is none of them."""
+        """Index in `classes` of a model's name for a class (also LABEL_0 and so on); -1 if it is none of them."""
         number = UNNAMED.fullmatch(name)
         return int(number[1]) if number else self.class_numbers.get(name.strip().lower(), -1)
 
@@ -73,7 +73,7 @@ class Classification(Task):
                 "label": examples["label"], **self.token_inputs(encoded)}
 
     def labels(self, rows: pa.Table, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The outputs that should be largest. (batch,)"""
+        """The index of the output that should be largest. (batch,)"""
         return {"label": torch.from_numpy(np.argsort(self.order)[rows["label"].to_numpy()])}
 
     @property
@@ -81,13 +81,13 @@ class Classification(Task):
         from transformers import AutoModelForSequenceClassification
 
         if self.config.model_type == ENCODER_CLASSIFIER:
-            import workload.models.encoder_classifier  # noqa: F401  makes it known to AutoModel...
+            import workload.models.encoder_classifier  # noqa: F401  registers it with AutoModel...
 
         return AutoModelForSequenceClassification
 
     def load_model(self) -> torch.nn.Module:
         model = super().load_model()
-        self.taken = inspect.signature(model.forward).parameters  # FNet, which mixes all tokens, takes no mask
+        self.taken = inspect.signature(model.forward).parameters  # FNet takes no mask: it mixes all tokens
         head = head_of(model)
         if self.other_classes and not self.from_scratch and not (head and head[-1] in self.fresh_parameters):
             raise InputError(f"--model {self.model_name}: its head tells apart {', '.join(self.other_classes)}, not "
@@ -105,7 +105,7 @@ class Classification(Task):
         self._try_out(self._loaded)
 
     def _try_out(self, model: torch.nn.Module) -> None:
-        """Refuse a model that cannot take samples of full length, or whose answers depend on padding that it masks."""
+        """Refuse a model that cannot take samples of full length, or whose scores depend on masked padding."""
         long, short = "a " * self.max_length, "a"
         pair = [long, short] if self.examples["train"][0]["pair"] is not None else [None, None]
         features = self._tokenise({"id": ["0", "1"], "text": [long, short], "pair": pair, "label": [0, 0]}, [0, 1])
@@ -123,11 +123,11 @@ class Classification(Task):
                              "the padding behind a text; use a 'bert' model")
 
     def logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Scores of the classes, from a whole model. (batch, classes)"""
+        """Scores of the classes from a whole model. (batch, classes)"""
         return model(**{name: tensor for name, tensor in inputs.items() if name in self.taken}).logits
 
     def logits_shape(self, samples: int, length: int) -> tuple[int, ...]:
-        """A score for each class."""
+        """(batch, classes)"""
         return samples, len(self.classes)
 
     def loss(self, logits: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -135,7 +135,11 @@ class Classification(Task):
         return F.cross_entropy(logits.float(), labels["label"], reduction="none")
 
     def score(self, judged: dict[int, np.ndarray]) -> tuple[dict[str, float], dict[str, str]]:
-        """Accuracies in percent, and the predicted classes, from the logits of every evaluation sample."""
+        """Accuracies in percent, and the name of the class predicted for each id.
+
+        Args:
+            judged: row of the validation samples -> logits. (classes,)
+        """
         features = self.samples("validation")
         chosen = np.array([self.order[judged[row].argmax()] for row in range(len(features))])
         right = chosen == np.array(features["label"])
@@ -143,9 +147,13 @@ class Classification(Task):
         return self.accuracies(right), dict(zip(self.prediction_ids(), names, strict=True))
 
     def prediction_ids(self) -> list[str]:
-        """What predictions.json calls the evaluation samples."""
+        """The ids of the validation samples in predictions.json."""
         return self.samples("validation")["feature_id"][:]
 
     @abstractmethod
     def accuracies(self, right: np.ndarray) -> dict[str, float]:
-        """`metrics` from whether each evaluation sample was put into its class. (samples,)"""
+        """The `metrics` in percent.
+
+        Args:
+            right: whether each validation sample was classified correctly. (samples,)
+        """

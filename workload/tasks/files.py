@@ -1,4 +1,4 @@
-"""Reading local files: what is wrong with one is said in one line."""
+"""Reading local files, with one clear line about whatever is wrong with one."""
 
 import csv
 import gzip
@@ -21,12 +21,16 @@ from tqdm import tqdm
 from workload.errors import InputError
 from workload.models.weights import is_pointer
 
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON and names of files can say it, UTF-8 cannot
-MOST_SHOWN = 100  # characters of a file that a line about it repeats
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # possible in JSON and in names of files, but not in UTF-8
+MOST_SHOWN = 100  # characters of a file quoted in an error message
 
 
 def check_path(path: str) -> None:
-    """Refuse what cannot be read from its beginning again and again, as a pipe, or has no end, as some devices."""
+    """Refuse a path that is missing or unreadable, a git-lfs pointer, or neither a file nor a folder, such as a pipe.
+
+    Raises:
+        InputError: names the path and the problem.
+    """
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file")
     if not os.path.isfile(path) and not os.path.isdir(path):
@@ -51,13 +55,13 @@ def file_digest(path: str) -> str:
 
 
 def shown(text: str) -> str:
-    """A text as a line about it repeats it: quoted, and cut where it is long."""
+    """A text for an error message: quoted, and truncated if it is long."""
     return repr(text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "...")
 
 
 @contextmanager
 def readable(path: str) -> Iterator[None]:
-    """Say in one line why a file cannot be read as UTF-8 text."""
+    """Turn the errors of reading a file as UTF-8 text into an `InputError` that says why it cannot be read."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -70,11 +74,14 @@ def readable(path: str) -> Iterator[None]:
 
 @contextmanager
 def open_text(path: str, newline: str | None = None) -> Iterator[TextIO]:
-    """A file of UTF-8 text, with or without a byte order mark, for reading; `.gz` and `.zst` are unpacked on the way.
+    """Open UTF-8 text, with or without a byte order mark, for reading; `.gz` and `.zst` are decompressed.
 
     Args:
-        path: of a local file, or an address that `fsspec` knows.
-        newline: as of `open`.
+        path: of a local file, or a URL that `fsspec` supports.
+        newline: as for `open`.
+
+    Raises:
+        InputError: the file cannot be read, now or in the `with` block.
     """
     with readable(path), _unpacked(path) as file, io.TextIOWrapper(file, "utf-8-sig", newline=newline) as text:
         yield text
@@ -82,12 +89,12 @@ def open_text(path: str, newline: str | None = None) -> Iterator[TextIO]:
 
 @contextmanager
 def _unpacked(path: str) -> Iterator[BinaryIO]:
-    with fsspec.open(path) if "://" in path else open(path, "rb") as packed:  # the path of a file has no "//"
+    with fsspec.open(path) if "://" in path else open(path, "rb") as packed:  # local paths contain no "//"
         yield _UNPACK.get(Path(path).suffix.lower(), lambda file: file)(packed)
 
 
 class _Unzstd(io.RawIOBase):
-    """What a `.zst` file holds. The reader of `zstandard` takes one that was cut off for a shorter one."""
+    """The content of a `.zst` file. Unlike the reader of `zstandard`, this one notices that a file is truncated."""
 
     def __init__(self, packed: BinaryIO) -> None:
         self.packed, self.frame, self.part = packed, None, io.BytesIO()
@@ -102,7 +109,7 @@ class _Unzstd(io.RawIOBase):
                     raise EOFError("it ends within a frame")
                 break
             parts = []
-            while chunk:  # of the frame that was begun, then of others
+            while chunk:  # the rest of the current frame, then further frames
                 self.frame = self.frame or zstandard.ZstdDecompressor().decompressobj()
                 parts.append(self.frame.decompress(chunk))
                 chunk, self.frame = self.frame.unused_data, None if self.frame.eof else self.frame
@@ -115,7 +122,7 @@ _UNPACK: dict[str, Callable[[BinaryIO], BinaryIO]] = {
 
 
 def _undecodable(path: str) -> str:
-    """Where a file's first byte is that is not UTF-8. What failed to decode a part of the file counts from there."""
+    """The position of a file's first byte that is not UTF-8: decoding errors count from the start of their chunk."""
     with readable(path), _unpacked(path) as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -126,13 +133,13 @@ def _undecodable(path: str) -> str:
 
 
 def parse_json(text: str, path: str, line: int = 1) -> Any:
-    """What a text in JSON says.
+    """The value of a text in JSON.
 
     Args:
-        path, line: of the file, and where the text begins in it.
+        path, line: the file, and the line on which the text begins, for error messages.
 
     Raises:
-        InputError: not JSON, or more than Python takes.
+        InputError: not JSON, or beyond the limits of Python's parser.
     """
     try:
         return json.loads(text)
@@ -141,7 +148,7 @@ def parse_json(text: str, path: str, line: int = 1) -> Any:
         raise InputError(f"{path}: not JSON ({place}: {error.msg})") from error
     except RecursionError as error:
         raise InputError(f"{path}: JSON nested too deeply (what begins in line {line})") from error
-    except ValueError as error:  # whole numbers have an end, see sys.set_int_max_str_digits
+    except ValueError as error:  # a limit on integers, see sys.set_int_max_str_digits
         raise InputError(f"{path}: JSON with a number of too many digits (what begins in line {line})") from error
 
 
@@ -150,18 +157,17 @@ def read_table(path: str, columns: dict[str, Sequence[str]], kind: str, synonyms
     """The rows of a CSV file that are not blank, one at a time.
 
     Yields:
-        the row's place for error messages; its values by the names of `columns`.
+        The row's position for error messages; its values by the names of `columns`.
 
     Args:
-        columns: name -> what the file may call the column. A file may have several of these, if they agree in each row;
-            an empty cell agrees with every other.
-        kind: which files have such columns.
-        synonyms: name -> value in small letters -> its meaning, where two ways of writing it agree.
-        form: of the file, as of `csv.reader`.
+        columns: name -> headings under which the file may have the column. It may have several of these if they agree
+            in each row; an empty cell agrees with any other.
+        kind: the kind of files that have such columns, for error messages.
+        synonyms: name -> value in lower case -> its meaning; values with the same meaning agree.
+        form: options of `csv.reader`.
 
     Raises:
-        InputError: without one of the columns; with two that contradict each other; with a row that has more cells or
-            fewer than the first line.
+        InputError: a column is missing, two contradict each other, or a row has more or fewer cells than the first.
     """
     csv.field_size_limit(2**31 - 1)
     with open_text(path, newline="") as file:
@@ -190,7 +196,7 @@ def read_table(path: str, columns: dict[str, Sequence[str]], kind: str, synonyms
 
 
 def _agreed(place: str, cells: dict[str, str], synonyms: dict[str, Any]) -> str:
-    """The value that columns of one meaning have in a row; `cells` by column."""
+    """The value that columns with the same meaning have in a row. `cells`: heading -> cell"""
     first, *others = [column for column, cell in cells.items() if cell.strip()] or cells
     for other in others:
         one, two = (synonyms.get(cell.lower(), cell) for cell in (cells[first].strip(), cells[other].strip()))
@@ -201,7 +207,14 @@ def _agreed(place: str, cells: dict[str, str], synonyms: dict[str, Any]) -> str:
 
 
 def read_some(read: Callable[..., Iterator[dict]], example_word: str, reading: dict) -> Iterator[dict]:
-    """What `read` yields, if that is anything; under a bar where it takes long."""
+    """The examples that `read` yields, at least one, with a progress bar if it takes long.
+
+    Args:
+        reading: keyword arguments for `read`.
+
+    Raises:
+        InputError: there are no examples.
+    """
     example = None
     for example in tqdm(read(**reading), desc=f"reading {os.path.basename(reading['path'])}", unit="examples",
                         leave=False, delay=1, disable=os.environ.get("RANK", "0") != "0"):

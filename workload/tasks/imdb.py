@@ -1,4 +1,4 @@
-"""IMDB: does a film review praise or blame?"""
+"""IMDB: is a film review positive or negative?"""
 
 import os
 from collections.abc import Iterator
@@ -35,10 +35,10 @@ def read_reviews(path: str, digest: str = "") -> Iterator[dict]:
         id, text (str), pair (None), label (int: 0 negative, 1 positive).
 
     Args:
-        digest: of the file; part of the key under which `datasets` caches what this yields.
+        digest: of the file; part of the cache key of `datasets`.
 
     Raises:
-        InputError: neither, or a review without a text or a label.
+        InputError: neither of the two, or a review without a text or a label.
     """
     for review_id, text, label, place in (_from_folder if os.path.isdir(path) else _from_csv)(path):
         if not text.strip():
@@ -49,10 +49,10 @@ def read_reviews(path: str, digest: str = "") -> Iterator[dict]:
 def review_files(folder: str) -> list[tuple[int, Path]]:
     """The label and the file of each review in the official folder.
 
-    Upper case (`Neg`, `.TXT`) counts as lower case; hidden files, such as macOS's `._0_9.txt`, are no reviews.
+    Case is ignored (`Neg`, `.TXT`), and so are hidden files, such as macOS's `._0_9.txt`.
 
     Raises:
-        InputError: one of the kinds is missing, or cannot be read.
+        InputError: positive or negative reviews are missing or cannot be read.
     """
     found = []
     for kind, label in FOLDERS.items():
@@ -64,7 +64,7 @@ def review_files(folder: str) -> list[tuple[int, Path]]:
             raise InputError(f"{folder}: has no {kind}/*.txt; use a folder that has neg/*.txt and pos/*.txt, such as "
                              "aclImdb/train")
         for file in files:
-            if not file.is_file():  # of what else has such a name, to read from a pipe would wait for ever
+            if not file.is_file():  # reading from a pipe of such a name would wait forever
                 raise InputError(f"{file}: no file, or a link to none")
             if HALF_CHARACTER.search(file.name):
                 raise InputError(f"{folder}: {kind} has a file whose name is not UTF-8 text, {file.name!r}")
@@ -87,7 +87,7 @@ def _from_csv(path: str) -> Iterator[tuple[str, str, int, str]]:
 
 
 class Imdb(Classification):
-    """A review is one sample, cut after `max_seq_length` tokens."""
+    """A sample is a review, truncated to `max_seq_length` tokens."""
 
     name = "imdb"
     default_model = ENCODER_CLASSIFIER
@@ -102,7 +102,7 @@ class Imdb(Classification):
 
     @staticmethod
     def digest(path: str) -> str:
-        """SHA-256 of a CSV file, or of a folder's reviews: its other files do not change the data."""
+        """SHA-256 of a CSV file, or of a folder's reviews, whose other files do not matter."""
         if os.path.isdir(path):
             return folder_digest(path, (file for _, file in review_files(path)))
         return file_digest(path)
@@ -116,5 +116,5 @@ class Imdb(Classification):
         return examples.add_column("pair", [None] * len(examples)).cast(self.columns)
 
     def accuracies(self, right: np.ndarray) -> dict[str, float]:
-        """Share of the reviews that were put into their class, in percent."""
+        """Percentage of the reviews that were classified correctly."""
         return {"accuracy": 100 * right.mean()}

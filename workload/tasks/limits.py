@@ -1,11 +1,11 @@
-"""Which examples `--max_train_examples` and `--max_eval_examples` keep."""
+"""Drawing the examples that `--max_train_examples` and `--max_eval_examples` keep."""
 
 import numpy as np
 from datasets import Dataset
 
 from workload.errors import InputError
 
-DRAW_SEED = 1  # not --seed: scores of several seeds are compared, so they must come from the same examples
+DRAW_SEED = 1  # not --seed: runs with different seeds are compared, so they must use the same examples
 
 
 def limited(examples: Dataset, classes: np.ndarray, limit: int | None, flag: str,
@@ -13,11 +13,11 @@ def limited(examples: Dataset, classes: np.ndarray, limit: int | None, flag: str
     """Keep `limit` examples, drawn at random, in the file's order.
 
     Args:
-        classes: of each example; all equal where there are no classes. (examples,)
-        flag, source: for error messages: where the limit and the examples come from.
+        classes: the class of each example; all equal if there are no classes. (examples,)
+        flag, source: for error messages, where the limit and the examples come from.
 
     Returns:
-        The examples; for run.json, how they were drawn: None where all are kept.
+        The examples; for run.json, how they were drawn, or None if all are kept.
 
     Raises:
         InputError: a limit below the number of classes.
@@ -32,17 +32,17 @@ def limited(examples: Dataset, classes: np.ndarray, limit: int | None, flag: str
 
 
 def draw(classes: np.ndarray, limit: int) -> np.ndarray:
-    """Draw `limit` examples without replacement: each class in proportion, at least one of each where possible.
+    """Draw `limit` examples without replacement, from each class in proportion and at least one if possible.
 
-    The same arguments always give the same draw. A larger limit keeps all that a smaller one keeps.
+    The same arguments always give the same draw. A larger limit keeps every example that a smaller one keeps.
 
     Args:
-        classes: as of `limited`. (examples,)
+        classes: the class of each example. (examples,)
 
     Returns:
         Indices, ascending. (limit,)
     """
-    # Unlike a Generator's, RandomState's stream is the same in every version of NumPy.
+    # RandomState, unlike Generator, gives the same numbers in every version of NumPy.
     order = np.random.RandomState(DRAW_SEED).permutation(len(classes))
     shuffled = classes[order]
     turn = np.empty(len(order))  # an example's rank within its class, divided by the class's size

@@ -1,4 +1,4 @@
-"""MNLI: does one sentence follow from another, contradict it, or neither?"""
+"""MNLI: does a sentence entail another, contradict it, or neither?"""
 
 import csv
 from collections.abc import Iterator
@@ -16,25 +16,25 @@ HUB_SPLITS = {"train": "train", "validation": "validation_matched",
               "validation_mismatched": "validation_mismatched"}
 CLASSES = ("entailment", "neutral", "contradiction")  # numbered as on the Hub
 COLUMNS = {"id": ("pairID",), "text": ("sentence1", "premise"), "pair": ("sentence2", "hypothesis"),
-           "label": ("gold_label", "label")}  # GLUE's, and the Hub's names of the same
-NO_LABEL = "-"  # where the annotators did not agree
-NUMBERS = {"-1": NO_LABEL, "0": "entailment", "1": "neutral", "2": "contradiction"}  # a Hub's label beside a gold_label
-MISMATCHED = "mismatched:"  # before a pair's id in predictions.json, as both files number theirs from the beginning
+           "label": ("gold_label", "label")}  # GLUE's headings, and the Hub's for the same columns
+NO_LABEL = "-"  # the annotators did not agree
+NUMBERS = {"-1": NO_LABEL, "0": "entailment", "1": "neutral", "2": "contradiction"}  # the Hub's labels
+MISMATCHED = "mismatched:"  # prefix of the second file's ids in predictions.json: both files may use the same
 
 
 def read_pairs(path: str, is_scored: bool = True, digest: str = "") -> Iterator[dict]:
     """The pairs of one of GLUE's files (train.tsv, dev_matched.tsv, dev_mismatched.tsv), one at a time.
 
     Yields:
-        id, text, pair (str), label (int, of `CLASSES`). Pairs whose annotators did not agree are left out.
+        id, text, pair (str), label (int, index in `CLASSES`). Pairs on which the annotators did not agree are skipped.
 
     Args:
-        is_scored: whether predictions are written for the pairs, which then need unique ids. Otherwise a repeated or
-            empty id gets the pair's number appended.
-        digest: of the file; part of the key under which `datasets` caches what this yields.
+        is_scored: whether predictions are written for the pairs, which then need unique ids. Otherwise the pair's
+            number is appended to a repeated or empty id.
+        digest: of the file; part of the cache key of `datasets`.
 
     Raises:
-        InputError: another layout, or a pair without one of its sentences, a label or, if `is_scored`, a unique id.
+        InputError: another layout, or a pair that lacks a sentence, a label or, if `is_scored`, a unique id.
     """
     places: dict[str, str] = {}  # by id
     form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
@@ -57,7 +57,7 @@ def read_pairs(path: str, is_scored: bool = True, digest: str = "") -> Iterator[
 
 
 def _check_id(pair_id: str, place: str, places: dict[str, str]) -> None:
-    """Refuse an id that could not identify this pair in predictions.json."""
+    """Refuse an id that cannot identify the pair in predictions.json."""
     if not pair_id.strip():
         reason = "is empty"
     elif pair_id in places:
@@ -70,7 +70,10 @@ def _check_id(pair_id: str, place: str, places: dict[str, str]) -> None:
 
 
 class Mnli(Classification):
-    """A pair is one sample, its longer sentence cut first. Judged on the genres of training, and on others as well."""
+    """A sample is a pair of sentences, the longer one truncated first.
+
+    There are two validation sets: one with the genres of the training data (matched) and one with others (mismatched).
+    """
 
     name = "mnli"
     default_model = "bert-base-cased"
@@ -85,7 +88,7 @@ class Mnli(Classification):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Mismatched accuracy only where there is something to judge it on."""
+        """Mismatched accuracy is among them only if there is data for it."""
         return "accuracy", *["accuracy_mismatched"] * ("validation_mismatched" in self.files)
 
     def _files_given(self) -> dict[str, str | None]:
@@ -101,19 +104,19 @@ class Mnli(Classification):
         examples = examples.filter(lambda label: label >= 0, input_columns="label")
         return examples.select_columns(list(self.columns)).cast(self.columns)
 
-    def samples(self, part: str) -> Dataset:
+    def samples(self, split: str) -> Dataset:
         """The features of "train", or of "validation": matched, then mismatched."""
-        if part == "train":
-            return self.features[part]
-        return concatenate_datasets([features for split, features in self.features.items() if split != "train"])
+        if split == "train":
+            return self.features[split]
+        return concatenate_datasets([features for name, features in self.features.items() if name != "train"])
 
     def prediction_ids(self) -> list[str]:
-        """The pairs' own ids; the second file's are told apart, as both number theirs from the beginning."""
+        """The pairs' own ids, with a prefix for the mismatched ones, whose file may use the same."""
         first, *others = (features for split, features in self.features.items() if split != "train")
         return first["feature_id"][:] + [f"{MISMATCHED}{name}" for each in others for name in each["feature_id"]]
 
     def accuracies(self, right: np.ndarray) -> dict[str, float]:
-        """Share of the pairs that were put into their class, in percent: GLUE's two accuracies."""
+        """Percentage of the pairs that were classified correctly: GLUE's two accuracies."""
         matched = len(self.features["validation"])
-        parts = (right[:matched], right[matched:])
-        return {name: 100 * part.mean() for name, part in zip(self.metrics, parts, strict=False)}
+        splits = (right[:matched], right[matched:])
+        return {name: 100 * split.mean() for name, split in zip(self.metrics, splits, strict=False)}

@@ -22,27 +22,27 @@ from workload.tasks.task import Task
 
 HUB_FILE = "hf://datasets/oscar-corpus/OSCAR-2301/en_meta/en_meta_part_1.jsonl.zst"
 HUB_PAGE = "https://huggingface.co/datasets/oscar-corpus/OSCAR-2301"
-HUB_BYTES = 100_000_000  # of text that are taken from there
-EVALUATED = 20  # every so manyth document is kept from training, for evaluation
-TEXT = ("content", "text")  # where a line of JSON has its text: OSCAR's, and most others'
-IS_JSON = {".jsonl": True, ".ndjson": True, ".json": True, ".txt": False}  # the last of these in a name counts
+HUB_BYTES = 100_000_000  # of text to download
+EVALUATED = 20  # one document in this many is held out for evaluation
+TEXT = ("content", "text")  # keys of the text in a line of JSON: OSCAR's, and the most common one
+IS_JSON = {".jsonl": True, ".ndjson": True, ".json": True, ".txt": False}  # the last of these suffixes in a name counts
 
 
 def read_documents(path: str, digest: str = "") -> Iterator[dict]:
-    """The documents of a text file, one at a time; `.gz` and `.zst` are unpacked on the way.
+    """The documents of a text file, one at a time; `.gz` and `.zst` are decompressed.
 
-    `.jsonl`, `.ndjson` and `.json` have an object a line with the text as "content" (OSCAR 23.01) or "text"; blank
-    lines are skipped. In any other file blank lines part the documents.
+    `.jsonl`, `.ndjson` and `.json` hold one object per line, with the text as "content" (OSCAR 23.01) or "text"; blank
+    lines are skipped. In any other file blank lines separate the documents.
 
     Yields:
         text (str).
 
     Args:
-        path: of a local file, or an address that `fsspec` knows.
-        digest: of the file; part of the key under which `datasets` caches what this yields.
+        path: of a local file, or a URL that `fsspec` supports.
+        digest: of the file; part of the cache key of `datasets`.
 
     Raises:
-        InputError: not text, a line that is no such object, or such lines in any other file.
+        InputError: not text, a line that is not such an object, or JSON in a file with another suffix.
     """
     suffixes = (suffix.lower() for suffix in reversed(Path(path).suffixes))
     is_json = next((IS_JSON[suffix] for suffix in suffixes if suffix in IS_JSON), False)
@@ -59,7 +59,7 @@ def read_documents(path: str, digest: str = "") -> Iterator[dict]:
 
 
 def _text_of(line: str, path: str, number: int) -> str:
-    """The text of a document from a line of JSON, the `number`-th of its file."""
+    """The text of a document from line `number` of a JSON file."""
     document = parse_json(line, path, number)
     members = map(document.get, TEXT) if isinstance(document, dict) else ()
     texts = [each for each in members if isinstance(each, str)]
@@ -82,9 +82,9 @@ def _is_document(line: str) -> bool:
 
 
 def read_from_hub(path: str, split: str) -> Iterator[dict]:
-    """The first `HUB_BYTES` of OSCAR's text, read as it arrives, and of those the documents of one split."""
+    """The documents of one split among the first `HUB_BYTES` of OSCAR's text, while it is being downloaded."""
     documents = read_documents(path)
-    first = list(itertools.islice(documents, 1))  # before there is a bar: the Hub may refuse it
+    first = list(itertools.islice(documents, 1))  # before the bar appears: the Hub may refuse access
     with tqdm(total=HUB_BYTES, desc=f"OSCAR for {split}", unit="B", unit_scale=True, leave=False) as bar:
         for number, document in enumerate(itertools.chain(first, documents)):
             if (number % EVALUATED == EVALUATED - 1) == (split == "validation"):
@@ -95,7 +95,7 @@ def read_from_hub(path: str, split: str) -> Iterator[dict]:
 
 
 class Oscar(Task):
-    """A sample is a block of exactly `max_seq_length` tokens of documents that end-of-text tokens join."""
+    """A sample is a block of exactly `max_seq_length` tokens from documents joined by end-of-text tokens."""
 
     name = "oscar"
     default_model = "gpt2"
@@ -113,7 +113,7 @@ class Oscar(Task):
         if self.config.model_type != "gpt2":
             raise InputError(f"--model {self.model_name}: its config.json says {self.config.model_type!r}; this task "
                              "takes a 'gpt2' model")
-        self.config.use_cache = False  # of keys and values, for writing texts
+        self.config.use_cache = False  # the cache of keys and values serves only to generate text
 
     def _choose_model(self) -> None:
         super()._choose_model()
@@ -123,7 +123,7 @@ class Oscar(Task):
 
     @property
     def outputs_per_token(self) -> int:
-        """A score for each token that may come next."""
+        """One score for every token of the vocabulary."""
         return self.config.vocab_size
 
     def _from_hub(self, split: str) -> Dataset:
@@ -140,11 +140,11 @@ class Oscar(Task):
                 f".jsonl.zst), or --sample ({reason})") from error
 
     def _tokenising_processes(self, examples: int) -> None:
-        """One: which documents make up a block would depend on the number."""
+        """Only this process: with several, the blocks would depend on their number."""
         return
 
     def _tokenise(self, examples: dict[str, list], indices: list[int]) -> dict[str, list]:
-        """Blocks of some documents; what is left behind the last whole block, less than one, is dropped."""
+        """Cut some documents into blocks. The tokens after the last full block are dropped."""
         end = self.tokenizer.eos_token_id
         encoded = self.tokenizer(examples["text"], return_attention_mask=False, add_special_tokens=False, verbose=False)
         tokens = np.concatenate([np.append(document, end) for document in encoded["input_ids"]]).astype(np.int64)
@@ -159,7 +159,7 @@ class Oscar(Task):
         return GPT2LMHeadModel
 
     def logits_shape(self, samples: int, length: int) -> tuple[int, ...]:
-        """Scores of every token of the vocabulary as the next one."""
+        """(batch, length, vocabulary)"""
         return samples, length, self.config.vocab_size
 
     def labels(self, rows: pa.Table, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -167,7 +167,7 @@ class Oscar(Task):
         return {"input_ids": inputs["input_ids"]}
 
     def loss(self, logits: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Mean cross-entropy of each token but the first, given those before it, in fp32.
+        """Mean cross-entropy in fp32 of all tokens but the first, each given those before it.
 
         (batch, length, vocabulary) -> (batch,)
         """
@@ -177,17 +177,17 @@ class Oscar(Task):
         return losses.view(samples, length).sum(1) / (length - 1)
 
     def judge(self, logits: torch.Tensor, labels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The losses say it all. (batch,), (batch,)"""
+        """The losses twice: perplexity needs nothing else. (batch,), (batch,)"""
         losses = self.loss(logits, labels)
         return losses, losses
 
     def score(self, judged: dict[int, np.ndarray]) -> tuple[dict[str, float], None]:
-        """Perplexity: e to the mean cross-entropy of a token. All samples are of one length."""
+        """Perplexity: e to the power of the mean cross-entropy per token. All samples have the same length."""
         return {"perplexity": math.exp(np.mean(list(judged.values()), dtype=np.float64))}, None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it was raised from, and so on."""
+    """An error, its cause, the cause's cause, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""Official SQuAD files (v2.0, and v1.1 which has the same shape): read, and checked so that no answer is misplaced."""
+"""Reads SQuAD's official files (v2.0, and v1.1 with the same layout) and checks that every answer is in its place."""
 
 from collections.abc import Iterator
 
@@ -13,10 +13,10 @@ def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[d
         id, question, context (str); answers: {"text": [str], "answer_start": [int]}, empty if unanswerable.
 
     Args:
-        digest: of the file; part of the key under which `datasets` caches what this yields.
+        digest: of the file; part of the cache key of `datasets`.
 
     Raises:
-        InputError: not JSON, another shape, or an answer that is not at its `answer_start`.
+        InputError: not JSON, another layout, or an answer that is not at its `answer_start`.
     """
     with open_text(path) as file:
         document = parse_json(file.read(), path)
@@ -68,7 +68,7 @@ def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[d
                     starts.append(start)
                 if impossible and answerable_only:
                     continue
-                # As in run_qa: spaces before a question only take room from its context.
+                # As in run_qa: leading spaces of a question would only take room from its context.
                 yield {"id": question_id, "question": text.lstrip(), "context": context,
                        "answers": {"text": texts, "answer_start": starts}}
 

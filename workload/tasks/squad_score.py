@@ -1,4 +1,4 @@
-"""From logits to answers, and from answers to exact match and F1, after SQuAD v2.0's official rules."""
+"""From logits to answers, and from answers to exact match and F1, by the official rules of SQuAD v2.0."""
 
 import collections
 import re
@@ -6,7 +6,7 @@ import string
 
 import numpy as np
 
-BEST_POSITIONS = 20  # n-best starts and ends of a window, as in run_qa
+BEST_POSITIONS = 20  # best starts and ends of a window that are tried, as in run_qa
 LONGEST_ANSWER = 30  # tokens, as in run_qa
 
 
@@ -17,7 +17,7 @@ def best_span(start_logits: np.ndarray, end_logits: np.ndarray, offsets: np.ndar
     Args:
         start_logits, end_logits: (length,)
         offsets: characters of each token in the context; -1 for tokens outside of it. (length, 2)
-        positions: so many of the best starts, and of the best ends, are tried.
+        positions: number of the best starts, and of the best ends, that are tried.
     """
     starts = np.argsort(start_logits)[::-1][:positions]
     ends = np.argsort(end_logits)[::-1][:positions]
@@ -32,15 +32,15 @@ def best_span(start_logits: np.ndarray, end_logits: np.ndarray, offsets: np.ndar
 
 
 def predict_answers(examples, features, logits: dict[int, np.ndarray], null_answers: bool) -> dict[str, str]:
-    """One answer a question over all of its windows; "" where no answer scores better than [CLS].
+    """One answer per question from all its windows; "" if [CLS] scores higher than every answer.
 
-    As run_qa does: the best span of any window, against the lowest null score of any window.
+    As in run_qa, the best span of any window competes with the lowest null score of any window.
 
     Args:
         examples: rows with id and context.
-        features: rows with example_index, offsets (length, 2); row number -> window.
+        features: the windows: rows with example_index and offsets (length, 2).
         logits: row number of a feature -> (length, 2)
-        null_answers: whether "" may be answered.
+        null_answers: whether "" is a possible answer.
     """
     best: dict[int, tuple[float, int, int]] = {}
     null_score: dict[int, float] = {}
@@ -51,7 +51,7 @@ def predict_answers(examples, features, logits: dict[int, np.ndarray], null_answ
         offsets = np.asarray(feature["offsets"])
         start_logits, end_logits = start_logits[: len(offsets)], end_logits[: len(offsets)]
         span = best_span(start_logits, end_logits, offsets)
-        if span is None and not null_answers:  # run_qa would answer "empty"; here it is any window's last resort
+        if span is None and not null_answers:  # run_qa would answer "empty"; here every span is tried
             span = best_span(start_logits, end_logits, offsets, positions=len(offsets))
             span = span and (-np.inf, *span[1:])
         if span and (example not in best or span[0] > best[example][0]):
@@ -67,7 +67,7 @@ def predict_answers(examples, features, logits: dict[int, np.ndarray], null_answ
 
 
 def score_answers(examples, answers: dict[str, str]) -> dict[str, float]:
-    """Exact match and F1 in percent: the mean over questions of the best over their gold answers."""
+    """Exact match and F1 in percent: for each question its best over the gold answers, averaged over questions."""
     exact = f1 = 0.0
     for example in examples:
         gold = [text for text in example["answers"]["text"] if normalize_answer(text)] or [""]
@@ -78,13 +78,13 @@ def score_answers(examples, answers: dict[str, str]) -> dict[str, float]:
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without punctuation, articles and repeated spaces (SQuAD v2.0's evaluation script)."""
+    """Lower case without punctuation, articles and repeated spaces, as in SQuAD v2.0's evaluation script."""
     text = "".join(character for character in text.lower() if character not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def token_f1(gold: str, answer: str) -> float:
-    """Harmonic mean of the precision and recall of words; with no words on one side, 1 if there are none on both."""
+    """Harmonic mean of the precision and recall of words. If a text has no words: 1 if both have none, else 0."""
     gold_words, answer_words = normalize_answer(gold).split(), normalize_answer(answer).split()
     if not gold_words or not answer_words:
         return float(gold_words == answer_words)

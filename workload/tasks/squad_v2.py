@@ -1,4 +1,4 @@
-"""SQuAD v2: find the answer to a question in a text, or see that the text does not hold it."""
+"""SQuAD v2: find the answer to a question in a text, or recognise that the text does not contain it."""
 
 import datasets
 import numpy as np
@@ -19,7 +19,7 @@ HUB_DATASET = "rajpurkar/squad_v2"
 class SquadV2(Task):
     """A sample is one window of at most `max_seq_length` tokens: [CLS] question [SEP] part of the context [SEP].
 
-    Windows of one context overlap by `doc_stride` tokens. Where a window does not hold the answer, it points at [CLS].
+    Windows of one context overlap by `doc_stride` tokens. A window without the answer has [CLS] as its start and end.
     """
 
     name = "squad_v2"
@@ -42,7 +42,7 @@ class SquadV2(Task):
         if self.config.model_type != "bert":
             raise InputError(f"--model {self.model_name}: its config.json says {self.config.model_type!r}; this task "
                              "takes a 'bert' model")
-        self.config.num_labels = 2  # the start and the end of an answer, whatever a head before it told apart
+        self.config.num_labels = 2  # start and end of an answer, whatever the stored head was for
 
     def _choose_model(self) -> None:
         super()._choose_model()
@@ -52,8 +52,8 @@ class SquadV2(Task):
                              "use a 'bert' tokenizer")
         given = self.arguments.doc_stride
         self.stride = min(128, self.max_length // 3) if given is None else given
-        # Beside the stride a window needs room for one token of the question and one new token of the context.
-        self.special_tokens = self.tokenizer.num_special_tokens_to_add(pair=True)  # BERT's 3, see above
+        # Besides the stride a window needs room for one token of the question and one new token of the context.
+        self.special_tokens = self.tokenizer.num_special_tokens_to_add(pair=True)  # 3 for BERT: [CLS] and two [SEP]
         most = self.max_length - self.special_tokens - 2
         if self.stride > most:
             raise InputError(f"--doc_stride {self.stride}: leaves no room in windows of {self.max_length} tokens; "
@@ -78,7 +78,7 @@ class SquadV2(Task):
         return [*super()._tokenised_by(), self.stride]
 
     def _tokenise(self, examples: dict[str, list], indices: list[int]) -> dict[str, list]:
-        """Cut questions and contexts into windows, and place each answer in them."""
+        """Cut questions and contexts into windows, and locate the answer in each."""
         encoded = self.tokenizer(
             self._cut_questions(examples["question"]), examples["context"], truncation="only_second",
             max_length=self.max_length, stride=self.stride, return_overflowing_tokens=True,
@@ -88,12 +88,12 @@ class SquadV2(Task):
                                                        "offsets")}
         window_of: dict[int, int] = {}
         for row, example in enumerate(encoded["overflow_to_sample_mapping"]):
-            in_context = np.array([part == 1 for part in encoded.sequence_ids(row)])
+            in_context = np.array([sequence == 1 for sequence in encoded.sequence_ids(row)])
             offsets = np.where(in_context[:, None], np.array(encoded["offset_mapping"][row]), -1)
             answers = examples["answers"][example]
             start, end = 0, 0  # [CLS]
             if answers["text"]:
-                begin, behind = self._tokenised_part(answers["answer_start"][0], answers["text"][0])
+                begin, behind = self._without_dropped_ends(answers["answer_start"][0], answers["text"][0])
                 start, end = place_answer(offsets, begin, behind)
             window_of[example] = window_of.get(example, -1) + 1
             values = (f"{examples['id'][example]}:{window_of[example]}", indices[example],
@@ -103,23 +103,26 @@ class SquadV2(Task):
         return made
 
     def _cut_questions(self, questions: list[str]) -> list[str]:
-        """Cut a question that leaves its context no more room than the stride; the tokenizer would die of it."""
+        """Truncate questions that leave their context no more room than the stride, which would crash the tokenizer."""
         most = self.max_length - self.special_tokens - self.stride - 1
         encoded = self.tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True,
                                  return_attention_mask=False)
         cut = []
         for question, offsets in zip(questions, encoded["offset_mapping"], strict=True):
             if len(offsets) > most:
-                # Not within a character of several tokens (a Korean syllable): half of it cannot be left out.
+                # A character of several tokens, such as a Korean syllable, is kept or dropped as a whole.
                 kept = max(n for n in range(most + 1) if n == 0 or offsets[n - 1][1] <= offsets[n][0])
                 question = question[:offsets[kept][0]]
             cut.append(question)
         return cut
 
-    def _tokenised_part(self, answer_start: int, answer: str) -> tuple[int, int]:
-        """An answer's first character in the context and the one after its last, without what no token holds.
+    def _without_dropped_ends(self, answer_start: int, answer: str) -> tuple[int, int]:
+        """The begin and end of an answer in its context, without characters at its ends that belong to no token.
 
-        At its ends there may be characters that the tokenizer drops: spaces, zero-width marks, loose accents.
+        The tokenizer drops spaces, zero-width marks and isolated accents.
+
+        Returns:
+            The answer's first character, and the one after its last.
         """
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         held = [n for n, character in enumerate(answer)
@@ -127,7 +130,7 @@ class SquadV2(Task):
         return (answer_start + held[0], answer_start + held[-1] + 1) if held else (answer_start, answer_start)
 
     def labels(self, rows: pa.Table, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """First and last token of each answer, (batch,), and the mask over real tokens. (batch, length)"""
+        """First and last token of each answer (batch,), and the mask over real tokens (batch, length)."""
         return {**{name: torch.tensor(rows[name].to_numpy()) for name in ("start", "end")},
                 "attention_mask": inputs["attention_mask"]}
 
@@ -140,7 +143,7 @@ class SquadV2(Task):
         return BertForQuestionAnswering
 
     def logits_shape(self, samples: int, length: int) -> tuple[int, ...]:
-        """Scores of each token as an answer's start and as its end."""
+        """(batch, length, 2): scores of each token as an answer's start and as its end."""
         return samples, length, 2
 
     def logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -151,30 +154,34 @@ class SquadV2(Task):
     def loss(self, logits: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
         """Cross-entropy of start and end, in fp32, over real tokens only. (batch, length, 2) -> (batch,)
 
-        `BertForQuestionAnswering` leaves padding in the softmax: there a sample's loss depends on what it is batched
-        with. Here it does not.
+        In `BertForQuestionAnswering` the softmax includes padding, so that a sample's loss depends on the rest of its
+        batch. Here it does not.
         """
         logits = logits.float().masked_fill(labels["attention_mask"][:, :, None] == 0, -1e9)
         return (F.cross_entropy(logits[..., 0], labels["start"], reduction="none")
                 + F.cross_entropy(logits[..., 1], labels["end"], reduction="none")) / 2
 
     def score(self, judged: dict[int, np.ndarray]) -> tuple[dict[str, float], dict[str, str]]:
-        """Exact match and F1, and the answers, from the logits of every evaluation feature: row -> (length, 2)."""
+        """Exact match and F1 in percent, and the answers by the questions' ids.
+
+        Args:
+            judged: row of the validation samples -> logits. (length, 2)
+        """
         examples = self.examples["validation"]
         answers = predict_answers(examples, self.features["validation"], judged, not self.arguments.answerable_only)
         return score_answers(examples, answers), answers
 
 
 def place_answer(offsets: np.ndarray, begin: int, end: int) -> tuple[int, int]:
-    """First and last token of an answer in a window; (0, 0), which is [CLS], where the window does not hold all of it.
+    """First and last token of an answer in a window, or (0, 0), which is [CLS], if the window does not hold all of it.
 
     Args:
-        offsets: characters of each token in the context; -1 for tokens outside of it. (length, 2)
-        begin, end: the answer's first character and the one after its last; `_tokenised_part`.
+        offsets: characters of each token in the context; -1 for tokens outside it. (length, 2)
+        begin, end: the answer's first character and the one after its last.
     """
     tokens = np.flatnonzero(offsets[:, 0] >= 0)
     if begin == end or not len(tokens) or offsets[tokens[0], 0] > begin or offsets[tokens[-1], 1] < end:
         return 0, 0
-    first = np.searchsorted(offsets[tokens, 1], begin, side="right")  # the first to end behind `begin`
-    last = np.searchsorted(offsets[tokens, 0], end, side="left") - 1  # the last to start before `end`
+    first = np.searchsorted(offsets[tokens, 1], begin, side="right")  # the first that ends after `begin`
+    last = np.searchsorted(offsets[tokens, 0], end, side="left") - 1  # the last that starts before `end`
     return int(tokens[first]), int(tokens[last])

@@ -1,4 +1,4 @@
-"""What all tasks have in common: where their data comes from, how it is cached, and how samples become tensors."""
+"""The base class of all tasks: where their data comes from, how it is cached, and how samples become tensors."""
 
 import os
 from abc import abstractmethod
@@ -24,7 +24,7 @@ from workload.models.task_model import TaskModel
 from workload.tasks.files import check_path, file_digest, read_some
 from workload.tasks.limits import limited
 
-EXAMPLES_A_PROCESS = 5_000  # fewest for which another process tokenises
+EXAMPLES_A_PROCESS = 5_000  # at least, in each process that tokenises
 # Part of the cache keys, so that data read by another version of this code is not reused.
 CODE = Hasher.hash([file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))])
 
