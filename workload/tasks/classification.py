@@ -22,7 +22,7 @@ class Classification(Task):
     """A sample is a text, or a pair of texts, truncated to `max_seq_length` tokens. It belongs to one class."""
 
     classes: ClassVar[tuple[str, ...]]
-    class_numbers: ClassVar[dict[str, int]]  # names of the classes in models and files, in lower case -> index in `classes`
+    class_numbers: ClassVar[dict[str, int]]  # lower-case names in models and files -> index in `classes`
     order: list[int]  # the class of each output of the model
     columns = datasets.Features({"id": datasets.Value("string"), "text": datasets.Value("string"),
                                  "pair": datasets.Value("string"), "label": datasets.Value("int64")})
