@@ -35,7 +35,7 @@ def train_with_trainer(flags: list[str], result: str) -> None:
     from workload.evaluation import evaluate
     from workload.job import prepare
     from workload.launch import processes
-    from workload.optimizer import autocast
+    from workload.precision import autocast
 
     processes.keep_freed_memory = lambda: None  # that is ours, and not the example's
     arguments = parse_arguments(Arguments, flags)

@@ -22,7 +22,8 @@ from workload.errors import InputError
 from workload.launch import launcher
 from workload.launch.processes import Processes, join, launch, started_at
 from workload.models.layers import ORDERED_LAYERS
-from workload.optimizer import choose_precision, warmup_steps
+from workload.optimizer import warmup_steps
+from workload.precision import choose_precision
 from workload.storage import check_cache, check_names, check_writable, keep_sockets_short
 from workload.tasks import TASKS, open_task
 
@@ -84,6 +85,15 @@ class Job:
             "eval_steps": self.eval_steps, "run_name": self.folder.name,
             **({"stages": self.stages, "micro_batches": self.split.micro_batches}
                if hasattr(self.arguments, "stages") else {})}
+
+    def build_model(self, device: torch.device | str) -> torch.nn.Module:
+        """The Hugging Face model, the same on every rank, in the type that its weights are trained in."""
+        return self.task.build_model().to(device, self.weights_dtype)
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """fp32 but for `--precision bf16_native`; autocast casts the weights that it multiplies with."""
+        return torch.bfloat16 if self.precision == "bf16_native" else torch.float32
 
     def batches(self, part: Literal["train", "validation"], replica: int, needed: bool = True) -> Batches:
         """The global batches of the training or the evaluation data, and `replica`'s share of them."""

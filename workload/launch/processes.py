@@ -63,6 +63,11 @@ class Processes:
         """Rank 0 writes the record and shows the progress bar."""
         return self.rank == 0
 
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of every process's value, on all of them. Any shape"""
+        dist.all_reduce(value)
+        return value / self.count
+
     def progress_bar(self, iterable: Iterable | None = None, **options) -> tqdm:
         """The one bar, from rank 0; on a terminal lively, in a log file a line now and then."""
         return tqdm(iterable, disable=not self.is_main, mininterval=0.5 if sys.stderr.isatty() else 20.0, **options)
