@@ -40,7 +40,7 @@ def main() -> None:
                   devices_asked_for(arguments.num_gpus), complete_settings=complete)
     config = job.settings
     if config:
-        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True  # of whatever type they are
+        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True  # in any type
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed does
     task, processes, device = job.task, job.processes, job.processes.device
 

@@ -100,7 +100,7 @@ def main() -> None:
         return made
 
     def inputs(share: Share) -> list[torch.Tensor]:
-        """Of all micro-batches together: a schedule cuts them up itself. None where the rank needs none."""
+        """The inputs of all micro-batches together, for the schedule to cut up; empty where the rank needs none."""
         parts = zip(*(each.inputs.values() for each in share.micro_batches), strict=True)
         return [torch.cat(part) for part in parts]
 

@@ -51,7 +51,7 @@ def evaluate(task, batches: Batches, processes: Processes, forward: Forward) -> 
             if outputs is None:
                 continue
             for micro_batch, (loss, output) in zip(share.micro_batches, outputs, strict=True):
-                # Rows that fill up the last batch are repeats: under their row number they change nothing.
+                # The last batch is filled up with repeated rows, which overwrite themselves.
                 losses.update(zip(micro_batch.indices, loss.tolist(), strict=True))
                 judged.update(zip(micro_batch.indices, output.float().cpu().numpy(), strict=True))
 

@@ -50,7 +50,7 @@ def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: floa
         The norm before clipping, the same on every rank of the group. ()
     """
     parameters = [p for p in parameters if p.grad is not None]
-    # In fp32, whatever the gradients are; of a weight that two stages share only one.
+    # In fp32, whatever the gradients are. A weight that two stages share counts once.
     norm = torch.nn.utils.get_total_norm([p.grad.float() for p in parameters if is_counted(p)])
     if group is not None:
         squared = norm.square()
@@ -61,17 +61,16 @@ def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: floa
 
 
 def norm_on_device(norm: torch.Tensor | float, device: torch.device) -> torch.Tensor:
-    """A norm that a library gave, wherever it is, in fp32 on the device; the host does not wait for it. ()"""
+    """A norm that a library returned, in fp32 on the device; the host does not wait for it. ()"""
     if torch.is_tensor(norm):
         return norm.to(device, torch.float32, non_blocking=True)
     return torch.full((), norm, dtype=torch.float32, device=device)
 
 
 def skip_if_nonfinite(optimizer: torch.optim.AdamW, grad_norm: torch.Tensor, arguments: Arguments) -> None:
-    """With --skip_nonfinite the coming step changes nothing where the norm is infinite or no number.
+    """With --skip_nonfinite, make the coming step change nothing if the norm is infinite or NaN.
 
-    The fused update itself looks, on the device, as it does for a GradScaler. ZeRO 1 to 3 skip such steps by
-    themselves.
+    The fused update checks it on the device, as it does for a GradScaler. ZeRO 1 to 3 skip such steps by themselves.
     """
     if arguments.skip_nonfinite:
         optimizer.found_inf = (~grad_norm.isfinite()).float()

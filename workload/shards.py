@@ -1,6 +1,6 @@
 """This rank's shards of DTensors as plain tensors of the same memory.
 
-PyTorch sends every operation on a DTensor through Python, parameter by parameter. Norm, clipping and update are of a
+PyTorch sends every operation on a DTensor through Python, parameter by parameter. Norm, clipping and update work on a
 shard's own elements, but for one sum over the ranks, so they need none of that.
 """
 
@@ -15,10 +15,10 @@ from workload.training_state import TrainingState
 
 
 class LocalShards(dict[Parameter, Parameter]):
-    """Sharded parameter -> the plain parameter that an optimizer is to have in its place.
+    """Sharded parameter -> the plain parameter that the optimizer updates in its place.
 
     Args:
-        parameters: DTensors, whose memory stays where it is as long as they are trained.
+        parameters: DTensors whose memory stays where it is during training.
     """
 
     def __init__(self, parameters: list[Parameter]) -> None:
@@ -36,14 +36,14 @@ class LocalShards(dict[Parameter, Parameter]):
 
 
 class ShardedTrainingState(TrainingState):
-    """The state of a strategy whose optimizer has `LocalShards`: checkpoints hold the whole tensors all the same."""
+    """The state of a strategy whose optimizer updates `LocalShards`; checkpoints still hold whole tensors."""
 
     def __init__(self, shards: LocalShards, *rest) -> None:
         super().__init__(*rest)
         self.shards = shards
 
     def _moment(self, parameter: Parameter, name: str) -> torch.Tensor:
-        """As a DTensor, placed as the parameter is."""
+        """A moment as a DTensor with the parameter's placement."""
         return DTensor.from_local(self.optimizer.state[self.shards[parameter]][name], parameter.device_mesh,
                                   parameter.placements, run_check=False, shape=parameter.shape,
                                   stride=parameter.stride())
