@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from measurement.signals import mark_ended
+from measurement.run_json import mark_ended
 
 BEAT_S = 1.0  # between two signs of life
 

@@ -6,7 +6,7 @@ import io
 import pandas as pd
 import pytest
 
-from measurement.results import RANK_COLUMNS, SUMMARY_COLUMNS
+from measurement.columns import RANK_COLUMNS, SUMMARY_COLUMNS
 from tests.test_communication import PROFILED
 from tests.test_equivalence import ONE_PROCESS, ROWS
 

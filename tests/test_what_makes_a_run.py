@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 import plots
 from comparison.rows import compare
 from comparison.runs import find_runs
+from measurement.columns import deepspeed_settings
 from measurement.environment import ARITHMETIC, SPEED, own_settings
-from measurement.results import deepspeed_settings
 from measurement.run_json import workload_hash
 from tests.conftest import EXACT, ROOT, FinishedRun, stray_lines
 from tests.made_up_runs import rows_of, write_run, write_seeds

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from measurement.results import write_whole
+from workload.atomic_files import write_text
 from workload.launch.processes import quiet_libraries
 
 COMPUTE = ("forward", "backward", "weight")  # weight: gradients of weights, where a backward pass leaves them for later
@@ -155,7 +155,7 @@ def write_trace(spans: list[Span], path: Path) -> None:
     events += [{"name": f"{span.kind} {span.label}", "cat": span.kind, "ph": "X", "pid": span.replica,
                 "tid": span.stage, "ts": round((span.start - begin) * 1e6, 1),
                 "dur": round((span.end - span.start) * 1e6, 1)} for span in spans]
-    write_whole(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+    write_text(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 
 def draw(spans: list[Span], title: str, path: Path) -> None:
