@@ -1,4 +1,4 @@
-"""Model FLOPs, and the peak rates that they are held against."""
+"""Model FLOPs, and the peak rates they are compared with."""
 
 import csv
 import re
@@ -35,12 +35,12 @@ class TransformerShape:
 
 
 def peak_tflops(gpu: str | None, precision: str) -> tuple[float | None, str]:
-    """A GPU's dense peak rate for matrix products in `precision`, and its source; or None, and why not.
+    """A GPU's dense peak rate for matrix products in `precision`, and its source; or None, and why.
 
-    fp32 products run on tensor cores (TF32) only where PyTorch was told that they may.
+    fp32 products run on tensor cores (TF32) only if PyTorch was allowed to use them.
 
     Args:
-        gpu: as `torch.cuda.get_device_name` gives it, such as "NVIDIA A100-SXM4-40GB"; None for a CPU.
+        gpu: its name from `torch.cuda.get_device_name`, such as "NVIDIA A100-SXM4-40GB"; None for a CPU.
     """
     if gpu is None:
         return None, "no peak rate is known for a CPU; --peak_tflops gives one"
@@ -58,8 +58,8 @@ def peak_tflops(gpu: str | None, precision: str) -> tuple[float | None, str]:
 
 
 def utilization_pct(flops: float, seconds: float, devices: int, peak: float) -> float:
-    """FLOPs a second in percent of what `devices` could do at their peak rate (TFLOPS): MFU or HFU.
+    """FLOPs per second in percent of the peak rate (TFLOPS) of `devices`: MFU or HFU.
 
-    MFU: Chowdhery et al. 2022 (PaLM), section 4.1. With the FLOPs of padding it is the hardware's share (HFU).
+    MFU: Chowdhery et al. 2022 (PaLM), section 4.1. If `flops` includes padding, this is the hardware's share (HFU).
     """
     return 100 * flops / (seconds * devices * peak * 1e12)
