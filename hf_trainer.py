@@ -13,30 +13,20 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-import torch.distributed as dist
 
 from measurement.noise_scale import GradientNoise
 from measurement.run import Part, Run
 from workload.arguments import TrainerArguments, parse_arguments
-from workload.batches import Share
 from workload.deepspeed_settings.checks import check_no_pipeline, check_trainer
 from workload.deepspeed_settings.config import complete_config, read_deepspeed_config
 from workload.errors import InputError, one_line_errors
-from workload.evaluation import evaluate
+from workload.evaluation import whole_model
 from workload.job import prepare
 from workload.launch.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
-from workload.models.layers import layer_names
-from workload.optimizer import (
-    autocast,
-    build_optimizer,
-    build_scaler,
-    build_schedule,
-    loss_scale,
-    norm_on_device,
-    replace_zero_loss_scaler,
-    skip_if_nonfinite,
-)
-from workload.training_state import TrainingState, ZeroTrainingState
+from workload.models.loading import save_whole
+from workload.optimization import Optimization
+from workload.optimizer import skip_if_nonfinite
+from workload.precision import build_scaler
 
 
 def main() -> None:
@@ -50,20 +40,15 @@ def main() -> None:
                   devices_asked_for(arguments.num_gpus), complete_settings=complete)
     config = job.settings
     if config:
-        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True  # of whatever type they are
+        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True  # in any type
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed does
     task, processes, device = job.task, job.processes, job.processes.device
 
     replica = processes.rank
-    model = task.build_model().to(device, dtype=torch.bfloat16 if job.precision == "bf16_native" else None)
-    named = list(model.named_parameters())
-    parameters = [parameter for _, parameter in named]
-    part = Part(replica, stage=0, layers=layer_names(model), parameters=sum(p.numel() for p in parameters))
-    optimizer = build_optimizer(parameters, arguments)
-    schedule = build_schedule(optimizer, arguments, job.steps)
-    micro_batches_a_step = job.split.micro_batches
-    noise = GradientNoise(parameters, job.split.replicas * micro_batches_a_step, 1 / micro_batches_a_step,
-                          arguments.noise_scale_steps)
+    model = job.build_model(device)
+    part = Part.whole(model, replica)
+    named_parameters = list(model.named_parameters())
+    noise = GradientNoise(model.parameters(), job.split, arguments.noise_scale_steps)
     training, evaluation = job.batches("train", replica), job.batches("validation", replica)
 
     if config:
@@ -79,27 +64,27 @@ def main() -> None:
             return loader
 
         def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-            self.optimizer = optimizer  # with DeepSpeed it forgets what is handed to its constructor
-            return optimizer
+            self.optimizer = optimization.optimizer  # with DeepSpeed it forgets what its constructor is given
+            return self.optimizer
 
         def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-            self.lr_scheduler = schedule
-            return schedule
+            self.lr_scheduler = optimization.lr_schedule
+            return self.lr_scheduler
 
         def compute_loss(self, model: torch.nn.Module, micro_batch: dict, **_) -> torch.Tensor:
             loss = task.loss(task.logits(model, micro_batch["inputs"]), micro_batch["labels"]).mean()
-            self.loss_of_step += loss.detach() / micro_batches_a_step
+            self.loss_of_step += loss.detach() / job.split.micro_batches
             return loss
 
         def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | float:
             self.grad_norm = super()._clip_grad_norm(model)
-            skip_if_nonfinite(optimizer, torch.as_tensor(self.grad_norm), arguments)
+            skip_if_nonfinite(optimization.optimizer, torch.as_tensor(self.grad_norm), arguments)
             return self.grad_norm
 
     with quiet_libraries():
         trainer = Trainer(model, transformers.TrainingArguments(
             str(job.folder), max_steps=job.remaining_steps, per_device_train_batch_size=job.split.micro_batch_size,
-            gradient_accumulation_steps=micro_batches_a_step, max_grad_norm=arguments.max_grad_norm,
+            gradient_accumulation_steps=job.split.micro_batches, max_grad_norm=arguments.max_grad_norm,
             bf16=job.precision == "bf16" and not config, fp16=job.precision == "fp16" and not config,
             deepspeed=config, use_cpu=device.type == "cpu", ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False, seed=arguments.seed, save_strategy="no", logging_strategy="no",
@@ -110,39 +95,25 @@ def main() -> None:
         accelerator.native_amp, accelerator.scaler = True, build_scaler(job.precision, device)
     # ---
 
+    optimization = Optimization(job, named_parameters, noise, scaler=accelerator.scaler)
+
     def micro_batches() -> Iterator[dict]:
-        if config and job.precision == "fp16":
-            replace_zero_loss_scaler(trainer.deepspeed.optimizer)
-        scaler = accelerator.scaler or build_scaler("fp32", device)
-        state = (ZeroTrainingState(named, optimizer, schedule, trainer.deepspeed.optimizer, processes.devices) if config
-                 else TrainingState(named, optimizer, schedule, scaler, processes.devices))
-        for step, share in run.training_steps(training, state):
-            noise.begin_step(step)
-            learning_rate = schedule.get_last_lr()[0]
-            scale = (torch.full((1,), trainer.deepspeed.optimizer.loss_scale, device=device) if config
-                     else loss_scale(scaler, device))
+        if config:
+            optimization.under_zero(trainer.deepspeed.optimizer)
+        for step, share in run.training_steps(training, optimization.state):
+            optimization.begin_step(step)
             trainer.loss_of_step = torch.zeros((), device=device)
 
             # --- the strategy: the Trainer does the step with these
             for micro_batch in share.micro_batches:
                 yield {"inputs": micro_batch.inputs, "labels": micro_batch.labels}
-            loss = trainer.loss_of_step
-            dist.all_reduce(loss)
-            loss /= job.split.replicas
+            loss = processes.mean(trainer.loss_of_step)
             # ---
 
-            grad_norm = norm_on_device(trainer.grad_norm, device)
-            run.record_step(loss, grad_norm, learning_rate, noise.end_step(grad_norm, scale))
-            if run.evaluation_is_due():
-                run.record_evaluation(lambda: evaluate(task, evaluation, processes, forward))
+            run.record_step(loss, optimization.end_step(trainer.grad_norm))
+            run.evaluate_if_due(evaluation, forward)
 
-    def forward(share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        model.eval()
-        for micro_batch in share.micro_batches:
-            with autocast(job.precision, device):
-                logits = task.logits(model, micro_batch.inputs)
-            yield task.judge(logits, micro_batch.labels)
-
+    forward = whole_model(job, model)
     torch.set_num_threads(processes.cpu_threads)  # the Trainer sets another number where OMP_NUM_THREADS is not set
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     loader = micro_batches()
@@ -153,8 +124,7 @@ def main() -> None:
         if arguments.save_model:
             weights = accelerator.get_state_dict(trainer.model_wrapped)
             if processes.is_main:
-                model.save_pretrained(run.folder / "model", state_dict=weights)
-                task.tokenizer.save_pretrained(run.folder / "model")
+                save_whole(task, model, run.folder / "model", weights)
         run.finish()
     leave()
 

@@ -22,21 +22,13 @@ from workload.batches import Share, plan_stages
 from workload.deepspeed_settings.checks import check_pipeline
 from workload.deepspeed_settings.config import complete_config, read_deepspeed_config
 from workload.errors import one_line_errors
-from workload.evaluation import evaluate
 from workload.job import prepare
 from workload.launch.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
 from workload.models.layers import Layer, ordered_layers, shared_weight
-from workload.optimizer import (
-    build_optimizer,
-    build_scaler,
-    build_schedule,
-    clip_by_global_norm,
-    keep_casts,
-    loss_scale,
-    skip_if_nonfinite,
-)
+from workload.optimization import Optimization
 from workload.pipelines.pieces import SharedWeight, cut, is_counted, save_model
-from workload.training_state import TrainingState, names_in_model
+from workload.precision import keep_casts
+from workload.training_state import names_in_model
 
 
 def main() -> None:
@@ -78,26 +70,21 @@ def main() -> None:
     copies = [SharedWeight([tied["module"].module.weight], tied["group"]) for tied in module.tied_comms.values()]
     # ---
 
-    parameters = list(module.parameters())
-    optimizer = build_optimizer(parameters, arguments)
-    schedule = build_schedule(optimizer, arguments, job.steps)
-
+    noise = GradientNoise(module.parameters(), job.split, arguments.noise_scale_steps, *copies)
+    stage_group = module.mpu().get_pipe_parallel_group()
+    optimization = Optimization(job, names_in_model(layers, pieces, shared is not None), noise, stage_group)
+    # A step is `train_batch`. DeepSpeed's own clipping there counts the first stage's gradients only.
+    optimization.optimizer.register_step_pre_hook(optimization.clip)
     with quiet_libraries():
-        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, lr_scheduler=schedule, config=job.settings)
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimization.optimizer,
+                                          lr_scheduler=optimization.lr_schedule, config=job.settings)
     # With one replica there is nobody to average gradients with; DeepSpeed would copy them all to find that out.
     engine.pipeline_enable_backward_allreduce = job.split.replicas > 1
     stage, replica = engine.stage_id, engine.grid.get_data_parallel_rank()
-    stage_group = engine.grid.get_pipe_parallel_group()
-    scaler = build_scaler(job.precision, device, stage_group)
     if job.precision == "fp16":
-        engine.torch_autocast_z0_gradscaler = scaler  # DeepSpeed's own lets each stage skip a step for itself
-    if job.precision == "bf16_native":
-        module.to(torch.bfloat16)
-    state = TrainingState(names_in_model(layers, pieces, shared is not None), optimizer, schedule, scaler,
-                          processes.devices)
+        engine.torch_autocast_z0_gradscaler = optimization.scaler  # DeepSpeed's own lets each stage skip a step alone
+    module.to(job.weights_dtype)
 
-    noise = GradientNoise(parameters, job.split.replicas * micro_batches, 1 / micro_batches,
-                          arguments.noise_scale_steps, *copies)
     is_end = engine.is_first_stage() or engine.is_last_stage()  # the first feeds the model, the last computes its loss
     training = job.batches("train", replica, needed=is_end)
     evaluation = job.batches("validation", replica, needed=is_end)
@@ -116,32 +103,19 @@ def main() -> None:
         engine.total_loss = None  # here DeepSpeed adds up what `judge` gives, and trips where its shape changes
         return engine.eval_batch(through_pipeline(share), reduce_output=None, bcast_loss=False)
 
-    grad_norm = torch.full((), float("inf"), device=device)
-
-    def clip(*_) -> None:
-        nonlocal grad_norm
-        grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm, stage_group)
-        skip_if_nonfinite(optimizer, grad_norm, arguments)
-
-    # `train_batch` runs a whole step. DeepSpeed's own clipping there counts the first stage's gradients only.
-    optimizer.register_step_pre_hook(clip)
-
-    part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters if is_counted(p)))
+    part = Part(replica, stage, list(layers), sum(p.numel() for p in module.parameters() if is_counted(p)))
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     with Run(job, part, job.settings) as run:
-        for step, share in run.training_steps(training, state):
-            noise.begin_step(step, share.micro_batches)
-            learning_rate, scale = schedule.get_last_lr()[0], loss_scale(scaler, device)
-            grad_norm = torch.full((), float("inf"), device=device)  # stays if fp16 overflows and the step is skipped
+        for step, share in run.training_steps(training, optimization.state):
+            optimization.begin_step(step, share.micro_batches)
 
             # --- the strategy: forward and backward of all micro-batches, interleaved over the stages, then a step
             with watch_instructions(engine, run.timeline()), keep_casts(job.precision, device):
                 loss = engine.train_batch(through_pipeline(share))
             # ---
 
-            run.record_step(loss, grad_norm, learning_rate, noise.end_step(grad_norm, scale))
-            if run.evaluation_is_due():
-                run.record_evaluation(lambda: evaluate(task, evaluation, processes, forward))
+            run.record_step(loss, optimization.end_step())
+            run.evaluate_if_due(evaluation, forward)
 
         if arguments.save_model:
             save_model(task, layers, replica, processes.is_main, run.folder / "model")

@@ -27,23 +27,14 @@ from measurement.run import Part, Run
 from workload.arguments import TorchPipelineArguments, parse_arguments
 from workload.batches import Share
 from workload.errors import one_line_errors
-from workload.evaluation import evaluate
 from workload.job import prepare
 from workload.launch.processes import devices_asked_for, leave
 from workload.models.layers import ordered_layers
-from workload.optimizer import (
-    autocast,
-    build_optimizer,
-    build_scaler,
-    build_schedule,
-    clip_by_global_norm,
-    keep_casts,
-    loss_scale,
-    skip_if_nonfinite,
-)
+from workload.optimization import Optimization
 from workload.pipelines.pieces import Piece, cut, is_counted, save_model, share_over
 from workload.pipelines.schedules import plan_schedule
-from workload.training_state import TrainingState, names_in_model
+from workload.precision import autocast, keep_casts
+from workload.training_state import names_in_model
 
 
 def main() -> None:
@@ -72,23 +63,18 @@ def main() -> None:
     pieces = {number: Piece(layers, autocast(job.precision, device)) for number, layers in layers_of.items()}
     layers = {name: layer for part in layers_of.values() for name, layer in part.items()}
     model = torch.nn.ModuleList(pieces.values())
-    model.to(device, dtype=torch.bfloat16 if job.precision == "bf16_native" else None)
+    model.to(device, job.weights_dtype)
     # ---
 
     parameters = list(model.parameters())
-    optimizer = build_optimizer(parameters, arguments)
-    schedule = build_schedule(optimizer, arguments, job.steps)
-    scaler = build_scaler(job.precision, device, stage_group)
-    state = TrainingState(names_in_model(layers, all_pieces, shared is not None), optimizer, schedule, scaler,
-                          processes.devices)
-    noise = GradientNoise(parameters, replicas * plan.micro_batches, 1 / plan.micro_batches,
-                          arguments.noise_scale_steps, shared)
+    noise = GradientNoise(parameters, job.split, arguments.noise_scale_steps, shared)
+    optimization = Optimization(job, names_in_model(layers, all_pieces, shared is not None), noise, stage_group)
     is_end = not {0, plan.pieces - 1}.isdisjoint(pieces)  # the first piece feeds the model, the last computes its loss
     training = job.batches("train", replica, needed=is_end)
     evaluation = job.batches("validation", replica, needed=is_end)
 
     def mean_loss(logits: torch.Tensor, number: torch.Tensor, labels: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-        return scaler.scale(task.loss(logits, labels[int(number)]).mean() / plan.micro_batches)
+        return optimization.scaler.scale(task.loss(logits, labels[int(number)]).mean() / plan.micro_batches)
 
     @functools.lru_cache(maxsize=16)
     def pipeline(length: int, is_padded: bool, is_training: bool):
@@ -114,7 +100,7 @@ def main() -> None:
         return made
 
     def inputs(share: Share) -> list[torch.Tensor]:
-        """Of all micro-batches together: a schedule cuts them up itself. None where the rank needs none."""
+        """The inputs of all micro-batches together, for the schedule to cut up; empty where the rank needs none."""
         parts = zip(*(each.inputs.values() for each in share.micro_batches), strict=True)
         return [torch.cat(part) for part in parts]
 
@@ -129,10 +115,10 @@ def main() -> None:
     part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters if is_counted(p)))
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     with Run(job, part, actions=actions_of(pipeline(task.max_length, True, is_training=True))) as run:
-        for step, share in run.training_steps(training, state):
+        for step, share in run.training_steps(training, optimization.state):
             model.train()
-            noise.begin_step(step, share.micro_batches)
-            scale, timeline = loss_scale(scaler, device), run.timeline()
+            optimization.begin_step(step, share.micro_batches)
+            timeline = run.timeline()
 
             # --- the strategy: forward and backward of all micro-batches, in the schedule's order over the devices
             order = pipeline(share.length, share.is_padded, is_training=True)
@@ -150,23 +136,14 @@ def main() -> None:
                     vector = parameters_to_vector(gradients)
                     dist.all_reduce(vector, group=replica_group)
                     vector_to_parameters(vector / replicas, gradients)
+            loss = sum(losses, torch.zeros((), device=device)).detach() / optimization.scale / replicas
+            dist.all_reduce(loss)
             # ---
 
             with on_timeline(timeline, "optimizer"):
-                scaler.unscale_(optimizer)
-                grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm, stage_group)
-                skip_if_nonfinite(optimizer, grad_norm, arguments)
-                scaler.step(optimizer)
-                scaler.update()
-            norms = noise.end_step(grad_norm, scale)
-            learning_rate = schedule.get_last_lr()[0]
-            schedule.step()
-            optimizer.zero_grad()
-            loss = sum(losses, torch.zeros((), device=device)).detach() / scale / replicas
-            dist.all_reduce(loss)
-            run.record_step(loss, grad_norm, learning_rate, norms)
-            if run.evaluation_is_due():
-                run.record_evaluation(lambda: evaluate(task, evaluation, processes, forward))
+                update = optimization.step()
+            run.record_step(loss, update)
+            run.evaluate_if_due(evaluation, forward)
 
         if arguments.save_model:
             save_model(task, layers, replica, processes.is_main, run.folder / "model")

@@ -13,34 +13,20 @@ there are fewer than `stage3_max_live_parameters`. --stage 0 shares out nothing,
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
 
 import torch
-import torch.distributed as dist
 
 from measurement.noise_scale import GradientNoise
 from measurement.run import Part, Run
 from workload.arguments import ZeroArguments, parse_arguments
-from workload.batches import Share
 from workload.deepspeed_settings.config import complete_config, follow_config, read_deepspeed_config
 from workload.errors import one_line_errors
-from workload.evaluation import evaluate
+from workload.evaluation import whole_model
 from workload.job import prepare
 from workload.launch.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
-from workload.models.layers import layer_names
 from workload.models.loading import write_model
-from workload.optimizer import (
-    build_optimizer,
-    build_scaler,
-    build_schedule,
-    clip_by_global_norm,
-    keep_casts,
-    loss_scale,
-    norm_on_device,
-    replace_zero_loss_scaler,
-    skip_if_nonfinite,
-)
-from workload.training_state import TrainingState, ZeroTrainingState
+from workload.optimization import Optimization
+from workload.precision import keep_casts
 
 
 def main() -> None:
@@ -54,55 +40,31 @@ def main() -> None:
     task, processes, device = job.task, job.processes, job.processes.device
 
     replica = processes.rank
-    model = task.build_model().to(device, dtype=torch.bfloat16 if job.precision == "bf16_native" else None)
-    parameters = list(model.parameters())
-    part = Part(replica, stage=0, layers=layer_names(model), parameters=sum(p.numel() for p in parameters))
-    optimizer = build_optimizer(parameters, arguments)
-    schedule = build_schedule(optimizer, arguments, job.steps)
+    model = job.build_model(device)
+    part = Part.whole(model, replica)
+    noise = GradientNoise(model.parameters(), job.split, arguments.noise_scale_steps)
+    optimization = Optimization(job, model.named_parameters(), noise)
 
     # --- the strategy: DeepSpeed takes model and optimizer, and leaves each device its part of their tensors
     deepspeed = join_deepspeed()
     with quiet_libraries():
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=job.settings)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimization.optimizer, config=job.settings)
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
+    if arguments.stage > 0:
+        optimization.under_zero(engine.optimizer)
+    else:  # it would clip as well, but keeps the norm to itself
+        optimization.optimizer.register_step_pre_hook(optimization.clip)
+        engine.torch_autocast_z0_gradscaler = optimization.scaler if optimization.scaler.is_enabled() else None
     # ---
 
-    if arguments.stage == 0:
-        scaler = build_scaler(job.precision, device)
-        engine.torch_autocast_z0_gradscaler = scaler if scaler.is_enabled() else None
-        optimizer.register_step_pre_hook(lambda *_: clip())  # DeepSpeed would as well, but keeps the norm to itself
-        state = TrainingState(model.named_parameters(), optimizer, schedule, scaler, processes.devices)
-    else:
-        if job.precision == "fp16":
-            replace_zero_loss_scaler(engine.optimizer)
-        state = ZeroTrainingState(model.named_parameters(), optimizer, schedule, engine.optimizer,
-                                  processes.devices)
-
-    micro_batches_a_step = job.split.micro_batches
-    noise = GradientNoise(parameters, job.split.replicas * micro_batches_a_step, 1 / micro_batches_a_step,
-                          arguments.noise_scale_steps)
     training, evaluation = job.batches("train", replica), job.batches("validation", replica)
-    grad_norm = torch.full((), float("inf"), device=device)
-
-    def clip() -> None:
-        nonlocal grad_norm
-        grad_norm = clip_by_global_norm(parameters, arguments.max_grad_norm)
-        skip_if_nonfinite(optimizer, grad_norm, arguments)
-
-    def forward(share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        model.eval()
-        for micro_batch in share.micro_batches:
-            yield task.judge(task.logits(engine, micro_batch.inputs), micro_batch.labels)
-
+    forward = whole_model(job, model, called=engine)
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices
     with Run(job, part, job.settings) as run:
-        for step, share in run.training_steps(training, state):
+        for step, share in run.training_steps(training, optimization.state):
             model.train()
-            noise.begin_step(step)
+            optimization.begin_step(step)
             loss = torch.zeros((), device=device)
-            scale = (loss_scale(scaler, device) if arguments.stage == 0
-                     else torch.full((1,), engine.optimizer.loss_scale, device=device))
-            grad_norm = torch.full((), float("inf"), device=device)  # stays if fp16 overflows and the step is skipped
 
             # --- the strategy: gradients are averaged over all devices, and what is shared out goes to its owner
             with keep_casts(job.precision, device) if arguments.stage < 2 else contextlib.nullcontext():
@@ -113,18 +75,12 @@ def main() -> None:
                     micro_loss = task.loss(logits, micro_batch.labels).mean()
                     loss += engine.backward(micro_loss).detach()  # divides by the number of micro-batches
                     engine.step()  # clips and updates with the last micro-batch of a step; before, it only counts
-            dist.all_reduce(loss)
-            loss /= job.split.replicas
+            loss = processes.mean(loss)
             # ---
 
-            if arguments.stage > 0:
-                grad_norm = norm_on_device(engine.get_global_grad_norm(), device)
-            norms = noise.end_step(grad_norm, scale)
-            learning_rate = schedule.get_last_lr()[0]
-            schedule.step()
-            run.record_step(loss, grad_norm, learning_rate, norms)
-            if run.evaluation_is_due():
-                run.record_evaluation(lambda: evaluate(task, evaluation, processes, forward))
+            optimization.lr_schedule.step()
+            run.record_step(loss, optimization.end_step(engine.get_global_grad_norm() if arguments.stage else None))
+            run.evaluate_if_due(evaluation, forward)
 
         if arguments.save_model:
             save_model(task, model, processes.is_main, run.folder / "model")

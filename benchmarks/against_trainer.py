@@ -27,7 +27,7 @@ BATCH = 12  # the example's --per_device_train_batch_size
 
 
 def train_with_trainer(flags: list[str], result: str) -> None:
-    """As `run_qa.py` does, in this process; writes seconds, samples and validation loss."""
+    """Train as `run_qa.py` does, in this process; writes seconds, samples and validation loss."""
     sys.path.insert(0, str(ROOT))
     import transformers
 
@@ -35,7 +35,7 @@ def train_with_trainer(flags: list[str], result: str) -> None:
     from workload.evaluation import evaluate
     from workload.job import prepare
     from workload.launch import processes
-    from workload.optimizer import autocast
+    from workload.precision import autocast
 
     processes.keep_freed_memory = lambda: None  # that is ours, and not the example's
     arguments = parse_arguments(Arguments, flags)

@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 import bert_baseline  # noqa: E402
 from measurement.clock import synchronize  # noqa: E402
 from measurement.run import Run  # noqa: E402
+from workload import optimization  # noqa: E402
 
 STRETCH = 16  # steps: in each the noise scale is sampled once
 FLAGS = "--sample --model tiny --max_seq_length 128 --global_batch_size 32 --learning_rate 1e-3 --max_eval_examples 32"
@@ -92,7 +93,7 @@ def main() -> None:
         sys.argv = ["bert_baseline.py", *shlex.split(options.flags), "--num_gpus", "1", "--max_steps", str(steps),
                     "--eval_steps", str(steps), "--precision", "fp32", "--output_dir", folder]
         bert_baseline.Run, bert_baseline.leave = AlternatingRun, lambda: None
-        bert_baseline.build_optimizer = keep("optimizer", bert_baseline.build_optimizer)
+        optimization.build_optimizer = keep("optimizer", optimization.build_optimizer)
         from workload.tasks.squad_v2 import SquadV2
         SquadV2.build_model = keep("model", SquadV2.build_model)
         with contextlib.redirect_stdout(io.StringIO()):

@@ -81,7 +81,7 @@ class Setting:
 
 
 def change_time(run: Path) -> int | None:
-    """Of the table of steps, which every attempt puts in its place anew."""
+    """When steps.csv last changed; every attempt replaces it."""
     with contextlib.suppress(FileNotFoundError):
         return (run / "steps.csv").stat().st_ctime_ns
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.distributed as dist
 
-from workload.batches import MicroBatch, to_device
+from workload.batches import MicroBatch, Split, to_device
 from workload.pipelines.pieces import SharedWeight
 
 
@@ -18,18 +18,17 @@ class GradientNoise:
     """Samples a step's squared gradient norms.
 
     Args:
-        parameters: those of this rank.
-        micro_batches: in a step, over all replicas.
-        gradient_scale: what the strategy multiplies a micro-batch's loss with before `backward`, such as
-            1 / (micro-batches of a replica).
-        every: sample one step in so many; 0: none.
-        shared: the weight that has its gradient in two parts, where a pipeline has one.
+        parameters: this rank's, those that the forward pass uses.
+        split: how a step's batch is cut. Each micro-batch's loss counts 1 / (micro-batches of a replica).
+        every: sample every so many steps; 0: none.
+        shared: tied weight split over two stages, if the pipeline has one.
     """
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], micro_batches: int, gradient_scale: float,
-                 every: int, shared: SharedWeight | None = None) -> None:
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], split: Split, every: int,
+                 shared: SharedWeight | None = None) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
-        self.micro_batches, self.gradient_scale, self.every = micro_batches, gradient_scale, every
+        self.micro_batches, self.gradient_scale = split.replicas * split.micro_batches, 1 / split.micro_batches
+        self.every = every
         self.shared = _SharedGradients(shared) if shared else None
         self.hooks: list[torch.utils.hooks.RemovableHandle] = []
         self.norms: list[torch.Tensor] = []  # of each parameter's gradient in each micro-batch

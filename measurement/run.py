@@ -29,7 +29,10 @@ from measurement.signals import NONFINITE, StopListener, agreed_reason
 from workload.batches import Batches, OrderHash, Share
 from workload.checkpoints import write_checkpoint
 from workload.digests import content_of
+from workload.evaluation import Forward, evaluate
 from workload.job import Job
+from workload.models.layers import layer_names
+from workload.optimization import Update
 from workload.training_state import TrainingState
 
 
@@ -41,6 +44,11 @@ class Part:
     stage: int
     layers: list[str]
     parameters: int  # tied copies counted on one rank only
+
+    @classmethod
+    def whole(cls, model: torch.nn.Module, replica: int) -> "Part":
+        """The part of a rank that runs all of the model, whatever it stores."""
+        return cls(replica, 0, layer_names(model), sum(parameter.numel() for parameter in model.parameters()))
 
 
 class Run:
@@ -178,14 +186,11 @@ class Run:
         self.lengths_seen.add(length)
         return is_new and self.new_lengths_are_slow
 
-    def record_step(self, loss: torch.Tensor, grad_norm: torch.Tensor, learning_rate: float,
-                    noise: torch.Tensor | None) -> None:
-        """A step is done, as far as the host is concerned; nothing here waits for a device.
+    def record_step(self, loss: torch.Tensor, update: Update) -> None:
+        """Record a step that the host has issued; nothing here waits for a device.
 
         Args:
             loss: mean over the global batch. ()
-            grad_norm: of the whole model, before clipping. ()
-            noise: what `GradientNoise.end_step` gave. (2,) or None
         """
         if self.is_rehearsing:
             return
@@ -193,10 +198,10 @@ class Run:
         self.real_tokens += self.work.tokens
         self.padded_tokens += self.work.padded_tokens
         if self.record and self.measures_all:
-            values = [loss.reshape(1), grad_norm.reshape(1), *([] if noise is None else [noise])]
+            values = [loss.reshape(1), update.grad_norm.reshape(1), *([] if update.noise is None else [update.noise])]
             row = {"step": self.step, "data_s": round(self.work.data_s, 6), "samples": self.samples,
                    "real_tokens": self.real_tokens, "padded_tokens": self.padded_tokens,
-                   "learning_rate": learning_rate}
+                   "learning_rate": update.learning_rate}
             self.record.add_step(row, torch.cat(values).detach().float(), self.clock,
                                  is_measured=self.step > self.steps_to_skip)
         self.bar.update()
@@ -224,19 +229,17 @@ class Run:
         self.timelines[self.step] = StepTimeline(self.part.replica, self.part.stage, self.device)
         return self.timelines[self.step]
 
-    def evaluation_is_due(self) -> bool:
-        """Whether to evaluate after this step: every `--eval_steps`, and at the end."""
+    def evaluate_if_due(self, batches: Batches, forward: Forward) -> None:
+        """Evaluate every `--eval_steps` and at the end, off the throughput clock."""
         is_last = self.step == self.job.steps
-        return not self.is_rehearsing and (is_last or self.step % self.job.eval_steps == 0)
-
-    def record_evaluation(self, evaluate) -> None:
-        """Call `evaluate()` off the throughput clock, and record what it gives."""
+        if self.is_rehearsing or not is_last and self.step % self.job.eval_steps:
+            return
         self._pause()
-        evaluation = evaluate()
+        evaluation = evaluate(self.job.task, batches, self.processes, forward)
         if self.record:
             self.record.add_evaluation(evaluation, self.step, self.samples)
             self.bar.set_postfix_str(f"validation loss {evaluation.validation_loss:.4f}")
-        if self.step < self.job.steps:
+        if not is_last:
             self._go_on()
 
     def _go_on(self) -> None:

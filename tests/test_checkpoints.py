@@ -12,7 +12,8 @@ import torch.distributed as dist
 from tests.conftest import EXACT
 from tests.test_equivalence import ONE_PROCESS, ROWS, assert_same_computation, weight_difference
 from workload.arguments import Arguments
-from workload.optimizer import build_optimizer, build_scaler, build_schedule
+from workload.optimizer import build_lr_schedule, build_optimizer
+from workload.precision import build_scaler
 from workload.training_state import TrainingState
 
 DDP, GPT2 = ROWS["DDP x 2"], ("--task", "oscar", "--max_seq_length", "64")
@@ -82,7 +83,7 @@ def test_random_numbers_continue_by_a_gpus_place_in_its_process(saved_on, restor
             optimizer = build_optimizer(model.parameters(), Arguments())
             model(torch.ones(1, 2)).sum().backward()
             optimizer.step()
-            return TrainingState(model.named_parameters(), optimizer, build_schedule(optimizer, Arguments(), 10),
+            return TrainingState(model.named_parameters(), optimizer, build_lr_schedule(optimizer, Arguments(), 10),
                                  build_scaler("fp32", torch.device("cpu")), map(torch.device, gpus))
 
         torch.manual_seed(1)
@@ -105,7 +106,7 @@ def test_a_broken_checkpoint_is_passed_over_for_the_one_before(train, broken_off
     tensors = next((folder / "checkpoints" / "step-6").glob("*.safetensors"))
     tensors.write_bytes(tensors.read_bytes()[:-1000])
     run = resume(folder, *ONE_PROCESS)
-    assert "step-6: passed over" in run.output.stderr
+    assert "step-6: skipped" in run.output.stderr
     assert run.description["attempts"][-1]["from_step"] == 3
     assert weight_difference(run, whole) == 0
 

@@ -13,7 +13,7 @@ from workload.batches import plan_stages
 from workload.deepspeed_settings.config import read_deepspeed_config
 from workload.errors import InputError
 from workload.job import prepare
-from workload.optimizer import build_optimizer, build_schedule, warmup_steps
+from workload.optimizer import build_lr_schedule, build_optimizer, warmup_steps
 
 SAMPLE = ["--sample", "--model", "tiny"]
 
@@ -124,7 +124,7 @@ def test_warmup(steps, flags, expected):
     import torch
     arguments = parse_arguments(Arguments, ["--learning_rate", "0.5", *flags])
     assert warmup_steps(arguments, steps) == expected
-    schedule = build_schedule(build_optimizer([torch.nn.Parameter(torch.ones(2, 2))], arguments), arguments, steps)
+    schedule = build_lr_schedule(build_optimizer([torch.nn.Parameter(torch.ones(2, 2))], arguments), arguments, steps)
     rates = []
     for _ in range(steps):
         rates.append(schedule.get_last_lr()[0])
@@ -162,7 +162,7 @@ def test_speed_that_would_be_ignored_or_wrong_is_refused(monkeypatch):
     import torch
 
     import data_parallel
-    from workload.optimizer import choose_precision
+    from workload.precision import choose_precision
     with pytest.raises(InputError, match="--tf32: a CPU has no TF32"):
         choose_precision(None, True, torch.device("cpu"))
     assert "use --precision fp32" in refusal(["--tf32", "--precision", "bf16"])

@@ -6,7 +6,8 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from workload.arguments import Arguments
-from workload.optimizer import autocast, build_optimizer, build_scaler, keep_casts, norm_on_device
+from workload.optimizer import build_optimizer, norm_on_device
+from workload.precision import autocast, build_scaler, keep_casts
 
 CPU = torch.device("cpu")
 

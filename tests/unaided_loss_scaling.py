@@ -6,9 +6,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import zero  # noqa: E402
+from workload import optimization  # noqa: E402
 from workload.errors import one_line_errors  # noqa: E402
 
-zero.replace_zero_loss_scaler = lambda zero_optimizer: None
+optimization.replace_zero_loss_scaler = lambda zero_optimizer: None
 
 if __name__ == "__main__":
     with one_line_errors():

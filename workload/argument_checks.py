@@ -26,7 +26,7 @@ def check_arguments(arguments) -> None:
     refuse_together("max_steps", "epochs", "give one of them")
     refuse_together("overwrite", "resume", "give one of them")
     if arguments.resume != "never" and arguments.profile_steps:
-        raise InputError("--resume: a profile is of a run in one piece; leave --profile_steps out to go on")
+        raise InputError("--resume: only an uninterrupted run can be profiled; leave --profile_steps out to resume")
     for one, other in (("train_file", "eval_file"), ("eval_file", "train_file")):
         if one in given and other not in given:
             raise InputError(f"--{one} needs --{other} beside it: both from files, or both from the Hub")

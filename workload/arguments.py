@@ -91,8 +91,8 @@ class Arguments:
                                         "Default: only when told to stop")
     hang_timeout_s: float = flag("end a run whose step takes longer than this, and say which rank is missing", 600.0)
     resume: Literal["never", "always", "auto"] = flag(
-        "go on from the run's last checkpoint; `auto`: or begin, or end at once where the run is finished", "never",
-        nargs="?", const="always")
+        "resume from the run's last checkpoint; `auto`: start if there is none, exit at once if the run is finished",
+        "never", nargs="?", const="always")
     save_model: bool = flag("write model/ into the run folder, for `from_pretrained`", False)
 
     def __post_init__(self) -> None:

@@ -15,8 +15,8 @@ from datasets import Dataset
 from workload.arguments import Arguments
 from workload.errors import InputError
 
-SORTED_BATCHES = 50  # that are sorted by length together: of 64 samples, 3,200
-# Lengths that batches are padded to. On GPUs few, so that kernels are chosen and compiled for few shapes.
+SORTED_BATCHES = 50  # batches sorted by length together; with 64 samples each, 3,200 samples
+# Batches are padded to a multiple of this. On GPUs a large one, so that kernels are chosen and compiled for few shapes.
 PAD_TO_MULTIPLE_OF = {"cuda": 64, "cpu": 8}
 
 
@@ -29,7 +29,9 @@ class Split:
     micro_batch_size: int
 
     def of_processes(self, devices: int) -> "Split":
-        """As processes see it that have so many devices each: their forward passes take the samples of all of them."""
+        """The split per process when each process drives `devices` devices (DataParallel): fewer replicas, larger
+        micro-batches.
+        """
         return Split(self.replicas // devices, self.micro_batches, self.micro_batch_size * devices)
 
 
@@ -48,7 +50,7 @@ class MicroBatch:
 class Share:
     """This replica's part of a global batch."""
 
-    length: int  # that every micro-batch of the global batch is padded to
+    length: int  # padded length of every micro-batch of the global batch
     is_padded: bool  # whether any sample of the global batch is shorter; else no micro-batch has an attention mask
     micro_batches: list[MicroBatch]  # none where the rank neither feeds the model nor computes its loss
 

@@ -1,6 +1,6 @@
 """A run's checkpoints: folders `checkpoints/step-N` of safetensors files, and a `state.json` that says what they are.
 
-Each is written aside and renamed when it is whole; the last two are kept. Nothing in one can run code when it is read.
+Each is written under another name and renamed when it is whole; the last two are kept. Reading one runs no code.
 """
 
 import hashlib
@@ -20,26 +20,21 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run goes on from.
+    """A whole checkpoint, to resume from."""
 
-    Attributes:
-        step: the last one that was done.
-        state: what `state.json` holds.
-    """
-
-    step: int
+    step: int  # the last one that was done
     folder: Path
-    state: dict
+    state: dict  # the content of `state.json`
 
 
 def write_checkpoint(run_folder: Path, step: int, training: TrainingState, more: dict, is_main: bool) -> None:
     """Write the state after `step`; to be called on every rank.
 
     Args:
-        more: what `state.json` says besides, on the main rank; by names of the caller's.
+        more: what else `state.json` is to hold, on the main rank.
 
     Raises:
-        OSError: the disk takes nothing more; nothing is left of this checkpoint, and the earlier ones are as they were.
+        OSError: the disk is full; nothing of this checkpoint is left, and the earlier ones are untouched.
     """
     folder = run_folder / "checkpoints" / f"step-{step}"
     aside = folder.with_name(f".{folder.name}.unfinished")
@@ -64,18 +59,18 @@ def write_checkpoint(run_folder: Path, step: int, training: TrainingState, more:
 
 
 def newest_checkpoint(run_folder: Path) -> Checkpoint | None:
-    """The newest that is whole, if there is one; of each that is not a line says so."""
+    """The newest whole checkpoint, or None; each broken one is named in a line on stderr."""
     for folder in _folders(run_folder):
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             broken = [name for name, digest in _digests(folder).items() if state["files"].pop(name, None) != digest]
-            broken += state["files"]  # those that are missing
+            broken += state["files"]  # the missing ones
             if not broken:
                 return Checkpoint(state["step"], folder, state)
-            reason = f"{broken[0]} is not as it was written"
+            reason = f"{broken[0]} has changed since it was written"
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             reason = "its state.json cannot be read"
-        print(f"{folder}: passed over, {reason}", file=sys.stderr, flush=True)
+        print(f"{folder}: skipped, {reason}", file=sys.stderr, flush=True)
     return None
 
 

@@ -1,16 +1,17 @@
 """One evaluation: every evaluation sample once, whatever the number of devices."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
 from workload.batches import Batches, Share
+from workload.job import Job
 from workload.launch.processes import Processes
+from workload.precision import autocast
 
-# Takes this replica's share; gives what the task's `judge` says of each micro-batch, or None on a rank that does not
-# hold the model's head.
+# This replica's share -> what the task's `judge` says of each micro-batch; None on a rank without the model's head.
 Forward = Callable[[Share], Iterable[tuple[torch.Tensor, torch.Tensor]] | None]
 
 
@@ -21,6 +22,21 @@ class Evaluation:
     validation_loss: float  # mean over samples
     metrics: dict[str, float]
     predictions: dict[str, str] | None
+
+
+def whole_model(job: Job, model: torch.nn.Module, called: Callable | None = None) -> Forward:
+    """The forward pass of a rank that runs all of the model.
+
+    Args:
+        called: what is called in its place, such as an engine around it.
+    """
+    def forward(share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        model.eval()
+        for micro_batch in share.micro_batches:
+            with autocast(job.precision, job.processes.device):
+                logits = job.task.logits(called or model, micro_batch.inputs)
+            yield job.task.judge(logits, micro_batch.labels)
+    return forward
 
 
 def evaluate(task, batches: Batches, processes: Processes, forward: Forward) -> Evaluation | None:
@@ -35,7 +51,7 @@ def evaluate(task, batches: Batches, processes: Processes, forward: Forward) -> 
             if outputs is None:
                 continue
             for micro_batch, (loss, output) in zip(share.micro_batches, outputs, strict=True):
-                # Rows that fill up the last batch are repeats: under their row number they change nothing.
+                # The last batch is filled up with repeated rows, which overwrite themselves.
                 losses.update(zip(micro_batch.indices, loss.tolist(), strict=True))
                 judged.update(zip(micro_batch.indices, output.float().cpu().numpy(), strict=True))
 

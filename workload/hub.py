@@ -11,7 +11,7 @@ import huggingface_hub
 
 @functools.cache
 def go_offline_without_network() -> None:
-    """Where the Hub's name does not resolve use the cache, instead of trying again for half a minute at every file."""
+    """Use the cache alone if the Hub's name does not resolve, instead of retrying every file for half a minute."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return  # the proxy resolves the name
     try:

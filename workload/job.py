@@ -22,12 +22,14 @@ from workload.errors import InputError
 from workload.launch import launcher
 from workload.launch.processes import Processes, join, launch, started_at
 from workload.models.layers import ORDERED_LAYERS
-from workload.optimizer import choose_precision, warmup_steps
+from workload.optimizer import warmup_steps
+from workload.precision import choose_precision
 from workload.storage import check_cache, check_names, check_writable, keep_sockets_short
 from workload.tasks import TASKS, open_task
 
 A = TypeVar("A", bound=Arguments)
-HOW_TO_RUN = {"resume", "overwrite", "checkpoint_steps", "hang_timeout_s", "output_dir", "run_name"}  # and not what
+# Flags that say how to run, not what to train; they may change on --resume.
+HOW_TO_RUN = {"resume", "overwrite", "checkpoint_steps", "hang_timeout_s", "output_dir", "run_name"}
 UNTIMED_STEPS = 5  # at the start, or a quarter of a very short run
 
 
@@ -41,16 +43,16 @@ class Job:
     processes: Processes
     devices: int
     stages: int
-    schedule: str | None  # of a pipeline
+    schedule: str | None  # a pipeline's order of work
     split: Split
     precision: str
     steps: int
     eval_steps: int
     steps_an_epoch: int
     folder: Path
-    started_at: float  # seconds since the epoch; of a run that goes on, as if its earlier attempts had just ended
-    checkpoint: Checkpoint | None  # to go on from
-    settings: dict | None = None  # of the strategy's library, see `prepare`
+    started_at: float  # seconds since the epoch; for a resumed run, as if its earlier attempts had just ended
+    checkpoint: Checkpoint | None  # to resume from
+    settings: dict | None = None  # the configuration of the strategy's library, see `prepare`
 
     @property
     def setting(self) -> dict:
@@ -60,12 +62,12 @@ class Job:
 
     @property
     def split_of_processes(self) -> Split:
-        """What each process takes of a batch, and each of its forward passes: of one device, or of several together."""
+        """The split as each process sees it, which may drive several devices."""
         return self.split.of_processes(len(self.processes.devices))
 
     @property
     def remaining_steps(self) -> int:
-        """That this attempt does: of one that goes on, with the step that it throws away."""
+        """Steps this attempt runs; a resumed one includes its discarded first step."""
         return self.steps - self.checkpoint.step + 1 if self.checkpoint else self.steps
 
     @property
@@ -85,6 +87,15 @@ class Job:
             **({"stages": self.stages, "micro_batches": self.split.micro_batches}
                if hasattr(self.arguments, "stages") else {})}
 
+    def build_model(self, device: torch.device | str) -> torch.nn.Module:
+        """The Hugging Face model, the same on every rank, in the type that its weights are trained in."""
+        return self.task.build_model().to(device, self.weights_dtype)
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """fp32 but for `--precision bf16_native`; autocast casts the weights that it multiplies with."""
+        return torch.bfloat16 if self.precision == "bf16_native" else torch.float32
+
     def batches(self, part: Literal["train", "validation"], replica: int, needed: bool = True) -> Batches:
         """The global batches of the training or the evaluation data, and `replica`'s share of them."""
         return Batches(self.task.samples(part), self.task.collate, self.split_of_processes, replica,
@@ -102,11 +113,11 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     Args:
         stages: devices that one copy of the model is spread over.
         micro_batches: per replica and step, where the strategy decides it.
-        schedule: the order in which a pipeline works them off.
-        pieces_a_stage: of the model, where a stage holds several that do not follow each other.
-        devices_a_process: more than one where a process feeds several.
-        complete_settings: checks and completes the settings of a library that the strategy uses, from how the batch is
-            split and the precision.
+        schedule: the order in which a pipeline works through the micro-batches.
+        pieces_a_stage: pieces of the model on each stage; more than one if they are not consecutive.
+        devices_a_process: devices that one process drives.
+        complete_settings: checks and completes the configuration of the strategy's library, from the split of the
+            batch and the precision.
 
     Raises:
         InputError: anything that a user can mend.
@@ -177,7 +188,7 @@ def _check_steps(arguments: Arguments, steps: int) -> None:
 
 
 def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, split: Split, precision: str) -> Path:
-    """The run's folder; only rank 0 looks whether it is there, the others come when it is made."""
+    """The run's folder. Only rank 0 checks whether it exists: the others may get here after it was created."""
     model = os.path.basename(os.path.normpath(arguments.model or TASKS[arguments.task].default_model))
     name = arguments.run_name or "-".join([
         arguments.task, model, strategy, *([arguments.schedule] if hasattr(arguments, "schedule") else []),
@@ -195,7 +206,7 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, spli
 
 
 def _check_folder(folder: Path, arguments: Arguments) -> None:
-    """Refuse a folder that holds something else than the flags expect."""
+    """Refuse a folder that holds something other than the flags expect."""
     is_free = not folder.exists() or folder.is_dir() and not any(folder.iterdir())
     if is_free and arguments.resume == "always":
         raise InputError(f"--resume: {folder} holds no run; --resume auto begins one")
@@ -209,7 +220,7 @@ def _check_folder(folder: Path, arguments: Arguments) -> None:
 
 
 def _end_if_finished(folder: Path, arguments: Arguments) -> None:
-    """There is nothing left to do, if it was this that was done. On every rank: none must wait for one that ended."""
+    """End here if this run is finished already; on every rank, so that none waits for one that has ended."""
     try:
         description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         if description["status"] != "finished":

@@ -5,20 +5,20 @@ import os
 
 
 def malloc_settings() -> list[str]:
-    """What the user asks of the C library's memory, as NAME=value."""
+    """The user's own MALLOC_ variables, as NAME=value."""
     return sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("MALLOC_"))
 
 
 def keep_freed_memory() -> None:
     """Let the C library keep what one step frees for the next, as PyTorch does on GPUs.
 
-    It would give large blocks back to the kernel, and every step would wait for their pages anew: what that costs, and
-    how much more memory a run takes instead, is in benchmarks/README.md. Of glibc only, see mallopt(3); a user's own
-    MALLOC_ variables rule.
+    By default large blocks go back to the kernel, and every step pays for their pages again. What that costs, and how
+    much more memory a run takes instead, is in benchmarks/README.md. glibc only, see mallopt(3); a user's own MALLOC_
+    variables take precedence.
 
-    A new size may take fresh pages some seven times before its own are used again: PyTorch asks for aligned blocks,
-    what is trimmed off before one goes to glibc's thread cache, which holds seven of a kind, and until that is full,
-    the block without its trimmings is too small for its like. No option of mallopt empties that cache.
+    A new size can still page-fault about seven times before its memory is reused. PyTorch asks for aligned blocks; the
+    unaligned head that is cut off goes to glibc's per-thread cache, which keeps up to seven chunks of a size class, and
+    until it is full the freed block is too small for the next request. No option of mallopt empties that cache.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None and not malloc_settings():

@@ -1,10 +1,13 @@
 """This rank's shards of DTensors as plain tensors of the same memory.
 
-PyTorch sends every operation on a DTensor through Python, parameter by parameter. Norm, clipping and update are of a
+PyTorch sends every operation on a DTensor through Python, parameter by parameter. Norm, clipping and update work on a
 shard's own elements, but for one sum over the ranks, so they need none of that.
 """
 
+from collections.abc import Iterable
+
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
@@ -12,10 +15,10 @@ from workload.training_state import TrainingState
 
 
 class LocalShards(dict[Parameter, Parameter]):
-    """Sharded parameter -> the plain parameter that an optimizer is to have in its place.
+    """Sharded parameter -> the plain parameter that the optimizer updates in its place.
 
     Args:
-        parameters: DTensors, whose memory stays where it is as long as they are trained.
+        parameters: DTensors whose memory stays where it is during training.
     """
 
     def __init__(self, parameters: list[Parameter]) -> None:
@@ -27,16 +30,35 @@ class LocalShards(dict[Parameter, Parameter]):
             shard.grad = None if parameter.grad is None else parameter.grad.to_local()
             parameter.grad = None
 
+    def training_state(self, named_parameters: Iterable[tuple[str, Parameter]], *rest) -> "ShardedTrainingState":
+        """The state of sharded parameters whose optimizer has these shards; see `TrainingState`."""
+        return ShardedTrainingState(self, named_parameters, *rest)
+
 
 class ShardedTrainingState(TrainingState):
-    """The state of a strategy whose optimizer has `LocalShards`: checkpoints hold the whole tensors all the same."""
+    """The state of a strategy whose optimizer updates `LocalShards`; checkpoints still hold whole tensors."""
 
-    def __init__(self, parameters, shards: LocalShards, *rest) -> None:
-        super().__init__(parameters, *rest)
+    def __init__(self, shards: LocalShards, *rest) -> None:
+        super().__init__(*rest)
         self.shards = shards
 
     def _moment(self, parameter: Parameter, name: str) -> torch.Tensor:
-        """As a DTensor, placed as the parameter is."""
+        """A moment as a DTensor with the parameter's placement."""
         return DTensor.from_local(self.optimizer.state[self.shards[parameter]][name], parameter.device_mesh,
                                   parameter.placements, run_check=False, shape=parameter.shape,
                                   stride=parameter.stride())
+
+
+def whole_parameters(model: torch.nn.Module) -> list[Parameter]:
+    """The parameters that forward and backward of an FSDP model use, the only ones on which gradient hooks fire.
+
+    FSDP puts them in the place of the shards while a layer is gathered. They are the same tensors each time; only
+    their memory comes and goes. This makes them, one module's at a time.
+    """
+    whole: list[Parameter] = []
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.unshard()
+            whole += [parameter for parameter in module.parameters() if not isinstance(parameter, DTensor)]
+            module.reshard()
+    return whole

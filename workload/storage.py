@@ -1,4 +1,4 @@
-"""Where results, caches and temporary files go: looked at before anything takes long."""
+"""Checks of where results, caches and temporary files go, before anything takes long."""
 
 import atexit
 import contextlib
@@ -68,7 +68,7 @@ def keep_sockets_short() -> None:
 
 
 def extensions_folder() -> str:
-    """Where DeepSpeed's CPU operation is built: in this virtual environment, since others would build over it.
+    """The folder for DeepSpeed's CPU operation: in this virtual environment, since others would overwrite it.
 
     Loading it takes a lock in that folder. Where this user may not write to it, as in many containers, it is copied.
     """

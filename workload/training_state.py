@@ -1,8 +1,8 @@
-"""What training changes, in a form that every strategy can go on from: whole tensors by their Hugging Face names.
+"""What training changes, in a form that every strategy can resume from: whole tensors by their Hugging Face names.
 
-Of each parameter its value and AdamW's two moments, whatever pieces the devices hold. What a strategy keeps besides is
-made anew: in a resumed run each script first does a step that is thrown away, after which buckets, buffers and empty
-optimizer states are as they were; then `restore` puts these values into them.
+For each parameter these are its value and AdamW's two moments, however the devices divide them. Everything else that a
+strategy keeps is rebuilt: a resumed run first does one step and discards it, which leaves buckets, buffers and empty
+optimizer states as they were; then `restore` fills in the values.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,11 +23,11 @@ class TrainingState:
     """The state of a strategy whose ranks hold parameters or DTensors, and an optimizer over these.
 
     Args:
-        parameters: those of this rank, each after its name in the Hugging Face model; copies of one have one name.
+        parameters: this rank's, under their names in the Hugging Face model; copies of one share its name.
         optimizer: ours, of `build_optimizer`.
-        schedule: of its learning rate.
-        scaler: of fp16's losses; anything with `state_dict` and `load_state_dict`.
-        devices: whose random numbers dropout takes.
+        schedule: its learning rate's.
+        scaler: fp16's loss scaler; anything with `state_dict` and `load_state_dict`.
+        devices: those whose random generators dropout uses.
     """
 
     def __init__(self, parameters: Iterable[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.AdamW,
@@ -37,7 +37,7 @@ class TrainingState:
         self.gpus = [device for device in devices if device.type == "cuda"]
 
     def save(self, folder: Path) -> dict:
-        """Write all ranks' tensors, to be called on every rank; gives the rest, which is the same on each.
+        """Write all ranks' tensors; to be called on every rank. Returns the rest, which is the same on each.
 
         Raises:
             OSError: on every rank, if one could not write.
@@ -85,7 +85,7 @@ class TrainingState:
                 torch.cuda.set_rng_state(state, gpu)
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Parameters and moments. Here they are those that are trained, so what is read into them is in its place."""
+        """Parameters and moments; here the very tensors that are trained, so that reading into them restores them."""
         tensors = {}
         for name, parameter in self.parameters:
             tensors[name] = parameter.detach()
@@ -96,7 +96,7 @@ class TrainingState:
         return self.optimizer.state[parameter][name]
 
     def _put(self, tensors: dict[str, Tensor]) -> None:
-        """Bring what was read to where it is trained, as far as it is not there."""
+        """Copy what was read to where it is trained, unless it is there already."""
         for name, parameter in self.parameters:
             parameter.copy_(tensors[name])
             for moment in MOMENTS:
@@ -159,7 +159,7 @@ class ZeroTrainingState(TrainingState):
             safe_set_full_optimizer_state(parameter, moment, name)
 
     def _put_into_partition(self, parameter: torch.nn.Parameter, value: Tensor, *moments: Tensor) -> None:
-        """Of ZeRO-3. DeepSpeed's functions for whole tensors trip over those that do not divide evenly."""
+        """For ZeRO-3. DeepSpeed's functions for whole tensors fail on those that do not divide evenly."""
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
         size = parameter.ds_tensor.ds_numel
@@ -196,12 +196,12 @@ class _ZeroLossScaler:
 
 def names_in_model(layers: dict[str, Layer], pieces: list[dict[str, Layer]], is_shared: bool,
                    ) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """The parameters of some of `ordered_layers`, each after its name in the Hugging Face model.
+    """The parameters of some of `ordered_layers`, under their names in the Hugging Face model.
 
     Args:
-        layers: those of this rank.
-        pieces: all layers, as `cut` gives them.
-        is_shared: whether the first and the last share a weight; it goes by the first's name.
+        layers: this rank's.
+        pieces: all layers, as `cut` returns them.
+        is_shared: whether the first and the last share a weight, which is then named after the first.
     """
     first, last = next(iter(pieces[0])), list(pieces[-1])[-1]
     for name, layer in layers.items():

@@ -20,7 +20,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
 ADDRESS = "127.0.0.1"
-BACKEND = "loopback"  # of torchrun's rendezvous, beside its own "c10d" and "static"
+BACKEND = "loopback"  # the name of our rendezvous backend for torchrun, beside its own "c10d" and "static"
 
 
 def listening_store(port: int = 0) -> dist.TCPStore:
@@ -31,7 +31,7 @@ def listening_store(port: int = 0) -> dist.TCPStore:
 
 
 def store_of_one_machine(rank: int) -> dist.TCPStore | None:
-    """Where the launcher says by a loopback MASTER_ADDR that all ranks are here: their store, which rank 0 holds.
+    """The ranks' store on rank 0, where a loopback MASTER_ADDR says that all of them are on this machine.
 
     What the ranks open for each other later, gloo's and NCCL's sockets, stays on loopback then as well. None where
     PyTorch's own way is right: there are several nodes, or the launcher itself holds the store.
@@ -49,7 +49,7 @@ def store_of_one_machine(rank: int) -> dist.TCPStore | None:
 
 
 class _LoopbackRendezvous(StaticTCPRendezvous):
-    """Of a torchrun that is alone: it holds the store for the ranks that it starts."""
+    """Rendezvous for a single-node torchrun, which holds its ranks' store."""
 
     def __init__(self, parameters: RendezvousParameters) -> None:
         self.store = listening_store()

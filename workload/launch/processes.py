@@ -33,7 +33,7 @@ from workload.launch import launcher, loopback
 from workload.malloc import keep_freed_memory
 from workload.storage import extensions_folder
 
-TRY_AGAIN = 75  # exit code of a run that was stopped and can go on: EX_TEMPFAIL of sysexits.h, so a scheduler requeues
+TRY_AGAIN = 75  # exit code of a stopped run that can be resumed: EX_TEMPFAIL of sysexits.h, so a scheduler requeues
 GRACE = timedelta(minutes=2)  # beyond --hang_timeout_s, for the run to say which rank is missing
 STARTED_AT = "RUN_STARTED_AT"  # environment: when the user's command began, in seconds since the epoch
 
@@ -47,7 +47,7 @@ class Processes:
     count: int
     devices: tuple[torch.device, ...]
     cpu_threads: int
-    waiting_room: dist.ProcessGroup  # of all ranks, on the CPU, without a limit of time that anybody would reach
+    waiting_room: dist.ProcessGroup  # all ranks, on the CPU, with a time limit that nobody reaches
 
     @property
     def device(self) -> torch.device:
@@ -62,6 +62,11 @@ class Processes:
     def is_main(self) -> bool:
         """Rank 0 writes the record and shows the progress bar."""
         return self.rank == 0
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of every process's value, on all of them. Any shape"""
+        dist.all_reduce(value)
+        return value / self.count
 
     def progress_bar(self, iterable: Iterable | None = None, **options) -> tqdm:
         """The one bar, from rank 0; on a terminal lively, in a log file a line now and then."""
@@ -97,9 +102,9 @@ def devices_asked_for(num_gpus: int | None) -> int:
 
 
 def launch(processes: int) -> None:
-    """Return in a worker. Otherwise launch so many workers, wait for them, and exit with their status.
+    """Return in a worker. Otherwise launch `processes` workers, wait, and exit with their status.
 
-    The launcher is torchrun, run within this process, so that what is imported here is not imported once more.
+    The launcher is torchrun, run within this process, so that nothing is imported twice.
     """
     started = launcher.processes()
     os.environ.setdefault(STARTED_AT, str(psutil.Process().create_time()))
@@ -225,7 +230,7 @@ def started_at() -> float:
 
 
 def usable_cores() -> int:
-    """Those that this process may run on: a job of a cluster often has but some of a node's."""
+    """CPU cores this process may use; a cluster job often gets only some of a node's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -147,12 +147,17 @@ def load_model(kind: type, model: str, config: PretrainedConfig, seed: int,
     return made, [name for name, _ in made.named_parameters()]
 
 
+def save_whole(task, model: torch.nn.Module, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write a model and its tokenizer for `from_pretrained`; `weights` in the place of those that it holds."""
+    model.save_pretrained(folder, state_dict=weights)
+    task.tokenizer.save_pretrained(folder)
+
+
 def write_model(task, state: dict[str, torch.Tensor], folder: Path) -> None:
     """Write a whole model's weights, brought together from several ranks, for `from_pretrained`."""
     model = task.build_model()
     model.load_state_dict(state)
-    model.save_pretrained(folder)
-    task.tokenizer.save_pretrained(folder)
+    save_whole(task, model, folder)
 
 
 def _refuse_own_code(flag: str, name: str, content: dict) -> None:
