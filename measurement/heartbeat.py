@@ -66,7 +66,7 @@ class Heartbeat:
         elif behind:
             reason = f"{waited}: {_in_words(behind)} is still at an earlier one"
         else:
-            reason = f"{waited}; all ranks are in it. --hang_timeout_s gives it longer"
+            reason = f"{waited}; all ranks are in it. Use a larger --hang_timeout_s if it needs longer"
         mark_ended(self.run_json, "failed", reason)
         print("error:", reason, file=sys.stderr, flush=True)
         for rank in self.ranks:  # a silent process does not react to other signals either

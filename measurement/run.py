@@ -38,7 +38,7 @@ from workload.training_state import TrainingState
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What this rank holds: which replica's data, and which layers of the model."""
+    """The part of the data (a replica's share) and of the model (its layers) that this rank holds."""
 
     replica: int
     stage: int
@@ -79,13 +79,13 @@ class Run:
         self.step = self.samples = self.real_tokens = self.padded_tokens = 0
         # True during the discarded first step of a resumed run, which makes DDP rebuild its buckets before the
         # checkpoint is restored.
-        self.is_rehearsing = False
+        self.is_discarded_step = False
         # A new padded length makes GPUs choose kernels and the compiler compile: such a step is not timed.
         self.new_lengths_are_slow = self.device.type == "cuda" or self.arguments.compile
         self.lengths_seen: set[int] = set()
         self.timelines: dict[int, StepTimeline] = {}  # by step; pipelines only
         self.monitor: Monitor | None = None  # on the first rank of each node
-        self.record: Recorder | None = None  # on rank 0
+        self.recorder: Recorder | None = None  # on rank 0
         self.stop_listener: StopListener | None = None
         self.bar = None
         # Whether rank 0 holds the folder's lock. Until then an error must not mark another process's run as failed.
@@ -116,7 +116,7 @@ class Run:
             self.holds_folder = True
             content = describe_run(self.job, self.ranks, self.deepspeed_config, self.digests, self.note)
             keeps_noise = bool(self.job.checkpoint) and keeps_measurements(self.job, self.deepspeed_config)
-            self.record = Recorder(self.job, RunJson(self.folder / "run.json", content), keeps_noise, lock)
+            self.recorder = Recorder(self.job, RunJson(self.folder / "run.json", content), keeps_noise, lock)
         dist.barrier()
         self.holds_folder = True
         if self.processes.local_rank == 0 and self.measures_all:
@@ -146,14 +146,14 @@ class Run:
         `training_state.py`.
         """
         if self.job.checkpoint:
-            self.is_rehearsing = True
+            self.is_discarded_step = True
             yield self.job.checkpoint.step, batches.share(next(batches.training(self.arguments.seed, 1)))
-            self.is_rehearsing = False
+            self.is_discarded_step = False
             self._continue_from(restore(self.job, self.deepspeed_config, training))
             synchronize(self.device)
         self.bar = self.processes.progress_bar(total=self.job.steps, initial=self.step, desc=self.folder.name,
                                                unit="step")
-        self._go_on()
+        self._resume()
         order = batches.training(self.arguments.seed, self.job.steps)
         shares = batches.shares(itertools.islice(order, self.step, None))
         while self.step < self.job.steps:
@@ -175,7 +175,7 @@ class Run:
             self.stop_listener.step_s = max(self.stop_listener.step_s, time.perf_counter() - began)
             if is_untimed and self.step < self.job.steps:
                 self._pause()
-                self._go_on()
+                self._resume()
             self._end_step(training)
         self._pause()
         self.bar.close()
@@ -192,23 +192,23 @@ class Run:
         Args:
             loss: mean over the global batch. ()
         """
-        if self.is_rehearsing:
+        if self.is_discarded_step:
             return
         self.samples += self.work.samples
         self.real_tokens += self.work.tokens
         self.padded_tokens += self.work.padded_tokens
-        if self.record and self.measures_all:
+        if self.recorder and self.measures_all:
             values = [loss.reshape(1), update.grad_norm.reshape(1), *([] if update.noise is None else [update.noise])]
             row = {"step": self.step, "data_s": round(self.work.data_s, 6), "samples": self.samples,
                    "real_tokens": self.real_tokens, "padded_tokens": self.padded_tokens,
                    "learning_rate": update.learning_rate}
-            self.record.add_step(row, torch.cat(values).detach().float(), self.clock,
+            self.recorder.add_step(row, torch.cat(values).detach().float(), self.clock,
                                  is_measured=self.step > self.steps_to_skip)
         self.bar.update()
         if self.profiler and self.profiler.end_step(self.step):
             self._pause()
             self.profiler.save()
-            self._go_on()
+            self._resume()
         was_open = self.throughput.is_open
         self.throughput.count(self.work)
         if self.monitor and self.throughput.is_open and not was_open:
@@ -223,7 +223,7 @@ class Run:
         """
         begun = self.job.checkpoint.step if self.job.checkpoint else 0
         is_recorded = min(2, self.job.steps - begun) <= self.step - begun <= max(self.job.untimed_steps, 2)
-        if not self.measures_all or self.is_rehearsing or not is_recorded:
+        if not self.measures_all or self.is_discarded_step or not is_recorded:
             return None
         synchronize(self.device)
         self.timelines[self.step] = StepTimeline(self.part.replica, self.part.stage, self.device)
@@ -232,23 +232,23 @@ class Run:
     def evaluate_if_due(self, batches: Batches, forward: Forward) -> None:
         """Evaluate every `--eval_steps` and at the end, off the throughput clock."""
         is_last = self.step == self.job.steps
-        if self.is_rehearsing or not is_last and self.step % self.job.eval_steps:
+        if self.is_discarded_step or not is_last and self.step % self.job.eval_steps:
             return
         self._pause()
         evaluation = evaluate(self.job.task, batches, self.processes, forward)
-        if self.record:
-            self.record.add_evaluation(evaluation, self.step, self.samples)
+        if self.recorder:
+            self.recorder.add_evaluation(evaluation, self.step, self.samples)
             self.bar.set_postfix_str(f"validation loss {evaluation.validation_loss:.4f}")
         if not is_last:
-            self._go_on()
+            self._resume()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         if self.profiler:
             self.profiler.resume()
         self.throughput.open()
         self.clock = StepClock(self.device)
-        if self.record:
-            self.record.begin_stretch(self.clock.began)
+        if self.recorder:
+            self.recorder.begin_stretch(self.clock.began)
         if self.monitor and self.throughput.is_open:
             self.monitor.open_window()
 
@@ -261,8 +261,8 @@ class Run:
             self.monitor.close_window()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        if self.record:
-            self.record.write_steps()
+        if self.recorder:
+            self.recorder.write_steps()
 
     # ------------------------------------------------------------------ checkpoints, and the end
 
@@ -272,7 +272,7 @@ class Run:
         is_last, is_due = self.step == self.job.steps, every is not None and self.step % every == 0
         if is_due:
             self._pause()  # this also brings all losses to the host
-        nonfinite = self.record and self.record.nonfinite
+        nonfinite = self.recorder and self.recorder.nonfinite
         reason = agreed_reason(NONFINITE if nonfinite else None, self.stop_listener.reason)
         if reason == NONFINITE:
             self.bar.close()
@@ -280,13 +280,13 @@ class Run:
         if not is_last and (is_due or reason):
             self._pause()
             state = checkpoint_state(self.job, self.deepspeed_config, self.digests, self._progress())
-            if self.record:
-                state["record"] = self.record.state()
+            if self.recorder:
+                state["record"] = self.recorder.state()
             write_checkpoint(self.folder, self.step, training, state, self.is_main)
             if reason:
                 self.bar.close()
                 stop(self.folder, self.step, reason, self.is_main)
-            self._go_on()
+            self._resume()
 
     def _progress(self) -> Progress:
         return Progress(self.step, self.samples, self.real_tokens, self.padded_tokens, self.order.total,
@@ -309,4 +309,4 @@ class Run:
         reports = [report] * self.processes.count
         dist.all_gather_object(reports, report)
         if self.is_main:
-            finish(self.job, self.record, reports, self.actions, self.profiler and self.profiler.sees_device)
+            finish(self.job, self.recorder, reports, self.actions, self.profiler and self.profiler.sees_device)
