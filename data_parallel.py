@@ -69,9 +69,8 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     for gpu in parallel.device_ids:  # dropout differs between devices
         torch.cuda.default_generators[gpu].manual_seed(arguments.seed + gpu)
-    with Run(job, Part.whole(model, replica=0)) as run:
-        if not parallel.device_ids:
-            run.record.description["note"] = "no GPU: DataParallel ran on one device, the CPU, and spread nothing"
+    note = None if parallel.device_ids else "no GPU: DataParallel ran on one device, the CPU, and spread nothing"
+    with Run(job, Part.whole(model, replica=0), note=note) as run:
         for step, share in run.training_steps(training, optimization.state):
             model.train()
             optimization.begin_step(step)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from measurement.results import COMPLETE, YES
+from measurement.columns import COMPLETE, YES
 
 SMALLEST, LARGEST = 1e-30, 1e30  # of usable numbers: no sum, square or ratio of theirs leaves what a float can hold
 LARGEST_WHOLE = 1e9

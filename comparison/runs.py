@@ -13,7 +13,7 @@ import pandas as pd
 
 from comparison.csv_files import as_numbers, read_table, shown
 from comparison.study import Study
-from measurement.results import deepspeed_settings
+from measurement.columns import deepspeed_settings
 
 NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", "seed", "runtime_s"]
 LOWER_CASE = ["task", "precision", "schedule", "tuned_by"]  # every value that a run writes there

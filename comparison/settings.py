@@ -64,7 +64,7 @@ def deepspeed_differences(settings: pd.Series) -> list[str | None]:
     """In which of their settings rows differ, in words; where those would be many, a hash of them all.
 
     Args:
-        settings: as `measurement.results.deepspeed_settings` writes them; NaN where unrecorded.
+        settings: as `measurement.columns.deepspeed_settings` writes them; NaN where unrecorded.
     """
     rows = [dict(part.partition("=")[::2] for part in text.split("; ")) if pd.notna(text) else None
             for text in settings]

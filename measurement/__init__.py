@@ -1,1 +1,1 @@
-"""What is recorded: the same ruler for every strategy."""
+"""Measuring and recording a run: the same for every strategy."""

@@ -3,12 +3,15 @@
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
+from workload.models.flops import TransformerShape
+
 
 def synchronize(device: torch.device) -> None:
-    """Wait until every device of the run has done its work."""
+    """Wait until every device of the run has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     dist.barrier()
@@ -16,24 +19,40 @@ def synchronize(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """What one step, or several, worked through: over all devices, but for `data_s`."""
+    """Work done in one or more steps, summed over all devices (data_s: this rank only)."""
 
     steps: int = 0
     samples: int = 0
-    tokens: int = 0  # real ones
+    tokens: int = 0  # without padding
     padded_tokens: int = 0  # with padding
-    model_flops: float = 0.0  # for the real tokens
+    model_flops: float = 0.0  # without padding
     hardware_flops: float = 0.0  # with padding
-    data_s: float = 0.0  # seconds that this rank waited for its batches
+    data_s: float = 0.0  # seconds spent waiting for batches
 
     def __add__(self, other: "Work") -> "Work":
         return Work(*(mine + others for mine, others in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-class ThroughputClock:
-    """Counts work over the wall time of training: not the first steps, not evaluation.
+def work_of_step(lengths: np.ndarray, padded_length: int, shape: TransformerShape | None, data_s: float) -> Work:
+    """The work of one step.
 
-    Devices are synchronised where the window opens and closes, not in between.
+    Args:
+        lengths: tokens of each sample, without padding. (samples,)
+        padded_length: tokens that each sample is padded to.
+        shape: the model's; None if its FLOPs are unknown, which then count as 0.
+        data_s: seconds that this rank waited for the batch.
+    """
+    samples = len(lengths)
+    padded = np.append(lengths, padded_length)  # (samples + 1,)
+    flops = shape.training_flops(padded) if shape else np.zeros(len(padded))
+    return Work(steps=1, samples=samples, tokens=lengths.sum().item(), padded_tokens=samples * padded_length,
+                model_flops=flops[:-1].sum().item(), hardware_flops=samples * flops[-1].item(), data_s=data_s)
+
+
+class ThroughputClock:
+    """Counts work over the wall time of training, without the first steps and without evaluation.
+
+    Devices are synchronised when the clock starts and stops, and not in between.
     """
 
     def __init__(self, device: torch.device, steps_to_skip: int) -> None:
@@ -43,13 +62,13 @@ class ThroughputClock:
         self.work = Work()
 
     def open(self) -> None:
-        """Training begins or goes on; does nothing while there are steps to skip."""
+        """Start or resume; does nothing while there are steps to skip."""
         if self.steps_to_skip == 0:
             synchronize(self.device)
             self.opened_at = time.perf_counter()
 
     def count(self, work: Work) -> None:
-        """A step has been issued."""
+        """Count a step that has been issued to the devices."""
         if self.opened_at is not None:
             self.work += work
         elif self.steps_to_skip:
@@ -57,7 +76,7 @@ class ThroughputClock:
             self.open()
 
     def close(self) -> None:
-        """Training pauses or ends."""
+        """Pause or stop."""
         if self.opened_at is not None:
             synchronize(self.device)
             self.seconds += time.perf_counter() - self.opened_at
@@ -69,20 +88,20 @@ class ThroughputClock:
 
 
 class StepClock:
-    """When each step ended. On a GPU by events, read after they have passed, so that the host never waits."""
+    """Tells when each step ended. On a GPU by events, read after they have passed, so that the host never waits."""
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
         self.restart()
 
     def restart(self) -> None:
-        """Begin a stretch of steps; on a GPU nothing may be under way."""
+        """Begin a stretch of steps; a GPU must be idle at this moment."""
         self.began = time.time()
         self.last = Mark(None, self.on_gpu)
         self.last.moment = self.began
 
     def mark(self) -> "Mark":
-        """The end of all work that was issued so far."""
+        """Mark the end of all work issued so far."""
         self.last = Mark(self.last, self.on_gpu)
         return self.last
 
@@ -91,8 +110,8 @@ class Mark:
     """A moment on a `StepClock`.
 
     Args:
-        previous: the mark before. CUDA gives the time between two events as a float32, which after an hour is in
-            quarters of a millisecond; so it is measured from mark to mark.
+        previous: the mark before. CUDA gives the time between two events as a float32, which after an hour resolves
+            only quarters of a millisecond; so time is measured from mark to mark.
     """
 
     def __init__(self, previous: "Mark | None", on_gpu: bool) -> None:
@@ -108,8 +127,8 @@ class Mark:
         return self.event is None or self.event.query()
 
     def seconds(self) -> float:
-        """Since the epoch."""
+        """The moment in seconds since the epoch; the mark must have passed."""
         if self.moment is None:
             self.moment = self.previous.seconds() + self.previous.event.elapsed_time(self.event) / 1000
-            self.previous = None  # or every mark of the run would be kept
+            self.previous = None  # otherwise every mark of the run would stay in memory
         return self.moment

@@ -1,7 +1,7 @@
-"""Communication in a profiler's trace: seconds, bytes, and what of it is not hidden behind compute.
+"""Communication in a profiler's trace: seconds, bytes, and how much of it compute does not hide.
 
-One method for every strategy: it looks at what the back end did, not at who asked for it. On a GPU that is NCCL's
-kernels; on a CPU gloo's operations. Seconds include waiting for the partner: a kernel that waits is a kernel that runs.
+The method is the same for every strategy: it looks at what the back end did, not at who called it. On a GPU that is
+NCCL's kernels, on a CPU gloo's operations. Seconds include waiting for the other ranks, as a waiting kernel is running.
 """
 
 import gzip
@@ -12,30 +12,29 @@ from pathlib import Path
 
 MIB = 2**20
 POINT_TO_POINT = ("send", "recv")
-COPY_BETWEEN_GPUS = "memcpy ptop"  # within a process; between processes NCCL does it
-# As c10d and the profiler spell the types of tensors.
+COPY_BETWEEN_GPUS = "memcpy ptop"  # within one process; NCCL copies between processes
+# Tensor types as c10d and the profiler spell them.
 BYTES_OF_TYPE = {"float": 4, "double": 8, "half": 2, "bfloat16": 2, "int": 4, "long": 8, "long int": 8, "char": 1,
                  "byte": 1, "bool": 1, "unsigned char": 1, "short": 2}
 Interval = tuple[float, float]
 
 
 def read_trace(path: Path) -> list[dict]:
-    """The completed events of a Chrome trace (.json.gz), times in microseconds."""
+    """The complete events of a Chrome trace (.json.gz); times are in microseconds."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X"]
 
 
 def communication(events: Iterable[dict], steps: int, processes: int) -> dict[str, float | None]:
-    """What one rank's trace says of its communication and compute, per step, in the columns of ranks.csv.
+    """Communication and compute per step in one rank's trace, in the columns of ranks.csv.
 
-    Bytes are those of the whole tensor that a collective works on, as nccl-tests counts a size: what an all-reduce
-    takes, what an all-gather gives. Of point-to-point messages those that are sent count. None where a trace lacks
-    sizes: of batched messages, and where NCCL was called by something else than torch.distributed. Seconds of a rank
-    with several GPUs are the mean of theirs.
+    The size of a collective is that of the whole tensor, as in nccl-tests: an all-reduce's input, an all-gather's
+    output. Only sent point-to-point messages count. A size is None where the trace lacks it: for batched messages, and
+    where NCCL was not called by torch.distributed. For a rank with several GPUs, seconds are the mean over them.
 
     Args:
-        steps: that the trace covers.
-        processes: in the run; gloo's all-gather shows its input only.
+        steps: number of steps in the trace.
+        processes: number of processes in the run; gloo's all-gather records its input only.
     """
     events = list(events)
     kernels = [event for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
@@ -58,7 +57,7 @@ def _microseconds(operations: list[dict], collectives: list[Interval], messages:
 
 
 def union(intervals: Iterable[Interval]) -> list[Interval]:
-    """The same moments as disjoint intervals, in order."""
+    """The union of intervals, as disjoint ones in order."""
     merged: list[Interval] = []
     for start, end in sorted(intervals):
         if merged and start <= merged[-1][1]:
@@ -69,7 +68,7 @@ def union(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def length(disjoint: list[Interval]) -> float:
-    """Of disjoint intervals together."""
+    """Total length of disjoint intervals."""
     return sum(end - start for start, end in disjoint)
 
 
@@ -78,7 +77,7 @@ def _interval(event: dict) -> Interval:
 
 
 def _cpu_operations(events: list[dict]) -> list[dict]:
-    """Tensor operations, which are what a CPU computes with; those on gloo's own threads are communication."""
+    """Tensor operations: a CPU's compute. Those on gloo's own threads are left out, they are communication."""
     threads_of_gloo = {event["tid"] for event in events if _is_gloo_collective(event)}
     return [event for event in events if event["name"].startswith("aten::") and event["tid"] not in threads_of_gloo]
 
@@ -110,7 +109,7 @@ def _of_nccl(kernels: list[dict]) -> tuple[list[Interval], list[Interval], dict[
     collectives, messages = [], []
     sizes = {"collective": 0.0, "point_to_point": 0.0}
     for kernel in kernels:
-        arguments = kernel.get("args", {})  # the profiler adds what c10d handed to NCCL
+        arguments = kernel.get("args", {})  # the profiler adds the arguments that c10d passed to NCCL
         if COPY_BETWEEN_GPUS in kernel["name"].lower():
             messages.append(_interval(kernel))
             sizes["point_to_point"] += int(arguments.get("bytes", 0))
@@ -121,7 +120,7 @@ def _of_nccl(kernels: list[dict]) -> tuple[list[Interval], list[Interval], dict[
         given, made = (int(arguments.get(name, 0)) * element for name in ("In msg nelems", "Out msg nelems"))
         if operation in POINT_TO_POINT or "sendrecv" in kernel["name"].lower():
             messages.append(_interval(kernel))
-            # Of batched messages (`batch_isend_irecv`) the profiler tells neither name nor size: pytorch issue 194693.
+            # The profiler gives batched messages (`batch_isend_irecv`) neither name nor size: pytorch issue 194693.
             sizes["point_to_point"] += given * (operation == "send") if operation else math.nan
         else:
             collectives.append(_interval(kernel))

@@ -1,93 +1,117 @@
 """How a run ends: finished, with a summary; stopped, with a checkpoint; or failed."""
 
 import sys
+import time
+from pathlib import Path
 from typing import NoReturn
 
-import torch
-import torch.distributed as dist
-
-from measurement.environment import GIB, is_out_of_memory
+from measurement.columns import RANK_COLUMNS, SUMMARY_COLUMNS
+from measurement.environment import is_out_of_memory
+from measurement.peak_rates import peak_tflops
+from measurement.pipelines.idle_replay import Actions
 from measurement.pipelines.timeline import draw, typical_step, write_trace
-from measurement.results import RANK_COLUMNS, SUMMARY_COLUMNS, Table
-from measurement.signals import mark_ended
-from measurement.summary import describe_ranks, rows_without_extras, summarize
+from measurement.recorder import Recorder
+from measurement.run_json import mark_ended
+from measurement.run_result import RankReport, RunResult
+from measurement.summary import summarize
+from measurement.table import Table
+from workload.batches import OrderHash
 from workload.checkpoints import newest_checkpoint
 from workload.errors import InputError, storage_problem
+from workload.job import Job
 from workload.launch.processes import TRY_AGAIN, leave
 
 
-def finish(run) -> None:
-    """Write the summary and call the run finished, after the last evaluation."""
-    mine = {"rank": run.processes.rank, "order": run.order.total,
-            "spans": {step: timeline.spans() for step, timeline in run.timelines.items()},
-            "devices": run.monitor.stop() if run.monitor else {}, "missing": getattr(run.monitor, "missing", {}),
-            "data_s_per_step": run.throughput.work.data_s / max(run.throughput.work.steps, 1),
-            "costs": run.profiler.costs if run.profiler else {},
-            "peak_gib": (max(map(torch.cuda.max_memory_allocated, run.processes.devices)) / GIB
-                         if run.device.type == "cuda" else None)}
-    reports = [None] * run.processes.count
-    dist.all_gather_object(reports, mine)
-    if not run.is_main:
-        return
-    step, spans = typical_step([report["spans"] for report in reports])
-    rows = describe_ranks(run.ranks, reports, spans)
-    summary, empty = summarize(run, rows, spans, reports[0]["missing"])
+def finish(job: Job, recorder: Recorder, reports: list[RankReport], actions: Actions | None,
+           profile_has_devices: bool | None) -> None:
+    """Write the summary and mark the run finished; on rank 0, after the last evaluation.
+
+    Args:
+        reports: of each rank.
+        actions, profile_has_devices: see `RunResult`.
+    """
+    step, spans = typical_step([report.spans for report in reports])
+    peak, source = _peak_tflops(job, recorder.run_json.content["ranks"])
+    result = RunResult(
+        run_json=recorder.run_json.content, split=job.split, gradient_samples=job.split_of_processes.micro_batch_size,
+        stages=job.stages, schedule=job.schedule, actions=actions, steps_per_epoch=job.steps_an_epoch,
+        runtime_s=recorder.elapsed(time.time()), evaluation=recorder.evaluation,
+        target_reached=recorder.target_reached, losses=recorder.losses, noise_norms=recorder.noise_norms,
+        epoch_seconds=recorder.epoch_seconds, skipped_steps=recorder.skipped_steps, peak_tflops=peak,
+        peak_tflops_source=source, reports=reports, spans=spans, profile_has_devices=profile_has_devices)
+    summary = summarize(result)
     if spans:
-        write_trace(spans, run.folder / "timeline.json")
-        draw(spans, f"{run.folder.name}: step {step}", run.folder / "timeline.png")
-    for name, columns, content in (("ranks.csv", RANK_COLUMNS, rows_without_extras(rows)),
-                                   ("summary.csv", SUMMARY_COLUMNS, [summary])):
-        table = Table(run.folder / name, columns)
-        for row in content:
+        write_trace(spans, job.folder / "timeline.json")
+        draw(spans, f"{job.folder.name}: step {step}", job.folder / "timeline.png")
+    for name, columns, rows in (("ranks.csv", RANK_COLUMNS, summary.ranks),
+                                ("summary.csv", SUMMARY_COLUMNS, [summary.row])):
+        table = Table(job.folder / name, columns)
+        for row in rows:
             table.add(**row)
         table.close()
-    run.record.finish(run.order.combine([report["order"] for report in reports]), empty)
-    evaluation = run.record.evaluation
-    print(f"{run.folder.name}: {run.samples} samples in {summary['runtime_s']:.0f} s, "
-          f"{summary['throughput_samples_per_s'] or float('nan'):.1f} samples/s, "
-          f"validation loss {evaluation.validation_loss:.4f}, "
-          + ", ".join(f"{name} {value:.2f}" for name, value in evaluation.metrics.items())
-          + f" -> {run.folder}", flush=True)
+    recorder.close()
+    recorder.run_json.finish(OrderHash.combine([report.progress.order_total for report in reports]), summary.empty,
+                             source)
+    print(f"{job.folder.name}: {result.progress.samples} samples in {result.runtime_s:.0f} s, "
+          f"{summary.row['throughput_samples_per_s'] or float('nan'):.1f} samples/s, "
+          f"validation loss {result.evaluation.validation_loss:.4f}, "
+          + ", ".join(f"{name} {value:.2f}" for name, value in result.evaluation.metrics.items())
+          + f" -> {job.folder}", flush=True)
 
 
-def stop(run, reason: str) -> NoReturn:
-    """A rank was told to; the checkpoint is written."""
-    if run.is_main:
-        run.bar.close()
-        mark_ended(run.folder / "run.json", "stopped", f"{reason}, after step {run.step}")
-        print(f"{run.folder.name}: stopped by {reason} after step {run.step}, with a checkpoint; the same "
-              "command with --resume goes on", file=sys.stderr, flush=True)
+def _peak_tflops(job: Job, ranks: list[dict]) -> tuple[float | None, str]:
+    """The peak rate of one device of the run, and where it is from; or None, and why."""
+    if job.arguments.peak_tflops is not None:
+        return job.arguments.peak_tflops, "--peak_tflops"
+    gpus = {device["gpu"] for rank in ranks for device in rank["devices"]}
+    if len(gpus) > 1:
+        return None, "the run's GPUs differ; --peak_tflops gives one rate for all"
+    return peak_tflops(gpus.pop(), job.precision)
+
+
+def stop(folder: Path, step: int, reason: str, is_main: bool) -> NoReturn:
+    """Exit after a stop request; the checkpoint of `step` has been written."""
+    if is_main:
+        mark_ended(folder / "run.json", "stopped", f"{reason}, after step {step}")
+        print(f"{folder.name}: stopped by {reason} after step {step}, with a checkpoint; repeat the command with "
+              "--resume to continue", file=sys.stderr, flush=True)
     leave(TRY_AGAIN)
 
 
-def fail(run) -> NoReturn:
-    """Training came upon what is no number."""
-    if run.is_main:
-        run.bar.close()
-        last = newest_checkpoint(run.folder)
-        reason = (f"{run.record.nonfinite}; last good checkpoint: {last.folder.name if last else 'none'}. Lower "
-                  "--learning_rate, or --skip_nonfinite leaves such steps out")
-        mark_ended(run.folder / "run.json", "failed", reason)
+def fail(folder: Path, nonfinite: str | None, is_main: bool) -> NoReturn:
+    """Exit because a loss or gradient became NaN or infinite.
+
+    Args:
+        nonfinite: on rank 0, where that was first seen.
+    """
+    if is_main:
+        last = newest_checkpoint(folder)
+        reason = (f"{nonfinite}; last good checkpoint: {last.folder.name if last else 'none'}. Use a lower "
+                  "--learning_rate, or --skip_nonfinite to leave such steps out")
+        mark_ended(folder / "run.json", "failed", reason)
         print("error:", reason, file=sys.stderr, flush=True)
     leave(1)
 
 
-def end_badly(run, error: BaseException) -> None:
-    """An error ends this rank: the record says which, and what a user can mend is said in one line.
+def end_badly(job: Job, error: BaseException, stop_reason: str | None) -> None:
+    """Record which error ends this rank. What a user can fix is reported in one line.
+
+    Args:
+        stop_reason: what told this rank to stop before, if anything did.
 
     Raises:
-        InputError: the disk takes nothing more.
-        SystemExit: the memory did not suffice.
+        InputError: the disk is full, or cannot be written to.
+        SystemExit: out of memory.
     """
-    is_exit = isinstance(error, SystemExit)  # as DeepSpeed's autotuner ends its trials
+    is_exit = isinstance(error, SystemExit)  # DeepSpeed's autotuner ends its trials with one
     status = "out_of_memory" if is_out_of_memory(error) else "stopped" if is_exit else "failed"
-    reason = f"rank {run.processes.rank}: {type(error).__name__}: {error}"
-    if run.stop_watch and run.stop_watch.reason:  # what fails then fails because others were stopped
-        reason = f"stopped by {run.stop_watch.reason}: another rank died, or the job was cancelled; {reason}"
-    mark_ended(run.folder / "run.json", status, reason)
+    reason = f"rank {job.processes.rank}: {type(error).__name__}: {error}"
+    if stop_reason:  # then this error is most likely a consequence of other ranks having been stopped
+        reason = f"stopped by {stop_reason}: another rank died, or the job was cancelled; {reason}"
+    mark_ended(job.folder / "run.json", status, reason)
     if status == "out_of_memory":
-        print(f"error: out of memory on {run.device}; lower --micro_batch_size (now "
-              f"{run.job.split.micro_batch_size})", file=sys.stderr, flush=True)
+        print(f"error: out of memory on {job.processes.device}; lower --micro_batch_size (now "
+              f"{job.split.micro_batch_size})", file=sys.stderr, flush=True)
         sys.exit(1)
-    if problem := storage_problem(error, run.folder):
+    if problem := storage_problem(error, job.folder):
         raise InputError(problem) from error

@@ -1,4 +1,4 @@
-"""The formulas, as pure functions with their sources."""
+"""The formulas of the study as pure functions, each with its source."""
 
 import math
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class NoiseScale:
     """The gradient noise scale of a run.
 
-    `samples` is None where it cannot be stated; `reason` then says why.
+    `samples` is None if it cannot be estimated; `reason` then says why.
     """
 
     samples: float | None
-    negative_pct: float | None  # share of the sampled steps whose estimate of |G|^2 was negative
+    negative_pct: float | None  # share of the sampled steps whose own estimate of |G|^2 is negative
     reason: str | None = None
 
 
@@ -23,8 +23,8 @@ def gradient_moments(small_squared: float, large_squared: float, small: int, lar
     McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", appendix A.1.
 
     Args:
-        small_squared: mean squared norm of gradients over `small` samples.
-        large_squared: squared norm of the gradient over `large` samples.
+        small_squared: mean squared norm of the gradients of batches of `small` samples.
+        large_squared: squared norm of the gradient of a batch of `large` samples.
     """
     g_squared = (large * large_squared - small * small_squared) / (large - small)
     trace = (small_squared - large_squared) / (1 / small - 1 / large)
@@ -34,8 +34,8 @@ def gradient_moments(small_squared: float, large_squared: float, small: int, lar
 def noise_scale(norms: Iterable[tuple[float, float]], small: int, large: int) -> NoiseScale:
     """phi = tr(Sigma) / |G|^2 in samples, from pairs (small_squared, large_squared) of many steps.
 
-    The ratio of the sums over steps: the mean of the steps' ratios is biased, as is clamping each step. Not
-    preconditioned (Pollux, OSDI 2021, preconditions for Adam).
+    It is the ratio of the sums over steps, because the mean of per-step ratios is biased, and so is clamping each
+    step. Not preconditioned (Pollux, OSDI 2021, preconditions for Adam).
     """
     norms = [pair for pair in norms if all(math.isfinite(value) for value in pair)]
     if small >= large:
@@ -54,21 +54,21 @@ def noise_scale(norms: Iterable[tuple[float, float]], small: int, large: int) ->
 def statistical_efficiency(noise_scale_samples: float, batch: int, reference_batch: int) -> float:
     """Progress per sample at `batch`, relative to `reference_batch` (Pollux, OSDI 2021, equation 5).
 
-    (phi + M0) / (phi + M): 1 where gradients are all noise, M0 / M where they are none. Above 1 for M below M0.
+    (phi + M0) / (phi + M): 1 if gradients are pure noise, M0 / M if they have none. Above 1 if M is below M0.
     """
     return (noise_scale_samples + reference_batch) / (noise_scale_samples + batch)
 
 
 def goodput(throughput: float, efficiency: float) -> float:
-    """Samples a second, counted as far as they bring training forward (Pollux, OSDI 2021, equation 3)."""
+    """Samples per second, weighted by how much they advance training (Pollux, OSDI 2021, equation 3)."""
     return throughput * efficiency
 
 
 def published_statistical_efficiency(jitter: float, micro_batch_size: int) -> float:
-    """What DannyMeb/BERT-Parallelism-Efficiency calls statistical efficiency: loss change per sample of a forward pass.
+    """Loss change per sample of a forward pass: DannyMeb/BERT-Parallelism-Efficiency's "statistical efficiency".
 
-    It measures how much the logged loss jumps from step to step, not progress: see docs/published_results.md. Kept
-    so that published figures can be put beside ours.
+    It measures how much the logged loss jumps from step to step, not progress: see docs/published_results.md. It is
+    kept so that published figures can be compared with ours.
 
     Args:
         jitter: mean over steps of |loss[t - 1] - loss[t]|.

@@ -1,6 +1,6 @@
-"""What the devices do meanwhile: a thread that samples the run's GPUs through NVML, and its processes through psutil.
+"""Samples the run's devices while it trains: GPUs through NVML, processes through psutil, in a thread.
 
-One monitor per machine, in its first process.
+One monitor per node, in its first process.
 """
 
 import os
@@ -11,9 +11,11 @@ from collections import defaultdict
 import psutil
 import pynvml
 
+from measurement.columns import DEVICE_COLUMNS, ENERGY
 from measurement.environment import GIB
 from measurement.nvml import Gpu
-from measurement.results import ENERGY, Table
+from measurement.table import Table
+from workload.job import Job
 
 SECONDS_BETWEEN_SAMPLES = 0.5
 
@@ -21,29 +23,29 @@ SECONDS_BETWEEN_SAMPLES = 0.5
 class Monitor:
     """Samples the devices of one run until it is stopped.
 
-    GPUs are matched by UUID, so that only those that the run uses are read. `cpu` is the run's own processes: their
-    CPU seconds in percent of all cores' wall time. Memory of a process is what is resident.
+    GPUs are found by UUID, so that only those that the run uses are read. The device `cpu` stands for the run's own
+    processes: their CPU seconds in percent of all cores' wall time, and their resident memory.
 
     Args:
         table: devices.csv.
-        started: seconds since the epoch, where `elapsed_s` begins.
-        ranks: the run's ranks on this machine, as `devices_of_rank` describes them.
+        started: the moment, in seconds since the epoch, from which `elapsed_s` is counted.
+        ranks: the run's ranks on this node, as `devices_of_rank` describes them.
     """
 
     def __init__(self, table: Table, started: float, ranks: list[dict]) -> None:
         self.table, self.started = table, started
         self.processes = {rank["rank"]: psutil.Process(rank["pid"]) for rank in ranks}
-        self.counts = False  # whether samples count towards the summary: while throughput is measured
+        self.counts = False  # whether samples count towards the summary: only while throughput is measured
         self.samples: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))  # device -> column -> values
         self.peak_memory_gib: dict[int, float] = {}
-        self.missing: dict[str, str] = {}  # column -> why there is nothing to read
+        self.missing: dict[str, str] = {}  # column -> why it cannot be read
         self.gpus = self._open_gpus(ranks)
         self.energy_at_start = self._energy_j()
         self.energy_at_opening: dict[str, float | None] = {}
         self.window_energy_j: dict[str, float] = defaultdict(float)
-        self.previous: tuple[float, float] | None = None  # moment and CPU seconds of the sample before
+        self.previous: tuple[float, float] | None = None  # time and CPU seconds of the previous sample
         self.stopping = threading.Event()
-        self.error: OSError | None = None  # why the thread ended early
+        self.error: OSError | None = None  # ended the thread early
         self.thread = threading.Thread(target=self._sample_until_stopped, name="monitor", daemon=True)
         self.thread.start()
 
@@ -90,7 +92,7 @@ class Monitor:
             self.error = error
 
     def check(self) -> None:
-        """Raise what ended the thread early, if anything did."""
+        """Raise the error that ended the thread early, if there was one."""
         if self.error:
             raise self.error
 
@@ -102,7 +104,7 @@ class Monitor:
         for rank, gib in memory.items():
             self.peak_memory_gib[rank] = max(gib, self.peak_memory_gib.get(rank, 0.0))
         cpu_seconds = sum(sum(times[:2]) for times in self._of_processes(psutil.Process.cpu_times).values())
-        if self.previous and memory:  # a utilization is a difference between two samples
+        if self.previous and memory:  # utilization is computed between two samples
             then, seconds_then = self.previous
             cpu_pct = 100 * (cpu_seconds - seconds_then) / ((now - then) * (os.cpu_count() or 1))
             self._add("cpu", now, counts, {"utilization_pct": round(max(cpu_pct, 0.0), 2),
@@ -117,7 +119,7 @@ class Monitor:
                     self.samples[device][column].append(value)
 
     def _of_processes(self, query) -> dict:
-        """A query's answer for each process that still lives."""
+        """A query's answer for each process that is still alive, by rank."""
         answers = {}
         for rank, process in self.processes.items():
             try:
@@ -126,10 +128,14 @@ class Monitor:
                 continue
         return answers
 
-    # ------------------------------------------------------------------ what came of it
+    # ------------------------------------------------------------------ the end
 
     def stop(self) -> dict[int, dict[str, float | None]]:
-        """End the thread; of each rank what its devices did, in the columns of ranks.csv."""
+        """End the thread; returns for each rank its devices' readings, in the columns of ranks.csv.
+
+        Raises:
+            OSError: devices.csv could not be written.
+        """
         self.close_window()
         self.stopping.set()
         self.thread.join()
@@ -156,11 +162,24 @@ class Monitor:
         return readings
 
 
+def start_monitor(job: Job, ranks: list[dict], node: int) -> Monitor:
+    """Begin to sample the devices of a run on this node, into devices.csv.
+
+    Args:
+        ranks: all ranks of the run.
+        node: this one.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)  # other nodes may not share rank 0's file system
+    path = job.folder / ("devices.csv" if node == 0 else f"devices-node{node}.csv")
+    table = Table(path, DEVICE_COLUMNS, append=bool(job.checkpoint) and path.exists())
+    return Monitor(table, job.started_at, [rank for rank in ranks if rank["node"] == node])
+
+
 def mean(values: list[float]) -> float | None:
-    """None where there is nothing to take the mean of."""
+    """The mean, or None without values."""
     return sum(values) / len(values) if values else None
 
 
 def total(values: list[float | None]) -> float | None:
-    """None where one of them is not known."""
+    """The sum, or None if any value is unknown."""
     return None if None in values else sum(values)

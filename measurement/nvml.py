@@ -4,7 +4,7 @@ import pynvml
 
 from measurement.environment import GIB
 
-# Reasons for lowered clocks that cost speed; an idle GPU or clocks that somebody set are none.
+# Reasons for lowered clocks that cost speed. An idle GPU, or clocks set by a user, do not count.
 # https://docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html
 THROTTLING = {pynvml.nvmlClocksEventReasonSwPowerCap: "power cap",
               pynvml.nvmlClocksEventReasonHwSlowdown: "hardware slowdown",
@@ -14,7 +14,7 @@ THROTTLING = {pynvml.nvmlClocksEventReasonSwPowerCap: "power cap",
 
 
 class Gpu:
-    """Readings of one GPU; what it does not give is None.
+    """Readings of one GPU; a reading that it does not offer is None.
 
     Raises (from the constructor):
         pynvml.NVMLError: no driver, or no such GPU.
@@ -25,12 +25,12 @@ class Gpu:
         self.handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
 
     def sample(self) -> dict[str, float | str | None]:
-        """The columns of devices.csv that a GPU fills."""
+        """A reading of every column of devices.csv that applies to GPUs."""
         utilization = self._read(pynvml.nvmlDeviceGetUtilizationRates)
         memory = self._read(pynvml.nvmlDeviceGetMemoryInfo)
         power_mw = self._read(pynvml.nvmlDeviceGetPowerUsage)
         reasons = self._read(pynvml.nvmlDeviceGetCurrentClocksEventReasons)
-        if reasons is None:  # a driver from before version 535, which has it by another name
+        if reasons is None:  # drivers before version 535 use another name
             reasons = self._read(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
         return {"utilization_pct": None if utilization is None else utilization.gpu,
                 "memory_gib": None if memory is None else round(memory.used / GIB, 4),
@@ -40,7 +40,7 @@ class Gpu:
                 "throttled": None if reasons is None else throttling(reasons) or "no"}
 
     def energy_j(self) -> float | None:
-        """The energy counter, in joules since the driver was loaded; from Volta on."""
+        """The energy counter: joules since the driver was loaded. Volta or newer."""
         millijoules = self._read(pynvml.nvmlDeviceGetTotalEnergyConsumption)
         return None if millijoules is None else millijoules / 1000
 
@@ -52,5 +52,5 @@ class Gpu:
 
 
 def throttling(reasons: int) -> str:
-    """NVML's bits in words; empty where nothing slows the GPU down."""
+    """NVML's reason bits in words; empty if nothing slows the GPU down."""
     return " + ".join(name for bit, name in THROTTLING.items() if reasons & bit)

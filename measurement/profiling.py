@@ -1,4 +1,4 @@
-"""`--profile_steps`: torch.profiler around some steps of a run, off the clock; every rank's trace is kept."""
+"""`--profile_steps`: runs torch.profiler over some untimed steps, and keeps every rank's trace."""
 
 import contextlib
 import os
@@ -16,22 +16,22 @@ from workload.launch.processes import Processes
 
 
 class StepProfiler:
-    """Profiles the steps `first` to `last`; the step before them warms the profiler up.
+    """Profiles the steps `first` to `last`; the profiler warms up on the step before.
 
     Args:
-        folder: where this rank's trace goes.
+        folder: for this rank's trace.
     """
 
     def __init__(self, first: int, last: int, processes: Processes, folder: Path) -> None:
         self.first, self.last, self.processes, self.folder = first, last, processes, folder
         self.is_tracing = self.is_paused = False
         self.cpu_seconds = 0.0
-        self.costs: dict[str, float] = {}  # per step, in the columns of ranks.csv; empty before the last step is over
+        self.costs: dict[str, float] = {}  # per step, in the columns of ranks.csv; empty until `save`
         on_gpu = processes.device.type == "cuda"
         self.activities = [ProfilerActivity.CPU]
         if on_gpu and ProfilerActivity.CUDA in supported_activities():
             self.activities.append(ProfilerActivity.CUDA)
-        # Whether the trace shows what the device did; a build of PyTorch without CUPTI traces the host only.
+        # Whether the trace shows the device's work: a PyTorch built without CUPTI traces the host only.
         self.sees_device = not on_gpu or ProfilerActivity.CUDA in self.activities
 
     def begin_step(self, step: int) -> None:
@@ -46,7 +46,7 @@ class StepProfiler:
             self._begin_stretch()
 
     def end_step(self, step: int) -> bool:
-        """Whether this step was the last to profile; the trace is then still to be saved."""
+        """Whether this was the last profiled step; `save` must then be called."""
         if step == self.last:
             self._end_stretch()
             with _quiet():
@@ -54,14 +54,14 @@ class StepProfiler:
         return step == self.last
 
     def pause(self) -> None:
-        """What comes now, such as an evaluation, is no part of a step."""
+        """Exclude what follows, such as an evaluation."""
         if self.is_tracing:
             self._end_stretch()
             self.profile.toggle_collection_dynamic(False, self.activities)
             self.is_paused = True
 
     def resume(self) -> None:
-        """Training goes on."""
+        """Training resumes."""
         if self.is_paused:
             self.profile.toggle_collection_dynamic(True, self.activities)
             self._begin_stretch()
@@ -77,7 +77,7 @@ class StepProfiler:
         self.is_tracing = False
 
     def save(self) -> None:
-        """Write the trace and read from it what the steps cost."""
+        """Write the trace, and read the steps' costs from it."""
         path = self.folder / f"rank{self.processes.rank}.json.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         self.profile.export_chrome_trace(str(path))
@@ -90,7 +90,7 @@ class StepProfiler:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The profiler tells of its start and stop from C++, below Python's own streams; errors are raised all the same."""
+    """Hide the profiler's messages, which C++ writes to file descriptor 2. Errors are raised all the same."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -1,4 +1,4 @@
-"""What is recorded is shared; tokens and passwords are not."""
+"""Hides tokens and passwords in what is recorded, because recorded runs are shared."""
 
 import os
 import re
@@ -7,16 +7,16 @@ from typing import Any
 
 HIDDEN = "<hidden>"
 SECRET_WORDS = {"token", "key", "apikey", "secret", "password", "passwd", "credential", "credentials", "auth"}
-SHORTEST_SECRET = 8  # below it a value is more likely a word, which would then be hidden everywhere
+SHORTEST_SECRET = 8  # characters; a shorter value is probably a common word, which would be hidden everywhere
 USER_IN_URL = re.compile(r"(?<=://)[^\s/@]+(?=@)")  # https://user:token@host
 KNOWN_TOKENS = re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-|AKIA)[A-Za-z0-9_-]{16,}")
 
 
 def without_secrets(content: Any, environment: Mapping[str, str] = os.environ) -> Any:
-    """The same texts, lists and dictionaries, with tokens and passwords replaced.
+    """A copy of texts, lists and dictionaries with tokens and passwords replaced.
 
-    That is: values of environment variables and dictionary keys that are called a token, key, secret or password;
-    users and passwords in URLs; and tokens that are known by how they begin (Hugging Face, GitHub, GitLab, AWS, ...).
+    Hidden are the values of environment variables and dictionary keys whose names contain token, key, secret, password
+    or the like; users and passwords in URLs; and tokens with a known prefix (Hugging Face, GitHub, GitLab, AWS, ...).
     """
     values = sorted((value for name, value in environment.items()
                      if _is_secret(name) and len(value) >= SHORTEST_SECRET), key=len, reverse=True)

@@ -1,25 +1,19 @@
-"""summary.csv, one row with the same columns for every strategy, and why one is empty; ranks.csv, a row per rank."""
+"""summary.csv, one row with the same columns for every strategy, and why a column is empty; ranks.csv, a row per rank.
 
+Pure functions of a `RunResult`: nothing here reads a clock, a file or a device.
+"""
+
+import math
 import os
-import time
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from measurement import metrics
-from measurement.monitor import mean
-from measurement.peak_rates import peak_tflops, utilization_pct
-from measurement.pipelines.idle_replay import mean_seconds, replayed_bubble_pct
-from measurement.pipelines.timeline import (
-    COMPUTE,
-    Span,
-    bubble_pct,
-    bubble_schedule_pct,
-    imbalance_pct,
-    seconds_by_kind,
-    wall_s,
-)
-from measurement.results import (
+from measurement.columns import (
+    CODE_COLUMNS,
     COMPLETE,
     ENERGY,
+    NO,
     PROFILED,
     RANK_COLUMNS,
     STAGE_TIMES,
@@ -27,147 +21,167 @@ from measurement.results import (
     YES,
     deepspeed_settings,
 )
+from measurement.monitor import mean
+from measurement.peak_rates import utilization_pct
+from measurement.pipelines.idle_replay import mean_seconds, replayed_bubble_pct
+from measurement.pipelines.timeline import (
+    COMPUTE,
+    bubble_pct,
+    bubble_schedule_pct,
+    imbalance_pct,
+    seconds_by_kind,
+    wall_s,
+)
+from measurement.run_result import RunResult
 from workload.deepspeed_settings.config import tuned_by
 
+UNTIMED = "no step after those that are not timed"
+UNKNOWN = "unknown"
 
-def describe_ranks(ranks: list[dict], reports: list[dict], spans: list[Span]) -> list[dict]:
-    """The rows of ranks.csv, and some columns beside, which only `summarize` reads.
 
-    Args:
-        ranks: each rank's device and part of the model.
-        reports: what each rank measured.
-        spans: the measured step of a pipeline; empty for others.
+class Summary(NamedTuple):
+    """The content of a run's last files.
+
+    Attributes:
+        row: of summary.csv.
+        ranks: the rows of ranks.csv.
+        empty: for each empty column of the row, the reason.
     """
-    devices = {rank: readings for report in reports for rank, readings in report["devices"].items()}
+
+    row: dict[str, Any]
+    ranks: list[dict[str, Any]]
+    empty: dict[str, str]
+
+
+def summarize(result: RunResult) -> Summary:
+    """The summary of a run that has been evaluated."""
+    ranks = _describe_ranks(result)
+    empty = dict(result.reports[0].missing)
+    row = _setting(result, empty) | _code(result, empty) | _quality(result, empty) | _speed(result, ranks, empty)
+    row |= _devices(result, ranks, empty) | _parts_of_a_step(result, ranks, empty)
+    row |= _efficiency(result, row["throughput_samples_per_s"], empty)
+    for name in SUMMARY_COLUMNS:
+        if row.get(name) is None:
+            empty.setdefault(name, UNKNOWN if result.measures_all else "not measured with --measure throughput")
+    return Summary({name: row.get(name) for name in SUMMARY_COLUMNS},
+                   [{name: rank.get(name) for name in RANK_COLUMNS} for rank in ranks],
+                   {name: reason for name, reason in empty.items() if row.get(name) is None})
+
+
+def _describe_ranks(result: RunResult) -> list[dict]:
+    """The rows of ranks.csv, and some values that only the summary uses."""
+    devices = {rank: readings for report in result.reports for rank, readings in report.devices.items()}
     rows = []
-    for rank, report in zip(ranks, reports, strict=True):
-        row = rank | devices.get(rank["rank"], {}) | report["costs"] | {
+    for rank, report in zip(result.run_json["ranks"], result.reports, strict=True):
+        work = report.progress.work
+        row = rank | devices.get(rank["rank"], {}) | report.profile | {
             "device": " + ".join(device["device"] for device in rank["devices"]),
-            "data_s_per_step": report["data_s_per_step"]}
-        if report["peak_gib"] is not None:
-            row["peak_memory_gib"] = report["peak_gib"]
-        if spans:
-            seconds = seconds_by_kind([span for span in spans
+            "data_s_per_step": work.data_s / max(work.steps, 1)}
+        if report.peak_memory_gib is not None:
+            row["peak_memory_gib"] = report.peak_memory_gib
+        if result.spans:
+            seconds = seconds_by_kind([span for span in result.spans
                                        if (span.replica, span.stage) == (rank["replica"], rank["stage"])])
-            row["idle_s_per_step"] = wall_s(spans) - sum(seconds[kind] for kind in COMPUTE)
+            row["idle_s_per_step"] = wall_s(result.spans) - sum(seconds[kind] for kind in COMPUTE)
             seconds["backward"] += seconds.pop("weight", 0)
             row |= {name: seconds[name.removesuffix("_s_per_step")] for name in STAGE_TIMES}
         rows.append(row)
     return rows
 
 
-def summarize(run, ranks: list[dict], spans: list[Span], missing: dict[str, str]) -> tuple[dict, dict[str, str]]:
-    """The row of a `Run` that has been evaluated, and the reason for each column that stays empty.
-
-    Args:
-        ranks: what `describe_ranks` gave.
-        spans: the measured step of a pipeline; empty for others.
-        missing: columns that the monitor could not read, and why.
-    """
-    empty = dict(missing)
-    if run.job.schedule is None:
-        empty["schedule"] = "not a pipeline"
-    if run.deepspeed_config is None:
-        empty["deepspeed_settings"] = "DeepSpeed takes no part"
-    row = _setting(run, ranks) | _quality(run, empty) | _speed(run, ranks, empty) | _devices(run, ranks, empty)
-    row |= _efficiency(run, row["throughput_samples_per_s"], empty) | _parts_of_a_step(run, ranks, spans, empty)
-    for name in SUMMARY_COLUMNS:
-        if row.get(name) is None:
-            empty.setdefault(name, "not measured with --measure throughput" if not run.measures_all else "unknown")
-    return ({name: row.get(name) for name in SUMMARY_COLUMNS},
-            {name: reason for name, reason in empty.items() if row.get(name) is None})
-
-
-def rows_without_extras(ranks: list[dict]) -> list[dict]:
-    """The rows as ranks.csv takes them."""
-    return [{name: row.get(name) for name in RANK_COLUMNS} for row in ranks]
-
-
-def _setting(run, ranks: list[dict]) -> dict:
-    job, flags = run.job, run.job.resolved_flags()
+def _setting(result: RunResult, empty: dict) -> dict:
+    flags, run_json, split = result.flags, result.run_json, result.split
     as_given = ("task", "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed",
                 "reference_batch_size", "cpu_threads")
-    description = run.record.description
-    cpu = f"CPU {description['cpu']['name']}"
-    names = sorted({device["gpu"] or cpu for rank in ranks for device in rank["devices"]})
+    cpu = f"CPU {run_json['cpu']['name']}"
+    names = sorted({device["gpu"] or cpu for rank in run_json["ranks"] for device in rank["devices"]})
+    if result.schedule is None:
+        empty["schedule"] = "not a pipeline"
+    if run_json["deepspeed_config"] is None:
+        empty["deepspeed_settings"] = "DeepSpeed is not used"
     return {name: flags[name] for name in as_given} | {
-        "run_name": run.folder.name, "strategy": job.strategy, "workload": description["workload"],
-        "hardware": ", ".join([" + ".join(names), *description["environment"]]),
-        "model": os.path.basename(os.path.normpath(job.task.model_name)), "devices": job.devices,
-        "nodes": len({rank["node"] for rank in ranks}),
-        "replicas": job.split.replicas, "pipeline_stages": job.stages, "schedule": job.schedule,
-        "micro_batches": job.split.micro_batches, "forward_samples": job.split.micro_batch_size,
+        "run_name": run_json["run_name"], "strategy": run_json["strategy"], "workload": run_json["workload"],
+        "hardware": ", ".join([" + ".join(names), *run_json["environment"]]),
+        "model": os.path.basename(os.path.normpath(flags["model"])), "devices": flags["num_gpus"],
+        "nodes": len({rank["node"] for rank in run_json["ranks"]}),
+        "replicas": split.replicas, "pipeline_stages": result.stages, "schedule": result.schedule,
+        "micro_batches": split.micro_batches, "forward_samples": split.micro_batch_size,
         "tuned_by": tuned_by(flags.get("deepspeed_config")),
-        "optimizer_steps": run.step, "samples": run.samples,
-        "skipped_steps": run.record.skipped_steps if run.measures_all else None,
-        "epoch_workload": description["epoch_workload"],
-        "deepspeed_settings": deepspeed_settings(description["deepspeed_config"]), COMPLETE: YES}
+        "optimizer_steps": result.progress.step, "samples": result.progress.samples,
+        "skipped_steps": result.skipped_steps if result.measures_all else None,
+        "epoch_workload": run_json["epoch_workload"],
+        "deepspeed_settings": deepspeed_settings(run_json["deepspeed_config"]), COMPLETE: YES}
 
 
-def _quality(run, empty: dict) -> dict:
-    evaluation, arguments = run.record.evaluation, run.arguments
+def _code(result: RunResult, empty: dict) -> dict:
+    """Which code ran. Where attempts differ, all their values: such a row must not pass for one of either code."""
+    empty["script_digest"] = "the script's file could not be read"
+    _because("git's state is not known: no checkout, or no git", empty, ("commit", "dirty"))
+    row = {}
+    for name in CODE_COLUMNS:
+        found = list(dict.fromkeys(attempt.get(name) for attempt in result.run_json["attempts"]))
+        if name == "dirty":
+            row[name] = YES if True in found else NO if None not in found else None
+        else:
+            row[name] = None if found == [None] else " + ".join(value or UNKNOWN for value in found)
+    return row
+
+
+def _quality(result: RunResult, empty: dict) -> dict:
+    evaluation, flags = result.evaluation, result.flags
     for name in ("exact_match", "f1", "accuracy", "accuracy_mismatched", "perplexity"):
         if name not in evaluation.metrics:
-            empty[name] = f"not a metric of {run.job.task.name}"
-    is_asked = arguments.target_f1 is not None or arguments.target_loss is not None
-    for name in ("time_to_target_s", "samples_to_target"):
-        empty[name] = "no evaluation reached the target" if is_asked else "no --target_f1 or --target_loss was given"
-    for name in ("target_f1", "target_loss"):
-        empty[name] = "not given"
-    return {"validation_loss": evaluation.validation_loss, **evaluation.metrics, "target_f1": arguments.target_f1,
-            "target_loss": arguments.target_loss, **run.record.target_reached}
+            empty[name] = f"not a metric of {flags['task']}"
+    has_target = flags["target_f1"] is not None or flags["target_loss"] is not None
+    _because("no evaluation reached the target" if has_target else "no --target_f1 or --target_loss was given", empty,
+             ("time_to_target_s", "samples_to_target"))
+    _because("not given", empty, ("target_f1", "target_loss"))
+    return {"validation_loss": evaluation.validation_loss, **evaluation.metrics, "target_f1": flags["target_f1"],
+            "target_loss": flags["target_loss"], **result.target_reached}
 
 
-def _speed(run, ranks: list[dict], empty: dict) -> dict:
-    work, seconds = run.throughput.work, run.throughput.seconds
-    peak, source = run.arguments.peak_tflops, "--peak_tflops"
+def _speed(result: RunResult, ranks: list[dict], empty: dict) -> dict:
+    work, seconds = result.progress.work, result.progress.throughput_s
+    peak, devices = result.peak_tflops, result.flags["num_gpus"]
     if peak is None:
-        gpus = {device["gpu"] for rank in ranks for device in rank["devices"]}
-        peak, source = (peak_tflops(gpus.pop(), run.job.precision) if len(gpus) == 1
-                        else (None, "the run's GPUs differ; --peak_tflops gives one rate for all"))
-    run.record.description["peak_tflops_source"] = source
-    if peak is None:
-        _because(source, empty, ("peak_tflops", "mfu_pct", "hfu_pct"))
-    if run.shape is None:
-        _because(f"no FLOP formula for a {run.job.task.config.model_type!r} model", empty,
-                 ("model_flops_per_sample", "mfu_pct", "hfu_pct"))
-    epochs = run.record.epoch_seconds
-    if run.measures_all:
-        empty["epoch_s"] = f"the run ended before its first epoch, of {run.job.steps_an_epoch} steps"
-    row = {"runtime_s": run.record.elapsed(time.time()), "peak_tflops": peak, "throughput_samples_per_s": None,
-           "epoch_s": mean(epochs)}
+        _because(result.peak_tflops_source, empty, ("peak_tflops", "mfu_pct", "hfu_pct"))
+    if not work.model_flops:
+        _because("no FLOP formula for models of this family", empty, ("model_flops_per_sample", "mfu_pct", "hfu_pct"))
+    if result.measures_all:
+        empty["epoch_s"] = f"the run ended before its first epoch, of {result.steps_per_epoch} steps"
+    row = {"runtime_s": result.runtime_s, "peak_tflops": peak, "throughput_samples_per_s": None,
+           "epoch_s": mean(result.epoch_seconds)}
     if not work.steps:
-        _because("no step after those that are not timed", empty, (
-            "throughput_samples_per_s", "throughput_tokens_per_s", "mfu_pct", "hfu_pct", "model_flops_per_sample",
-            "data_s_per_step"))
+        _because(UNTIMED, empty, ("throughput_samples_per_s", "throughput_tokens_per_s", "mfu_pct", "hfu_pct",
+                                  "model_flops_per_sample", "data_s_per_step"))
         return row
     return row | {
         "throughput_samples_per_s": work.samples / seconds, "throughput_tokens_per_s": work.tokens / seconds,
         # None instead of 0 where no formula counts the FLOPs.
         "model_flops_per_sample": work.model_flops / work.samples or None,
-        "mfu_pct": peak and utilization_pct(work.model_flops, seconds, run.job.devices, peak) or None,
-        "hfu_pct": peak and utilization_pct(work.hardware_flops, seconds, run.job.devices, peak) or None,
-        # All wait for the rank that takes longest.
+        "mfu_pct": peak and utilization_pct(work.model_flops, seconds, devices, peak) or None,
+        "hfu_pct": peak and utilization_pct(work.hardware_flops, seconds, devices, peak) or None,
+        # All ranks wait for the slowest.
         "data_s_per_step": max(rank["data_s_per_step"] for rank in ranks)}
 
 
-def _devices(run, ranks: list[dict], empty: dict) -> dict:
+def _devices(result: RunResult, ranks: list[dict], empty: dict) -> dict:
     def readings(name: str) -> list[float]:
         return [rank[name] for rank in ranks if rank.get(name) is not None]
 
     energy, in_window = readings("energy_j"), readings("window_energy_j")
-    if run.job.checkpoint:  # what earlier attempts took is not known
+    if len(result.run_json["attempts"]) > 1:
         energy, in_window = [], []
-        _because("the run went on from a checkpoint, and its meters did not", empty,
+        _because("the run was resumed from a checkpoint, and the energy of earlier attempts is not known", empty,
                  ("energy_j", "energy_j_per_1000_samples"))
-    if run.measures_all:
+    if result.measures_all:
         for name in ("gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib", *ENERGY):
             empty.setdefault(name, "no sample of it while throughput was measured")
-    samples = run.throughput.work.samples
+    samples = result.progress.work.samples
     return {"gpu_utilization_pct": mean(readings("gpu_utilization_pct")),
             "cpu_utilization_pct": mean(readings("cpu_utilization_pct")),
             "peak_memory_gib": max(readings("peak_memory_gib"), default=None),
-            # A sum over some of the devices would pass for one over all.
+            # A sum over some of the devices would pass for the sum over all.
             "energy_j": sum(energy) if len(energy) == len(ranks) else None,
             "energy_j_per_1000_samples": 1000 * sum(in_window) / samples if len(in_window) == len(ranks) and samples
             else None,
@@ -175,44 +189,49 @@ def _devices(run, ranks: list[dict], empty: dict) -> dict:
             "throttled_pct": mean(readings("throttled_pct"))}
 
 
-def _efficiency(run, throughput: float | None, empty: dict) -> dict:
-    job, arguments = run.job, run.arguments
-    noise = metrics.noise_scale(run.record.noise_norms, job.split_of_processes.micro_batch_size,
-                                arguments.global_batch_size)
-    efficiency = None if noise.samples is None else metrics.statistical_efficiency(
-        noise.samples, arguments.global_batch_size, arguments.reference_batch_size)
-    jitter = run.record.loss_jitter()
-    published = None if jitter is None else metrics.published_statistical_efficiency(jitter, job.split.micro_batch_size)
-    for name in ("noise_scale_samples", "noise_scale_negative_pct", "statistical_efficiency", "goodput_samples_per_s"):
-        empty[name] = noise.reason or "no step after those that are not timed"
-    for name in ("published_stats_efficiency", "published_goodput"):
-        empty[name] = "no two steps were recorded" if jitter is None else "no step after those that are not timed"
+def _efficiency(result: RunResult, throughput: float | None, empty: dict) -> dict:
+    batch, reference = result.flags["global_batch_size"], result.flags["reference_batch_size"]
+    noise = metrics.noise_scale(result.noise_norms, result.gradient_samples, batch)
+    efficiency = None if noise.samples is None else metrics.statistical_efficiency(noise.samples, batch, reference)
+    jitter = _mean_change(result.losses)
+    published = None if jitter is None else metrics.published_statistical_efficiency(jitter,
+                                                                                     result.split.micro_batch_size)
+    _because(noise.reason or UNTIMED, empty, (
+        "noise_scale_samples", "noise_scale_negative_pct", "statistical_efficiency", "goodput_samples_per_s"))
+    _because("no two steps were recorded" if jitter is None else UNTIMED, empty,
+             ("published_stats_efficiency", "published_goodput"))
     return {"noise_scale_samples": noise.samples, "noise_scale_negative_pct": noise.negative_pct,
             "statistical_efficiency": efficiency, "published_stats_efficiency": published,
             "goodput_samples_per_s": metrics.goodput(throughput, efficiency) if throughput and efficiency else None,
             "published_goodput": metrics.goodput(throughput, published) if throughput and published else None}
 
 
-def _parts_of_a_step(run, ranks: list[dict], spans: list[Span], empty: dict) -> dict:
-    row = {}
+def _mean_change(losses: list[float]) -> float | None:
+    """Mean absolute difference between the losses of consecutive steps; infinite ones and NaN are left out."""
+    changes = [abs(after - before) for before, after in zip(losses, losses[1:], strict=False)]
+    return mean([change for change in changes if math.isfinite(change)])
+
+
+def _parts_of_a_step(result: RunResult, ranks: list[dict], empty: dict) -> dict:
+    row, spans, actions = {}, result.spans, result.actions
     if spans:
         row = {"bubble_pct": bubble_pct(spans), "imbalance_pct": imbalance_pct(spans),
                "bubble_schedule_pct": (
-                   replayed_bubble_pct(run.actions, mean_seconds(run.actions, spans)) if run.actions else
-                   bubble_schedule_pct(run.job.stages, run.job.split.micro_batches)),
+                   replayed_bubble_pct(actions, mean_seconds(actions, spans)) if actions else
+                   bubble_schedule_pct(result.stages, result.split.micro_batches)),
                **{name: mean([rank[name] for rank in ranks]) for name in STAGE_TIMES}}
-    elif run.measures_all:
+    elif result.measures_all:
         _because("not a pipeline", empty, ("bubble_pct", "bubble_schedule_pct", "imbalance_pct", *STAGE_TIMES))
-    if run.profiler:
-        # A mean over the ranks that know would pass a part off as the whole.
-        row |= {name: mean([rank[name] for rank in ranks]) for name in PROFILED
-                if all(rank.get(name) is not None for rank in ranks)}
-        _because("the trace does not say how large NCCL's messages were", empty,
-                 ("collective_mib_per_step", "point_to_point_mib_per_step"))
-        if not run.profiler.sees_device:
-            _because("PyTorch's profiler cannot trace GPUs here (no CUPTI)", empty, PROFILED)
-    else:
+    if result.profile_has_devices is None:
         _because("no --profile_steps was given", empty, PROFILED)
+        return row
+    # A mean over some of the ranks would pass for the mean over all.
+    row |= {name: mean([rank[name] for rank in ranks]) for name in PROFILED
+            if all(rank.get(name) is not None for rank in ranks)}
+    _because("the trace does not say how large NCCL's messages were", empty,
+             ("collective_mib_per_step", "point_to_point_mib_per_step"))
+    if not result.profile_has_devices:
+        _because("PyTorch's profiler cannot trace GPUs here (no CUPTI)", empty, PROFILED)
     return row
 
 

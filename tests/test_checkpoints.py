@@ -38,7 +38,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(row, train, broken_o
     assert run.description["order_hash"] == whole.description["order_hash"]
     same = ("validation_loss", "f1", "samples", "optimizer_steps", "workload", "noise_scale_samples")
     assert {name: run.summary[name] for name in same} == {name: whole.summary[name] for name in same}
-    assert [attempt["from_step"] for attempt in run.description["attempts"]] == [0, 6]
+    first, second = run.description["attempts"]
+    assert (first["from_step"], second["from_step"]) == (0, 6)
+    assert first["source_digest"] == second["source_digest"] == run.summary["source_digest"]
 
 
 @pytest.mark.parametrize("first, second", [

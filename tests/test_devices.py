@@ -11,10 +11,11 @@ import pynvml
 import pytest
 import torch
 
+from measurement.columns import DEVICE_COLUMNS, ENERGY
 from measurement.environment import GIB, devices_of_rank
 from measurement.monitor import Monitor
 from measurement.nvml import Gpu, throttling
-from measurement.results import DEVICE_COLUMNS, ENERGY, Table
+from measurement.table import Table
 
 
 def rank(number: int, pid: int, uuid: str | None = None) -> dict:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from measurement.results import (
+from measurement.columns import (
     DEVICE_COLUMNS,
     RANK_COLUMNS,
     STEP_COLUMNS,

@@ -11,7 +11,8 @@ import plots
 from comparison.autotuning import find_tuners
 from comparison.csv_files import read_table
 from comparison.runs import find_runs, read_summary
-from measurement.results import COMPLETE, STEP_COLUMNS, SUMMARY_COLUMNS, YES, Table
+from measurement.columns import COMPLETE, STEP_COLUMNS, SUMMARY_COLUMNS, YES
+from measurement.table import Table
 from tests.conftest import ROOT
 from tests.made_up_runs import rows_of, write_run, write_seeds
 from tests.test_autotuning import SUMMARY, write_tuner

@@ -10,8 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from measurement.results import STEP_COLUMNS, Table, free_room, keep_room, write_json
+from measurement.columns import STEP_COLUMNS
+from measurement.run_json import release_space, reserve_space
+from measurement.table import Table
 from tests.conftest import stray_lines
+from workload.atomic_files import write_json
 from workload.errors import storage_problem
 
 SHORT = ["--sample", "--model", "tiny", "--max_seq_length", "64", "--max_steps", "10", "--global_batch_size", "8",
@@ -168,12 +171,12 @@ def test_json_is_old_or_new_but_never_half(tmp_path):
 
 def test_room_is_kept_for_the_last_words(disk):
     path = disk / "run.json"
-    keep_room(path, {"ranks": "x" * 5000})
+    reserve_space(path, {"ranks": "x" * 5000})
     write_json(path, {"ranks": "x" * 5000})
     fill(disk, 0)
     with pytest.raises(OSError):
         write_json(path, {"ranks": "x" * 5000, "reason": "full"})
-    free_room(path)
+    release_space(path)
     write_json(path, {"ranks": "x" * 5000, "reason": "full"})
     assert json.loads(path.read_text())["reason"] == "full"
 

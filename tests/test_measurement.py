@@ -10,8 +10,8 @@ import torch.distributed as dist
 from measurement import metrics
 from measurement.clock import StepClock, ThroughputClock, Work
 from measurement.noise_scale import GradientNoise
-from measurement.results import write_json
-from measurement.signals import mark_ended
+from measurement.run_json import mark_ended
+from workload.atomic_files import write_json
 from workload.batches import Split
 
 

@@ -1,12 +1,15 @@
 """What a run leaves in its folder besides losses: time to quality, the published formulas, why a column is empty."""
 
 import csv
+import hashlib
 import io
 
 import pandas as pd
 import pytest
 
-from measurement.results import RANK_COLUMNS, SUMMARY_COLUMNS
+from measurement.columns import RANK_COLUMNS, SUMMARY_COLUMNS
+from measurement.environment import source_digest
+from tests.conftest import ROOT
 from tests.test_communication import PROFILED
 from tests.test_equivalence import ONE_PROCESS, ROWS
 
@@ -64,6 +67,18 @@ def test_data_parallel_without_gpus_is_one_device_and_says_so(train):
     run = train(*ROWS["DataParallel x 1"])
     assert run.summary["devices"] == run.summary["replicas"] == "1"
     assert "one device" in run.description["note"]
+
+
+def test_a_run_says_which_code_ran(train):
+    run = train(*ONE_PROCESS)
+    script = hashlib.sha256((ROOT / "bert_baseline.py").read_bytes()).hexdigest()
+    assert run.summary["script_digest"] == run.description["script_digest"] == script[:12]
+    assert run.summary["source_digest"] == run.description["source_digest"] == source_digest()
+    for name in ("torch", "transformers", "deepspeed"):
+        assert run.summary[name] == run.description["versions"][name]
+    git = run.description["git"] or {"commit": "", "dirty": None}
+    assert run.summary["commit"] == git["commit"]
+    assert run.summary["dirty"] == {True: "yes", False: "no", None: ""}[git["dirty"]]
 
 
 def test_published_formulas_from_the_recorded_steps(train):

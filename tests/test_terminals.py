@@ -13,12 +13,12 @@ from comparison.autotuning import find_tuners
 from comparison.report import write_comparison
 from comparison.rows import compare
 from comparison.runs import find_runs
-from measurement.results import write_json
 from tests.conftest import EXACT, ROOT
 from tests.made_up_runs import write_run
 from tests.small_inputs import FILES
 from tests.test_autotuning import write_tuner
 from workload.arguments import Arguments, parse_arguments
+from workload.atomic_files import write_json
 from workload.errors import InputError
 from workload.storage import check_names
 from workload.tasks import TASKS

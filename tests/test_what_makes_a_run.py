@@ -1,6 +1,7 @@
 """Runs share a row, or a table, only if nothing but the seed, or the strategy, is between them."""
 
 import json
+import re
 import shutil
 
 import huggingface_hub
@@ -12,14 +13,17 @@ from safetensors.torch import load_file, save_file
 import plots
 from comparison.rows import compare
 from comparison.runs import find_runs
-from measurement.environment import ARITHMETIC, SPEED, own_settings
-from measurement.results import deepspeed_settings
-from measurement.run_json import workload_hash
+from measurement.columns import deepspeed_settings
+from measurement.environment import ARITHMETIC, SPEED, file_digest, own_settings, source_digest
+from measurement.run_json import RunJson, describe_run, mark_ended, workload_hash
 from tests.conftest import EXACT, ROOT, FinishedRun, stray_lines
 from tests.made_up_runs import rows_of, write_run, write_seeds
 from tests.small_inputs import open_small
 from tests.warm_ranks import run_ranks
+from workload.batches import Split
 from workload.digests import content_of, examples_digest
+from workload.job import Job
+from workload.launch.processes import Processes
 
 
 def zero_config(**settings):
@@ -288,6 +292,71 @@ def test_rows_of_another_environment_share_no_table(tmp_path):
     write_run(tmp_path / "a", devices=2, hardware="CPU X")
     write_run(tmp_path / "b", "pipeline", 2, hardware="CPU X, MKL_CBWR=COMPATIBLE")
     assert rows_of(tmp_path)["baseline"].isna().all()
+
+
+# ---------------------------------------------------------------------- the code
+
+def test_the_digest_of_the_code_covers_what_trains_and_measures(tmp_path):
+    files = {"workload/a.py": "a", "workload/models/b.py": "b", "measurement/rates.csv": "1"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    digest = source_digest(tmp_path)
+    for name in ("plots.py", "workload/__pycache__/a.pyc", "workload/notes.md", "measurement/.#a.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("other")
+        assert source_digest(tmp_path) == digest, name
+    others = set()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "!")
+        others.add(source_digest(tmp_path))
+        (tmp_path / name).write_text(text)
+    (tmp_path / "workload/a.py").rename(tmp_path / "workload/c.py")
+    others.add(source_digest(tmp_path))
+    assert len(others | {digest}) == 5 and re.fullmatch("[0-9a-f]{12}", digest)
+    assert source_digest() == source_digest(ROOT) and file_digest(tmp_path / "nowhere.py") is None
+
+
+@pytest.fixture
+def job(tmp_path, cache):
+    """A job of one process that has not begun."""
+    task = open_small("squad_v2", tmp_path)
+    task.load()
+    processes = Processes(0, 0, 1, (torch.device("cpu"),), 1, None)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return Job("ddp", task.arguments, task, processes, 1, 1, None, Split(1, 1, 2), "fp32", 4, 4, 4, folder, 0.0, None)
+
+
+def describe(job, config=None, note=None):
+    digests = {"model": "m", "hub_commit": None, "tokenizer": "t", "data": dict.fromkeys(job.task.files, "d")}
+    ranks = [{"rank": 0, "replica": 0, "stage": 0, "parameters": 1}]
+    return describe_run(job, ranks, config, digests, note)
+
+
+def test_a_note_stands_in_the_record_from_the_beginning(job):
+    """However the run ends."""
+    path = job.folder / "run.json"
+    assert "note" not in describe(job)
+    record = RunJson(path, describe(job, note="one device"))
+    assert json.loads(path.read_text())["note"] == "one device"
+    for status in ("stopped", "failed"):
+        record = RunJson(path, record.content)
+        mark_ended(path, status, "SIGTERM, after step 3")
+        ended = json.loads(path.read_text())
+        assert (ended["note"], ended["status"], ended["reason"]) == ("one device", status, "SIGTERM, after step 3")
+    record.finish("hash", {"f1": "none"}, "no rate")
+    finished = json.loads(path.read_text())
+    assert (finished["note"], finished["status"], finished["reason"]) == ("one device", "finished", None)
+    assert (finished["order_hash"], finished["empty"]) == ("hash", {"f1": "none"}) and finished["ended"]
+
+
+def test_the_record_tells_deepspeed_configs_apart(job):
+    digests = {describe(job, config)["deepspeed_config_digest"]
+               for config in (None, {}, zero_config(), zero_config(overlap_comm=True))}
+    assert len(digests) == 4 and None in digests
+    one, same = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
+    assert describe(job, one)["deepspeed_config_digest"] == describe(job, same)["deepspeed_config_digest"]
 
 
 # ---------------------------------------------------------------------- a real run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from measurement.results import write_json
+from workload.atomic_files import write_json
 from workload.training_state import TrainingState
 
 KEPT = 2

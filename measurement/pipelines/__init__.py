@@ -1,1 +1,1 @@
-"""What is measured of pipelines: who did what when, and what a schedule leaves idle."""
+"""Measuring pipelines: what each stage did when, and how long a schedule leaves it idle."""

@@ -1,4 +1,4 @@
-"""DeepSpeed's pipeline engine on a timeline: each instruction of its schedule, as the engine runs it."""
+"""Records DeepSpeed's pipeline engine on a timeline: each instruction of its schedule, as the engine runs it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ KINDS = {"LoadMicroBatch": "load", "ForwardPass": "forward", "BackwardPass": "ba
 
 @contextlib.contextmanager
 def watch_instructions(engine, timeline: StepTimeline | None) -> Iterator[None]:
-    """Put what `engine` does in here on `timeline`, if there is one."""
+    """Record what `engine` does within this context on `timeline`, if there is one."""
     if timeline is None:
         yield
         return
@@ -21,4 +21,4 @@ def watch_instructions(engine, timeline: StepTimeline | None) -> Iterator[None]:
     try:
         yield
     finally:
-        del engine._INSTRUCTION_MAP  # back to the class's
+        del engine._INSTRUCTION_MAP  # the class's own is visible again

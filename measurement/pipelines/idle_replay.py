@@ -1,4 +1,4 @@
-"""What a pipeline's schedule leaves idle by itself, where no formula says it: by a replay."""
+"""How much of the devices' time a pipeline's schedule leaves idle, by replaying it, where there is no formula."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -7,27 +7,27 @@ from measurement.pipelines.timeline import Span, seconds_by_kind
 
 
 class Action(NamedTuple):
-    """What a device does at one point of a schedule, with one piece of the model and one micro-batch."""
+    """One entry of a device's schedule: a pass of one micro-batch through one piece of the model."""
 
-    kind: str  # "forward"; "backward", all of it or the inputs' gradients only; "weight", the weights' gradients
-    piece: int  # in the order in which a micro-batch goes forward through them
+    kind: str  # "forward"; "backward", whole or the inputs' gradients only; "weight", the weights' gradients
+    piece: int  # index in the order of the forward pass
     micro_batch: int
 
 
-Actions = list[list[Action]]  # of each device, in the order in which it does them
+Actions = list[list[Action]]  # for each device, its actions in order
 
 
 def replayed_bubble_pct(actions: Actions, seconds: dict[str, float]) -> float:
-    """Share of the devices' time that a schedule leaves idle, in percent, where sending takes no time.
+    """Share of the devices' time that a schedule leaves idle, in percent, if sending takes no time.
 
-    Every action starts as soon as its device is free and what it needs is there.
+    Every action starts as soon as its device is free and its inputs are ready.
 
     Args:
-        actions: what each device does, in order.
-        seconds: that an action takes, by its kind; the same for all pieces.
+        actions: each device's actions in order.
+        seconds: duration of an action by its kind; the same for all pieces.
 
     Raises:
-        ValueError: devices would wait for each other for ever.
+        ValueError: the devices would deadlock.
     """
     last_piece = max(action.piece for queue in actions for action in queue)
     ends: dict[Action, float] = {}
@@ -49,7 +49,7 @@ def replayed_bubble_pct(actions: Actions, seconds: dict[str, float]) -> float:
 
 
 def mean_seconds(actions: Actions, spans: list[Span]) -> dict[str, float]:
-    """Seconds of one action of each kind, from the spans of all replicas; the mean over pieces and micro-batches."""
+    """Mean seconds of one action of each kind, over replicas, pieces and micro-batches."""
     replicas = len({span.replica for span in spans})
     seconds = seconds_by_kind(spans)
     counts = Counter(action.kind for queue in actions for action in queue)

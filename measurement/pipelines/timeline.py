@@ -1,4 +1,4 @@
-"""One step of a pipeline as a timeline: what each stage did when, and how long it had nothing to do."""
+"""One step of a pipeline as a timeline: what each stage did when, and how long it was idle."""
 
 import contextlib
 import json
@@ -10,19 +10,19 @@ from pathlib import Path
 
 import torch
 
-from measurement.results import write_whole
+from workload.atomic_files import write_text
 from workload.launch.processes import quiet_libraries
 
-COMPUTE = ("forward", "backward", "weight")  # weight: gradients of weights, where a backward pass leaves them for later
+COMPUTE = ("forward", "backward", "weight")  # weight: weights' gradients, if computed later than the inputs'
 COLOURS = {"forward": "#0072B2", "backward": "#E69F00", "weight": "#F0E442", "optimizer": "#009E73",
            "reduce": "#CC79A7", "send": "#999999", "receive": "#999999", "load": "#56B4E9"}  # Okabe and Ito
 
 
 @dataclass(frozen=True)
 class Span:
-    """Something that a stage did, in seconds.
+    """A piece of work of one stage, from `start` to `end` in seconds.
 
-    `number` is the micro-batch of what computes, else the how many-th of its `kind` in this step it is.
+    `number` is the micro-batch index for compute spans, else a running count per kind within the step.
     """
 
     replica: int
@@ -31,18 +31,18 @@ class Span:
     number: int
     start: float
     end: float
-    piece: int = 0  # of the model, where a stage holds several
+    piece: int = 0  # index of the stage's piece of the model, if it holds several
 
     @property
     def label(self) -> str:
-        """The number, with a dash for the second piece."""
+        """The number; a prime marks the second piece."""
         return f"{self.number}" + "'" * self.piece
 
 
 class StepTimeline:
-    """Times what one rank does in one step. On a GPU by events, read when the step is over.
+    """Records what one rank does in one step. On a GPU by events, read when the step is over.
 
-    All ranks should make theirs at the same moment, with nothing under way.
+    All ranks should create theirs at the same moment, while their devices are idle.
     """
 
     def __init__(self, replica: int, stage: int, device: torch.device) -> None:
@@ -54,7 +54,7 @@ class StepTimeline:
 
     @contextlib.contextmanager
     def span(self, kind: str, number: int | None = None, piece: int = 0) -> Iterator[None]:
-        """Put what happens in here on the timeline; without a number it is counted."""
+        """Record this context on the timeline; without a number it gets the next one of its kind."""
         start = self._moment()
         yield
         number = self.counts[kind] if number is None else number
@@ -62,14 +62,14 @@ class StepTimeline:
         self.counts[kind] += 1
 
     def timed(self, kind: str, function: Callable) -> Callable:
-        """`function`, its calls put on the timeline."""
+        """A wrapper of `function` that records its calls on the timeline."""
         def call(*args, **kwargs):
             with self.span(kind):
                 return function(*args, **kwargs)
         return call
 
     def spans(self) -> list[Span]:
-        """What was timed; waits for the device."""
+        """The recorded spans; waits for the device."""
         if self.on_gpu:
             torch.cuda.synchronize()
         return [Span(self.replica, self.stage, kind, number, self._seconds(start), self._seconds(end), piece)
@@ -92,10 +92,10 @@ def on_timeline(timeline: StepTimeline | None, kind: str) -> contextlib.Abstract
 
 
 def typical_step(reports: list[dict[int, list[Span]]]) -> tuple[int | None, list[Span]]:
-    """Of the steps that were watched the one of median duration, and what all ranks did in it.
+    """The recorded step of median duration, and all ranks' spans in it; None and no spans if nothing was recorded.
 
     Args:
-        reports: of each rank its spans by step.
+        reports: for each rank, its spans by step.
     """
     steps = {step: [span for report in reports for span in report[step]] for step in reports[0]}
     if not any(steps.values()):
@@ -105,12 +105,12 @@ def typical_step(reports: list[dict[int, list[Span]]]) -> tuple[int | None, list
 
 
 def wall_s(spans: list[Span]) -> float:
-    """Seconds from the first beginning to the last end."""
+    """Seconds from the first start to the last end."""
     return max(span.end for span in spans) - min(span.start for span in spans)
 
 
 def seconds_by_kind(spans: list[Span]) -> Counter[str]:
-    """Seconds that the spans of one stage spent in each kind of thing."""
+    """Total seconds of the spans of each kind."""
     seconds: Counter[str] = Counter()
     for span in spans:
         seconds[span.kind] += span.end - span.start
@@ -118,7 +118,7 @@ def seconds_by_kind(spans: list[Span]) -> Counter[str]:
 
 
 def bubble_pct(spans: list[Span]) -> float:
-    """Share of the stages' wall time in which they neither went forward nor backward, in percent.
+    """Share of the stages' wall time without forward or backward compute, in percent.
 
     1 - sum over stages of compute seconds / (stages x wall seconds).
     """
@@ -128,7 +128,7 @@ def bubble_pct(spans: list[Span]) -> float:
 
 
 def bubble_schedule_pct(stages: int, micro_batches: int) -> float:
-    """What the schedule alone leaves idle, in percent, where all stages take as long: GPipe and 1F1B (p-1)/(m+p-1).
+    """Idle share of the GPipe and 1F1B schedules if all stages take equally long, in percent: (p-1)/(m+p-1).
 
     Huang et al. 2019 (GPipe); Narayanan et al. 2021 for 1F1B.
     """
@@ -136,7 +136,7 @@ def bubble_schedule_pct(stages: int, micro_batches: int) -> float:
 
 
 def imbalance_pct(spans: list[Span]) -> float:
-    """By how much the slowest stage's compute seconds lie above the stages' mean, in percent."""
+    """By how much the slowest stage's compute seconds exceed the stages' mean, in percent."""
     seconds: Counter = Counter()
     for span in spans:
         if span.kind in COMPUTE:
@@ -145,7 +145,7 @@ def imbalance_pct(spans: list[Span]) -> float:
 
 
 def write_trace(spans: list[Span], path: Path) -> None:
-    """A Chrome trace, which Perfetto opens: a process per replica, a thread per stage, in microseconds."""
+    """Write a Chrome trace for Perfetto: a process per replica, a thread per stage, times in microseconds."""
     begin = min(span.start for span in spans)
     events: list[dict] = []
     for replica, stage in sorted({(span.replica, span.stage) for span in spans}):
@@ -155,16 +155,16 @@ def write_trace(spans: list[Span], path: Path) -> None:
     events += [{"name": f"{span.kind} {span.label}", "cat": span.kind, "ph": "X", "pid": span.replica,
                 "tid": span.stage, "ts": round((span.start - begin) * 1e6, 1),
                 "dur": round((span.end - span.start) * 1e6, 1)} for span in spans]
-    write_whole(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+    write_text(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 
 def draw(spans: list[Span], title: str, path: Path) -> None:
-    """A row per stage; the micro-batch's number in each forward and backward; idle time is white.
+    """Draw a row per stage, with the micro-batch's number on each compute span; idle time is white.
 
-    What belongs to a stage's second piece of the model is paler, with a dash at its number.
+    Spans of a stage's second piece of the model are paler, with a prime after the number.
     """
-    with quiet_libraries():  # Matplotlib tells of a home folder that cannot be written to
-        from matplotlib.figure import Figure  # takes most of a second, and only rank 0 draws
+    with quiet_libraries():  # Matplotlib warns if the home folder cannot be written to
+        from matplotlib.figure import Figure  # imported here: it takes most of a second, and only rank 0 draws
 
     begin = min(span.start for span in spans)
     rows = sorted({(span.replica, span.stage) for span in spans})

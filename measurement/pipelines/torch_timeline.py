@@ -1,4 +1,4 @@
-"""torch.distributed.pipelining on a timeline: what its stages compute, and when they wait for each other."""
+"""Records torch.distributed.pipelining on a timeline: what its stages compute, and when they wait for each other."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,13 +10,13 @@ from torch.distributed.pipelining.schedules import PipelineScheduleMulti, Pipeli
 from measurement.pipelines.idle_replay import Action, Actions
 from measurement.pipelines.timeline import StepTimeline
 
-KINDS = {"F": "forward", "B": "backward", "I": "backward", "W": "weight"}  # as PyTorch abbreviates them
+KINDS = {"F": "forward", "B": "backward", "I": "backward", "W": "weight"}  # PyTorch's abbreviations
 
 
 def actions_of(schedule: PipelineScheduleSingle | PipelineScheduleMulti) -> Actions | None:
-    """What each device does under `schedule`; None for GPipe and 1F1B, whose idle share has a formula.
+    """Each device's actions under `schedule`; None for GPipe and 1F1B, whose idle share has a formula.
 
-    (In torch 2.13 the `pipeline_order` of 1F1B counts the last device's micro-batches from 1; it runs them right.)
+    (In torch 2.13 the `pipeline_order` of 1F1B counts the last device's micro-batches from 1, but runs them right.)
     """
     if isinstance(schedule, PipelineScheduleSingle):
         return None
@@ -27,10 +27,10 @@ def actions_of(schedule: PipelineScheduleSingle | PipelineScheduleMulti) -> Acti
 @contextlib.contextmanager
 def watch_schedule(schedule: PipelineScheduleSingle | PipelineScheduleMulti,
                    timeline: StepTimeline | None) -> Iterator[None]:
-    """Put what `schedule` does in here on `timeline`, if there is one.
+    """Record what `schedule` does within this context on `timeline`, if there is one.
 
-    Computing is what the stages do with one micro-batch; the last one's loss counts as forward. Waiting is what the
-    schedule does between them; sent off and fetched at once (1F1B) counts as receiving.
+    A stage's call for one micro-batch is compute; the last stage's loss counts as forward. The schedule's waits between
+    them are sending or receiving; a combined send and receive (1F1B) counts as receiving.
     """
     if timeline is None:
         yield
@@ -69,7 +69,7 @@ def watch_schedule(schedule: PipelineScheduleSingle | PipelineScheduleMulti,
         yield
     finally:
         schedules._batch_p2p, schedules._wait_batch_p2p = begin_messages, wait_for_messages
-        del schedule._maybe_compute_loss  # back to the classes'
+        del schedule._maybe_compute_loss  # the classes' own are visible again
         for stage in stages:
             for method in methods:
                 delattr(stage, method)

@@ -1,0 +1,62 @@
+"""The columns of a run's tables. A value that is not known is an empty field: never 0, never a guess."""
+
+import json
+from collections.abc import Iterator
+
+STEP_COLUMNS = ["step", "elapsed_s", "step_s", "data_s", "samples", "real_tokens", "padded_tokens", "train_loss",
+                "learning_rate", "grad_norm", "micro_batch_squared_norm", "batch_squared_norm"]
+DEVICE_COLUMNS = ["elapsed_s", "device", "utilization_pct", "memory_gib", "power_w", "temperature_c", "sm_clock_mhz",
+                  "throttled"]
+ENERGY = ["energy_j", "energy_j_per_1000_samples", "power_w", "temperature_c", "throttled_pct"]
+# Seconds that a pipeline stage spent in one measured step, by kind of work.
+STAGE_TIMES = [f"{kind}_s_per_step" for kind in ("forward", "backward", "send", "receive", "reduce", "optimizer")]
+PROFILED = ["collective_s_per_step", "collective_mib_per_step", "point_to_point_s_per_step",
+            "point_to_point_mib_per_step", "exposed_communication_s_per_step", "host_cpu_s_per_step",
+            "device_s_per_step"]
+RANK_COLUMNS = ["rank", "node", "device", "replica", "stage", "parameters", "peak_memory_gib", "gpu_utilization_pct",
+                "power_w", "energy_j", "temperature_c", "throttled_pct", "data_s_per_step", *STAGE_TIMES,
+                "idle_s_per_step", *PROFILED]
+# Which code ran, as each attempt in run.json and the row in summary.csv have it.
+CODE_COLUMNS = ["source_digest", "script_digest", "commit", "dirty", "torch", "transformers", "deepspeed"]
+COMPLETE, YES, NO = "complete", "yes", "no"  # summary.csv's last column is always "yes": a row without it was cut off
+SUMMARY_COLUMNS = [
+    "run_name", "strategy", "task", "model", "devices", "nodes", "cpu_threads", "replicas", "pipeline_stages",
+    "micro_batches", "global_batch_size", "micro_batch_size", "forward_samples", "precision", "max_seq_length", "seed",
+    "optimizer_steps", "samples", "runtime_s", "throughput_samples_per_s", "throughput_tokens_per_s", "validation_loss",
+    "exact_match", "f1", "accuracy", "gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib",
+    "noise_scale_samples", "statistical_efficiency", "goodput_samples_per_s", "noise_scale_negative_pct",
+    "reference_batch_size", "bubble_pct", "bubble_schedule_pct", "imbalance_pct", "workload", "hardware", "mfu_pct",
+    "hfu_pct", "model_flops_per_sample", "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step",
+    "target_f1", "target_loss", "time_to_target_s", "samples_to_target", "published_stats_efficiency",
+    "published_goodput", "schedule", "tuned_by", "accuracy_mismatched", "perplexity", "epoch_s", "epoch_workload",
+    "skipped_steps", "deepspeed_settings", *CODE_COLUMNS, COMPLETE,
+]
+# Keys of a DeepSpeed config that flags decide; other columns and the workload hash cover them.
+DECIDED_BY_FLAGS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
+                    "gradient_clipping", "optimizer", "fp16", "bf16", "torch_autocast", "zero_force_ds_cpu_optimizer",
+                    "zero_optimization.stage", "zero_optimization.offload_optimizer.device", "autotuning")
+
+
+def evaluation_columns(metrics: tuple[str, ...]) -> list[str]:
+    """The columns of evaluations.csv for a task with these metrics."""
+    return ["step", "elapsed_s", "samples", "validation_loss", *metrics]
+
+
+def epoch_columns(metrics: tuple[str, ...]) -> list[str]:
+    """The columns of epochs.csv, which has a row for each completed epoch."""
+    return ["epoch", "step", "samples", "epoch_s", "train_loss", "validation_loss", *metrics]
+
+
+def deepspeed_settings(config: dict | None) -> str | None:
+    """Settings of a DeepSpeed config that no flag decides: `block.key=value; ...`, sorted; None without a config."""
+    def flat(block: dict, prefix: str = "") -> Iterator[str]:
+        for key, value in block.items():
+            if prefix + key in DECIDED_BY_FLAGS:
+                continue
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{key}.")
+            else:
+                is_whole = isinstance(value, float) and value.is_integer()  # 5e8 is 500000000
+                yield f"{prefix}{key}={json.dumps(int(value) if is_whole else value)}"
+
+    return None if config is None else "; ".join(sorted(flat(config))) or "default"
