@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from measurement.results import STEP_COLUMNS, Table, free_room, keep_room, write_json
-from tests.conftest import stray_lines
+from tests.shared.runs import stray_lines
 from workload.errors import storage_problem
 
 SHORT = ["--sample", "--model", "tiny", "--max_seq_length", "64", "--max_steps", "10", "--global_batch_size", "8",

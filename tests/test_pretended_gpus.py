@@ -11,8 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, stray_lines
-from tests.test_equivalence import ONE_PROCESS, SHORT, assert_same_computation, relative, weight_difference
+from tests.shared.runs import (
+    ONE_PROCESS,
+    ROOT,
+    SHORT,
+    assert_same_computation,
+    relative,
+    stray_lines,
+    weight_difference,
+)
 
 STRATEGIES = {
     "DDP": ("bert_baseline.py",),

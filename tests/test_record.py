@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from measurement.results import RANK_COLUMNS, SUMMARY_COLUMNS
-from tests.test_communication import PROFILED
-from tests.test_equivalence import ONE_PROCESS, ROWS
+from tests.shared.runs import ONE_PROCESS, PROFILED, ROWS
 
 RUNS = {"one process": ONE_PROCESS, "DDP": (*ROWS["DDP x 2"], *PROFILED),
         "pipeline": (*ROWS["pipeline x 2"], *PROFILED), "torch pipeline": (*ROWS["torch gpipe x 2"], *PROFILED),

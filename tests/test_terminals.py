@@ -14,10 +14,9 @@ from comparison.report import write_comparison
 from comparison.rows import compare
 from comparison.runs import find_runs
 from measurement.results import write_json
-from tests.conftest import EXACT, ROOT
-from tests.made_up_runs import write_run
-from tests.small_inputs import FILES
-from tests.test_autotuning import write_tuner
+from tests.shared.made_up_runs import write_run, write_tuner
+from tests.shared.runs import EXACT, ROOT
+from tests.shared.small_inputs import FILES
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
 from workload.storage import check_names
