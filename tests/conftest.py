@@ -9,9 +9,12 @@ import fcntl
 import hashlib
 import json
 import os
+import random
 import shutil
+import string
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +22,9 @@ import pytest
 
 from tests.shared import lanes, warm_ranks
 from tests.shared.runs import EXACT, ROOT, FinishedRun
+from tests.shared.squad import ask, load_squad, random_words, write_squad
 from workload.launch import launcher
+from workload.tasks.squad_v2 import SquadV2
 
 
 @contextlib.contextmanager
@@ -69,6 +74,36 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
         yield folder
+
+
+@pytest.fixture(scope="session")
+def letters(tmp_path_factory) -> str:
+    """A local model folder whose every letter is a token, so that known answers do not depend on a vocabulary."""
+    folder, tiny = tmp_path_factory.mktemp("letters"), ROOT / "data" / "tiny_bert"
+    shown = string.ascii_lowercase + string.digits + "אבגדהוזחטיכלמםנןעשת" + "ابحرمكلت" + "京都"
+    korean = unicodedata.normalize("NFD", "한국나라간다")
+    # The last piece reaches from within one syllable into the next, as pieces of multilingual vocabularies do.
+    pieces = [*shown, *sorted(set(korean)), korean[-4:-1]]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.punctuation, *pieces, *(f"##{p}" for p in pieces)]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    shutil.copy(tiny / "tokenizer_config.json", folder)
+    config = json.loads((tiny / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": len(words)}), encoding="utf-8")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def story(cache, tmp_path_factory) -> SquadV2:
+    """A loaded task: contexts of several lengths, some with several windows."""
+    generator = random.Random(0)
+    paragraphs = []
+    for number in range(12):
+        words = random_words(generator, 3 + 4 * number)
+        context = " ".join(words)
+        start = len(words[0]) + 1
+        paragraphs.append((context, [ask(f"q{number}", context, words[1], at=start), ask(f"n{number}", context)]))
+    path = write_squad(tmp_path_factory.mktemp("story") / "squad.json", *paragraphs)
+    return load_squad(path, "--max_seq_length", 48, "--dropout", 0)
 
 
 @pytest.fixture
