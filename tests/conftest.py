@@ -22,9 +22,7 @@ import pytest
 
 from tests.shared import lanes, warm_ranks
 from tests.shared.runs import EXACT, ROOT, FinishedRun
-from tests.shared.squad import ask, load_squad, random_words, write_squad
 from workload.launch import launcher
-from workload.tasks.squad_v2 import SquadV2
 
 
 @contextlib.contextmanager
@@ -93,8 +91,10 @@ def letters(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def story(cache, tmp_path_factory) -> SquadV2:
-    """A loaded task: contexts of several lengths, some with several windows."""
+def story(cache, tmp_path_factory):
+    """A loaded `SquadV2`: contexts of several lengths, some with several windows."""
+    from tests.shared.squad import ask, load_squad, random_words, write_squad
+
     generator = random.Random(0)
     paragraphs = []
     for number in range(12):

@@ -1,4 +1,7 @@
-"""Real runs of the scripts: the commands that the tests share, what a run leaves behind, and when two are the same."""
+"""Real runs of the scripts: the commands that the tests share, what a run leaves behind, and when two are the same.
+
+Torch is imported where it is used, for conftest.py imports this module also in the controller of pytest-xdist.
+"""
 
 import csv
 import json
@@ -6,8 +9,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ["--sample", "--model", "tiny"]
@@ -84,6 +85,8 @@ class FinishedRun:
         return [json.loads(path.read_text())["waits"] for path in sorted(self.folder.glob("host_waits/rank*.json"))]
 
     def weights(self) -> dict:
+        from safetensors.torch import load_file
+
         return load_file(self.folder / "model" / "model.safetensors")
 
 
@@ -99,6 +102,8 @@ def relative(value: list[float], expected: list[float]) -> float:
 
 def weight_difference(run, reference) -> float:
     """The norm of the difference of all weights, divided by the norm of the reference's."""
+    import torch
+
     weights, expected = run.weights(), reference.weights()
     assert weights.keys() == expected.keys()
     difference = torch.stack([(weights[name] - expected[name]).norm() for name in expected]).norm()
