@@ -1,7 +1,7 @@
 # make demo      train the embedded sample with every strategy on this machine, and compare
-# make check     lint, and the tests that start no training: 3 minutes on 2 cores
-# make test      all tests but the slow ones: 15 minutes
-# make test-slow pretended GPUs, runs of 4 processes, runs that are killed: 30 minutes
+# make check     lint, and the tests that start no training (budget on 2 cores: 3 minutes)
+# make test      all tests but the slow ones (budget: 15 minutes)
+# make test-slow the slow tests: pretended GPUs, runs of 4 processes, runs that are killed (budget: 30 minutes)
 # make install   .venv with the pinned requirements
 # make lint      ruff
 # make audit     known vulnerabilities of all that is installed in .venv, asked of PyPI; see docs/security.md
