@@ -1,4 +1,4 @@
-"""Run folders whose every number is known, for the tests of plots.py and of comparison/."""
+"""Made-up run folders with known numbers, for the tests of plots.py and of comparison/."""
 
 import json
 
@@ -43,13 +43,14 @@ def write_run(folder, strategy="ddp", devices=1, throughput=50.0, status="finish
 
 
 def write_seeds(root, name, throughputs, strategy="ddp", devices=1, **values):
-    """A run per throughput, with seeds 0, 1, ..., or those that are given as a dictionary."""
+    """A run for each throughput, with seeds 0, 1, ...; a dictionary maps seeds to throughputs."""
     by_seed = throughputs if isinstance(throughputs, dict) else dict(enumerate(throughputs))
     for seed, throughput in by_seed.items():
         write_run(root / f"{name}{seed}", strategy, devices, throughput, seed=seed, **values)
 
 
 def rows_of(root):
+    """The rows that plots.py would show for the runs in a folder, by the name of their setting."""
     rows, _ = compare(find_runs(root, plots.STUDY), plots.STUDY)
     return rows.set_index("setting")
 
@@ -68,5 +69,6 @@ def write_tuner(folder):
 
 
 def table_below(text, heading):
+    """The cells of the Markdown table below a heading, row by row."""
     lines = text.split(f"\n## {heading}\n\n")[1].split("\n\n")[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "--" not in line]
