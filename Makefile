@@ -1,6 +1,7 @@
 # make demo      train the embedded sample with every strategy on this machine, and compare
-# make test      the test suite, but for its slow lane
-# make test-slow the slow lane: every strategy on pretended GPUs
+# make check     lint, and the tests that start no training (budget on 2 cores: 3 minutes)
+# make test      all tests but the slow ones (budget: 15 minutes)
+# make test-slow the slow tests: pretended GPUs, runs of 4 processes, runs that are killed (budget: 30 minutes)
 # make install   .venv with the pinned requirements
 # make lint      ruff
 # make audit     known vulnerabilities of all that is installed in .venv, asked of PyPI; see docs/security.md
@@ -10,7 +11,7 @@ VENV := .venv
 PIP_AUDIT := 2.10.1
 AUDIT := $(VENV)/pip-audit-$(PIP_AUDIT)
 
-.PHONY: install demo test test-slow lint audit
+.PHONY: install demo check test test-slow lint audit
 
 install: $(VENV)/installed
 
@@ -30,6 +31,9 @@ $(VENV)/installed: requirements.txt
 
 demo: install
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash experiments/demo.sh
+
+check: lint
+	$(VENV)/bin/python -m pytest -m "not training and not slow"
 
 test: install
 	$(VENV)/bin/python -m pytest

@@ -1,7 +1,7 @@
 """Fine-tuning on SQuAD v2: `transformers.Trainer` as its question-answering example is used, against bert_baseline.py.
 
-    python benchmarks/against_trainer.py --model FOLDER --file squad.json --devices 1 2
-    python benchmarks/against_trainer.py --model bert-base-uncased --file train-v2.0.json --steps 300 --precision bf16
+    python -m benchmarks.against_trainer --model FOLDER --file squad.json --devices 1 2
+    python -m benchmarks.against_trainer --model bert-base-uncased --file train-v2.0.json --steps 300 --precision bf16
 
 Both train the same model from the same weights on the same windows, with the example's batch of 12 and its optimizer,
 in turn. The example pads every window to 384 tokens, and the Trainer shuffles as PyTorch does. On CPUs it is timed once
@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 
 import torch
-from drawing import ROOT, draw, run, summary
 from tqdm import tqdm
+
+from benchmarks.drawing import draw, run, summary
 
 WARM_UP = 5  # steps that are not timed, as in our own runs
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}  # what `keep_freed_memory` sets
@@ -27,8 +28,7 @@ BATCH = 12  # the example's --per_device_train_batch_size
 
 
 def train_with_trainer(flags: list[str], result: str) -> None:
-    """Train as `run_qa.py` does, in this process; writes seconds, samples and validation loss."""
-    sys.path.insert(0, str(ROOT))
+    """Train in this process as `run_qa.py` does; write rate, validation loss and mean tokens a window to `result`."""
     import transformers
 
     from workload.arguments import Arguments, parse_arguments
@@ -90,7 +90,7 @@ def write_row(seed: int, what: str, rate: float, loss: float, over: float) -> fl
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--trainer"]:  # this script as started by itself
+    if sys.argv[1:2] == ["--trainer"]:  # started by this script
         train_with_trainer(sys.argv[3:], sys.argv[2])
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
@@ -118,8 +118,8 @@ def main() -> None:
 
             theirs = {}
             for trainer, environment in trainers.items():
-                run([__file__, "--trainer", str(folder / "trainer.json"), *flags, "--run_name", f"{trainer}{seed}"],
-                    environment)
+                run(["-m", "benchmarks.against_trainer", "--trainer", str(folder / "trainer.json"), *flags,
+                     "--run_name", f"{trainer}{seed}"], environment)
                 theirs[trainer] = json.loads((folder / "trainer.json").read_text())
                 tokens = theirs[trainer].pop("tokens")
                 write_row(seed, trainer, **theirs[trainer], over=theirs["Trainer"]["rate"])

@@ -1,23 +1,20 @@
-"""A strategy script whose run is measured in turns: a stretch of steps with everything measured, one with nothing.
+"""A strategy script that measures everything in one stretch of steps, and nothing in the next.
 
-Started by measurement_overhead.py; ALTERNATING_SCRIPT names the script, ALTERNATING_RESULT the file for what came out:
-of each stretch whether it was measured, its seconds and its tokens.
+Started by measurement_overhead.py. ALTERNATING_SCRIPT names the script, ALTERNATING_RESULT the JSON file that is
+written: whether each stretch was measured, its seconds and its tokens.
 """
 
 import importlib
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from measurement.clock import synchronize  # noqa: E402
-from measurement.monitor import Monitor  # noqa: E402
-from measurement.noise_scale import GradientNoise  # noqa: E402
-from measurement.run import Run  # noqa: E402
-from workload.errors import one_line_errors  # noqa: E402
+from measurement.clock import synchronize
+from measurement.monitor import Monitor
+from measurement.noise_scale import GradientNoise
+from measurement.run import Run
+from workload.errors import one_line_errors
 
 STRETCH = 16  # steps: in each measured one the noise scale is sampled once
 ORDER = (True, False, False, True)  # so that a machine that slows down steadily favours neither

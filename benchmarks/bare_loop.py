@@ -1,7 +1,7 @@
 """What the harness costs: steps of bert_baseline.py, each followed by bare ones on the same batch.
 
-    python benchmarks/bare_loop.py                                                  # the embedded model
-    python benchmarks/bare_loop.py --stretches 10 --flags="--model FOLDER --train_file FILE --eval_file FILE"
+    python -m benchmarks.bare_loop                                                  # the embedded model
+    python -m benchmarks.bare_loop --stretches 10 --flags="--model FOLDER --train_file FILE --eval_file FILE"
 
 The script runs as it is, with all that it measures, writes and loads on the clock. A bare step trains the same model on
 the same micro-batches: forward, backward, clipping, optimizer. Of two, one finds them lying ready in memory; the other
@@ -16,19 +16,15 @@ import shlex
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from measurement_overhead import median_interval
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import bert_baseline  # noqa: E402
-from measurement.clock import synchronize  # noqa: E402
-from measurement.run import Run  # noqa: E402
-from workload import optimization  # noqa: E402
+import bert_baseline
+from benchmarks.measurement_overhead import median_interval
+from measurement.clock import synchronize
+from measurement.run import Run
+from workload import optimization
 
 STRETCH = 16  # steps: in each the noise scale is sampled once
 FLAGS = "--sample --model tiny --max_seq_length 128 --global_batch_size 32 --learning_rate 1e-3 --max_eval_examples 32"

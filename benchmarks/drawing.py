@@ -1,4 +1,4 @@
-"""What the benchmarks on real questions share: drawing them from a SQuAD file, and running a script on them."""
+"""Drawing questions from a SQuAD file and running a script, as several benchmarks do."""
 
 import csv
 import json
@@ -29,10 +29,10 @@ def draw(file: str, folder: Path, training: int, evaluation: int, seed: int) -> 
 
 
 def run(words: list[str], environment: dict[str, str] | None = None) -> None:
-    """Run a Python script in the project's folder; if it fails, so do we, with what it said last.
+    """Run Python with these words in the project's folder; if it fails, exit with its last line.
 
     Args:
-        environment: variables to add to ours.
+        environment: variables to add to this process's.
     """
     done = subprocess.run([sys.executable, *words], cwd=ROOT, env=os.environ | (environment or {}),
                           capture_output=True, text=True)

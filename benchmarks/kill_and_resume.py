@@ -1,11 +1,11 @@
 """Kill runs with SIGKILL at random steps, resume them, and compare them with one that was never interrupted.
 
-    python benchmarks/kill_and_resume.py                               # every strategy, 20 kills each
-    python benchmarks/kill_and_resume.py --only DDP pipeline --kills 3
+    python -m benchmarks.kill_and_resume                               # every strategy, 20 kills each
+    python -m benchmarks.kill_and_resume --only DDP pipeline --kills 3
 
 The embedded model with dropout, on the CPU. A strategy's kills are spread over its settings, of 1, 2 and 4 processes
 where it takes as many. Ranks are processes of their own, forked with their imports done: what a launcher does when one
-dies is in `tests/test_command_line.py`. Steps, losses, gradient norms, evaluations and final weights must be the same
+dies is in `tests/test_interruption.py`. Steps, losses, gradient norms, evaluations and final weights must be the same
 bit for bit.
 """
 
@@ -21,15 +21,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from drawing import ROOT
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
-os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"  # it tells of semaphores, which what is killed leaves
-os.chdir(ROOT)  # from where the ranks' imports are found
-sys.path.insert(0, str(ROOT))
-
-from tests.warm_ranks import run_ranks, start_ranks  # noqa: E402
+from tests.shared.warm_ranks import run_ranks, start_ranks
 
 STEPS, AT_ONCE = 16, 5  # steps of a run; most kills of one run
 FLAGS = ["--sample", "--model", "tiny", "--max_seq_length", "64", "--max_steps", str(STEPS), "--eval_steps", "6",
@@ -37,7 +32,8 @@ FLAGS = ["--sample", "--model", "tiny", "--max_seq_length", "64", "--max_steps",
          "--cpu_threads", "1", "--max_eval_examples", "16", "--precision", "fp32", "--save_model",
          "--checkpoint_steps", "2"]
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu",
-                            "TORCH_EXTENSIONS_DIR": os.path.join(sys.prefix, "torch_extensions")}
+                            "TORCH_EXTENSIONS_DIR": os.path.join(sys.prefix, "torch_extensions"),
+                            "PYTHONWARNINGS": "ignore:resource_tracker"}  # it would report killed ranks' semaphores
 STRATEGIES = {  # processes and further flags
     "DDP": ("bert_baseline.py", [(1, ""), (2, ""), (4, "")]),
     "DataParallel": ("data_parallel.py", [(1, "")]),
@@ -123,6 +119,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="of each strategy")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    os.environ["PYTHONWARNINGS"] = ENVIRONMENT["PYTHONWARNINGS"]
     generator, failed = random.Random(options.seed), False
     print("| strategy | processes | flags | kills | steps lost | differs from the uninterrupted run |\n"
           "|---|--:|---|--:|--:|---|", flush=True)

@@ -1,7 +1,7 @@
 """What measuring costs: stretches of 16 steps with everything measured and with nothing but the clock, in turn.
 
-    python benchmarks/measurement_overhead.py                       # a quarter of an hour on two cores
-    python benchmarks/measurement_overhead.py --pairs 20 --devices 4 --flags="--model bert-base-uncased"
+    python -m benchmarks.measurement_overhead                       # a quarter of an hour on two cores
+    python -m benchmarks.measurement_overhead --pairs 20 --devices 4 --flags="--model bert-base-uncased"
 
 Prints the ratio of the two token rates, on / off, for one process, DDP and the pipeline: the median over pairs of
 neighbouring stretches, its 95 % interval, and the middle half of the pairs. Both of a pair come from one run and lie
@@ -18,11 +18,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from alternating import STRETCH
 from scipy.stats import binom
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.alternating import STRETCH
+from benchmarks.drawing import ROOT
+
 FLAGS = ("--sample --model tiny --max_seq_length 128 --global_batch_size 32 --learning_rate 1e-3 --cpu_threads 1 "
          "--max_eval_examples 32")
 
@@ -32,10 +33,11 @@ def pair_ratios(script: str, flags: list[str], pairs: int) -> np.ndarray:
     steps = STRETCH * (2 * pairs + 2) + 1  # the first pair warms up; a last step ends the last stretch
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "stretches.json"
-        done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "alternating.py"), *flags, "--max_steps",
-                               str(steps), "--eval_steps", str(steps), "--output_dir", folder], cwd=ROOT,
-                              env=os.environ | {"ALTERNATING_SCRIPT": script, "ALTERNATING_RESULT": str(result)},
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.alternating", *flags, "--max_steps", str(steps), "--eval_steps",
+             str(steps), "--output_dir", folder], cwd=ROOT, capture_output=True, text=True,
+            env=os.environ | {"ALTERNATING_SCRIPT": script, "ALTERNATING_RESULT": str(result),
+                              "PYTHONPATH": str(ROOT)})  # the launcher starts ranks by the file's path
         if done.returncode:
             sys.exit(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{script} failed")
         stretches = json.loads(result.read_text())[2:]

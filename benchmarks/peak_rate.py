@@ -1,7 +1,7 @@
 """The rate at which one device multiplies large matrices: what to give as --peak_tflops where no data sheet is at hand.
 
-    python benchmarks/peak_rate.py                    # one CPU thread, fp32
-    python benchmarks/peak_rate.py --cpu_threads 2 --precision bf16
+    python -m benchmarks.peak_rate                    # one CPU thread, fp32
+    python -m benchmarks.peak_rate --cpu_threads 2 --precision bf16
 
 A data sheet's peak is higher than any program reaches; this is what PyTorch's own matrix product does reach, so an
 MFU against it is a share of the attainable. Say which one was used when you quote it.

@@ -1,6 +1,6 @@
 """DDP on 2 processes and a pipeline of 2 stages, against two processes that know nothing of each other.
 
-    python benchmarks/scaling.py --model FOLDER --file squad.json
+    python -m benchmarks.scaling --model FOLDER --file squad.json
 
 Two unconnected trainings at the same time are what the machine can do, its shared memory and caches included: on many a
 machine less than twice one alone. DDP should reach it; a pipeline m / (m + 1) of it, the schedule's share of busy
@@ -15,8 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from drawing import ROOT, draw, run, summary
 from tqdm import tqdm
+
+from benchmarks.drawing import ROOT, draw, run, summary
 
 PIPELINES = {"pipeline.py", "torch_pipeline.py"}
 

@@ -1,7 +1,7 @@
 """Seconds from the command to the end of the first step with as many questions as SQuAD v2 has, twice.
 
-    python benchmarks/start_up.py --model FOLDER --file squad.json
-    python benchmarks/start_up.py --model FOLDER --file squad.json --script pipeline.py --num_gpus 2
+    python -m benchmarks.start_up --model FOLDER --file squad.json
+    python -m benchmarks.start_up --model FOLDER --file squad.json --script pipeline.py --num_gpus 2
 
 The questions of the file are repeated under new names until there are as many as in SQuAD v2's training data. The first
 time they are read, checked and tokenised; then both come from the cache, which is a folder of its own here.
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from drawing import ROOT
+from benchmarks.drawing import ROOT
 
 QUESTIONS = 130_319  # SQuAD v2's, to train on
 

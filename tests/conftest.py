@@ -1,68 +1,28 @@
-"""Real runs of the scripts, in real processes, on the embedded sample; each is made once and shared by the tests.
+"""The fixtures: real runs of the scripts in real processes on the embedded sample, each made once for all tests.
 
-The tests are spread over two workers (pytest-xdist, in pyproject.toml), since most of a run's time is waiting.
+A test's fixtures decide about its lane (shared/lanes.py). The tests are spread over two workers (pytest-xdist, in
+pyproject.toml), since most of a run's time is waiting.
 """
 
 import contextlib
-import csv
 import fcntl
 import hashlib
 import json
 import os
+import random
 import shutil
+import string
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.warm_ranks import run_ranks
+from tests.shared import lanes, warm_ranks
+from tests.shared.runs import EXACT, ROOT, FinishedRun
 from workload.launch import launcher
-
-ROOT = Path(__file__).resolve().parents[1]
-# A short job on which every clipping is active, batches differ in length, and nothing is random but the order.
-EXACT = ["--sample", "--model", "tiny", "--max_seq_length", "128", "--max_steps", "8", "--global_batch_size", "32",
-         "--micro_batch_size", "4", "--learning_rate", "3e-5", "--warmup_steps", "0", "--max_grad_norm", "3.0",
-         "--dropout", "0", "--cpu_threads", "1", "--noise_scale_steps", "1", "--max_eval_examples", "50",
-         "--precision", "fp32", "--save_model", "--checkpoint_steps", "3"]
-
-
-class FinishedRun:
-    """What a run left behind."""
-
-    def __init__(self, folder: Path, output: subprocess.CompletedProcess) -> None:
-        self.folder, self.output = folder, output
-
-    @property
-    def description(self) -> dict:
-        return json.loads((self.folder / "run.json").read_text())
-
-    def rows(self, name: str) -> list[dict[str, str]]:
-        with open(self.folder / name, newline="") as file:
-            return list(csv.DictReader(file))
-
-    def column(self, name: str) -> list[float]:
-        """Of steps.csv."""
-        return [float(row[name]) for row in self.rows("steps.csv")]
-
-    @property
-    def summary(self) -> dict[str, str]:
-        return self.rows("summary.csv")[0]
-
-    def host_waits(self) -> list[list[dict]]:
-        """On pretended GPUs: for each rank what made its host wait in measured steps (pretended_cuda/host_waits.py)."""
-        return [json.loads(path.read_text())["waits"] for path in sorted(self.folder.glob("host_waits/rank*.json"))]
-
-    def weights(self) -> dict:
-        from safetensors.torch import load_file
-        return load_file(self.folder / "model" / "model.safetensors")
-
-
-def stray_lines(output: subprocess.CompletedProcess) -> list[str]:
-    """What a run printed besides its bars and one closing line."""
-    lines = output.stderr.replace("\x1b[A", "").replace("\r", "\n").splitlines() + output.stdout.splitlines()[:-1]
-    return [line for line in lines if line.strip() and "%|" not in line and "examples/s" not in line]
 
 
 @contextlib.contextmanager
@@ -82,7 +42,7 @@ def common_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _alone(request, common_folder):
-    """What is marked `alone` begins when the other workers' tests have ended, and they wait until it has."""
+    """A test marked `alone` waits until the other workers' tests have ended, and they wait for it."""
     is_alone = request.node.get_closest_marker("alone") is not None
     with open(common_folder / "turn.lock", "w") as turn, open(common_folder / "tests.lock", "w") as tests:
         fcntl.flock(turn, fcntl.LOCK_EX)  # held while waiting, so that nothing else begins meanwhile
@@ -91,15 +51,59 @@ def _alone(request, common_folder):
         yield
 
 
+@pytest.fixture(autouse=True)
+def _lane(request):
+    """A test that starts a run which its lane does not allow fails."""
+    with lanes.guarded(request.node):
+        yield
+
+
+@pytest.fixture(scope="session")
+def slow_lane() -> None:
+    """Tests that take this fixture are in the slow lane."""
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """What `datasets` caches in the tests' own process goes to a folder of theirs, not to the user's."""
+    """A folder for what `datasets` caches in the tests' own process, instead of the user's."""
     import datasets
 
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
         yield folder
+
+
+@pytest.fixture(scope="session")
+def letters(tmp_path_factory) -> str:
+    """A local model folder whose every letter is a token, so that known answers do not depend on a vocabulary."""
+    folder, tiny = tmp_path_factory.mktemp("letters"), ROOT / "data" / "tiny_bert"
+    shown = string.ascii_lowercase + string.digits + "אבגדהוזחטיכלמםנןעשת" + "ابحرمكلت" + "京都"
+    korean = unicodedata.normalize("NFD", "한국나라간다")
+    # The last piece reaches from within one syllable into the next, as pieces of multilingual vocabularies do.
+    pieces = [*shown, *sorted(set(korean)), korean[-4:-1]]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.punctuation, *pieces, *(f"##{p}" for p in pieces)]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    shutil.copy(tiny / "tokenizer_config.json", folder)
+    config = json.loads((tiny / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": len(words)}), encoding="utf-8")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def story(cache, tmp_path_factory):
+    """A loaded `SquadV2`: contexts of several lengths, some with several windows."""
+    from tests.shared.squad import ask, load_squad, random_words, write_squad
+
+    generator = random.Random(0)
+    paragraphs = []
+    for number in range(12):
+        words = random_words(generator, 3 + 4 * number)
+        context = " ".join(words)
+        start = len(words[0]) + 1
+        paragraphs.append((context, [ask(f"q{number}", context, words[1], at=start), ask(f"n{number}", context)]))
+    path = write_squad(tmp_path_factory.mktemp("story") / "squad.json", *paragraphs)
+    return load_squad(path, "--max_seq_length", 48, "--dropout", 0)
 
 
 @pytest.fixture
@@ -120,9 +124,10 @@ def launched(monkeypatch):
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory) -> dict[str, str]:
-    """No network, a cache of our own, and the commands of the virtual environment, not yet on a new shell's path.
+    """The environment of processes that train. Tests that take it, also through other fixtures, are marked `training`.
 
-    And DeepSpeed's operation as it was installed, also for what does not come by way of the scripts' `launch`.
+    No network, a cache of our own, the virtual environment's commands on the path, and DeepSpeed's operation as it was
+    installed, also for processes that skip the scripts' `launch`.
     """
     return os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("hugging_face")),
                          "TORCH_EXTENSIONS_DIR": os.path.join(sys.prefix, "torch_extensions"),
@@ -143,12 +148,12 @@ def start(environment, common_folder):
 
 @pytest.fixture
 def start_ranks(environment, tmp_path_factory):
-    """Start a script in processes that have its imports already, and wait for them."""
+    """Run a script in processes that are forked with its imports done, and wait for them."""
     def start_ranks(script: str, *words: str, count: int = 1, check: bool = False,
                     pretended_gpus: int = 0) -> subprocess.CompletedProcess:
         words = [str(word) for word in words]
         variables = environment | ({"PRETENDED_GPUS": str(pretended_gpus)} if pretended_gpus else {})
-        done = run_ranks(script, words, count, variables, tmp_path_factory.mktemp("output"), 240)
+        done = warm_ranks.run_ranks(script, words, count, variables, tmp_path_factory.mktemp("output"), 240)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
     return start_ranks
@@ -156,7 +161,7 @@ def start_ranks(environment, tmp_path_factory):
 
 @pytest.fixture
 def broken_off(tmp_path):
-    """A copy of a run as it was after some step: the last line of a file half written, later ones missing."""
+    """A copy of a run as a kill leaves it after some step: a last line half written, later files missing."""
     def broken_off(run: FinishedRun, rows: int = 7) -> Path:
         folder = tmp_path / "run"
         shutil.copytree(run.folder, folder)
@@ -172,7 +177,7 @@ def broken_off(tmp_path):
 
 @pytest.fixture
 def resume(start_ranks):
-    """Resume such a run with a command; with one that trained it, or another."""
+    """Resume such a run with the command that trained it, or with another."""
     def resume(folder: Path, *command: str, pretended_gpus: int = 0) -> FinishedRun:
         count = pretended_gpus or int(command[command.index("--num_gpus") + 1])
         words = [*EXACT, *command[1:], "--output_dir", folder.parent, "--run_name", folder.name, "--resume"]
@@ -183,7 +188,7 @@ def resume(start_ranks):
 
 @pytest.fixture(scope="session")
 def train(start, environment, common_folder, tmp_path_factory):
-    """Run a script with the flags of `EXACT` and some more (later ones win); the same command only once a session."""
+    """Run a script with the flags of `EXACT` and more (the last one wins); a command runs once in a session."""
     results = common_folder / "results"
     results.mkdir(exist_ok=True)
 
@@ -198,9 +203,10 @@ def train(start, environment, common_folder, tmp_path_factory):
             count = 1 if command[0] == "data_parallel.py" else gpus
             words += ["--num_gpus", str(gpus)]
             variables |= {"PRETENDED_GPUS": str(gpus), "HOST_WAITS": str(results / name / "host_waits")}
-        return run_ranks(command[0], words, count, variables, tmp_path_factory.mktemp("output"), 240)
+        return warm_ranks.run_ranks(command[0], words, count, variables, tmp_path_factory.mktemp("output"), 240)
 
     def train(*command: str, pretended_gpus: int = 0) -> FinishedRun:
+        lanes.check(lanes.processes_of(command))
         name = hashlib.sha256(json.dumps([command, pretended_gpus]).encode()).hexdigest()[:16]
         output_file = results / f"{name}.json"
         with only_one(results / f"{name}.lock"):
@@ -215,7 +221,7 @@ def train(start, environment, common_folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pretended_cuda(train):
-    """`train` on pretended GPUs, as many as its first argument says; such a run is a process of its own for each."""
+    """`train` on pretended GPUs; the first argument is their number. Ranks are not forked but new processes."""
     from tests.pretended_cuda import build
 
     if reason := build.why_not():
@@ -225,13 +231,13 @@ def pretended_cuda(train):
 
 
 @pytest.fixture(scope="session")
-def pretended_gpus(pretended_cuda):
-    """`pretended_cuda`; tests that take it are in the slow lane."""
+def pretended_gpus(pretended_cuda, slow_lane):
+    """`pretended_cuda` in the slow lane."""
     return pretended_cuda
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
 def pytest_collection_modifyitems(items) -> None:
     for item in items:
-        if "pretended_gpus" in item.fixturenames:
-            item.add_marker("slow")
+        for name in lanes.marks(item):
+            item.add_marker(name)

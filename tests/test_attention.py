@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BertConfig, GPT2Config, ModernBertConfig, RobertaConfig
 
-from tests.small_inputs import open_small
+from tests.shared.small_inputs import open_small
 from workload.batches import Batches, Split
 from workload.models.attention import mask_as_given, use_masks_as_given
 from workload.models.layers import ordered_layers

@@ -7,35 +7,11 @@ import pandas as pd
 import pytest
 
 import plots
-from tests.conftest import EXACT, FinishedRun
-from tests.made_up_runs import write_run, write_seeds
-from tests.test_comparison_published import table_below
+from tests.shared.made_up_runs import SUMMARY, table_below, write_run, write_seeds, write_tuner
+from tests.shared.runs import EXACT, FinishedRun
 from workload.arguments import ZeroArguments, parse_arguments
 from workload.deepspeed_settings.config import follow_config, tuned_by
 from workload.errors import InputError
-
-# As DeepSpeed 0.19.8 writes it.
-SUMMARY = """\
-| tuning_space   |   num_experiments |   best_metric_val | best_exp_name    |
-|:---------------|------------------:|------------------:|:-----------------|
-| z0             |                 2 |           232.835 | z0_gas4_tmbspg8  |
-| z1             |                 2 |           286.114 | z1_gas1_tmbspg32 |
-| global         |                 4 |           286.114 | z1_gas1_tmbspg32 |
-
-Tuning completed in 0:08:06.518227. Total number of experiments: 4."""
-
-
-def write_tuner(folder):
-    """A tuner's results with four trials; our record of one of them pretends to be finished."""
-    for name in ("z0_gas4_tmbspg8", "z0_gas1_tmbspg32", "z1_gas4_tmbspg8", "z1_gas1_tmbspg32"):
-        trial = write_run(folder / name / "run", "zero1", 2, throughput=999.0).parent
-        settings = {"zero_optimization": {"stage": int(name[1])},
-                    "autotuning": {"enabled": True, "metric_path": f"{folder / name}/metrics.json"}}
-        (trial / "ds_config.json").write_text(json.dumps(settings))
-        (trial / "exp.json").write_text(json.dumps({"name": name, "ds_config": settings}))
-        (trial / "metrics.json").write_text(json.dumps({"fwd": 2e4, "latency": 3e5, "throughput": 286.114}))
-    (folder / "summary.txt").write_text(SUMMARY)
-    (folder / "ds_config_optimal.json").write_text('{"zero_optimization": {"stage": 1}}')
 
 
 def compare(root, monkeypatch, capsys):
@@ -45,7 +21,7 @@ def compare(root, monkeypatch, capsys):
 
 
 def test_the_two_tables_of_a_study(tmp_path, monkeypatch, capsys):
-    """By hand and tuned: equal settings are rows of their own; only seeds share a row."""
+    """Runs by hand and tuned runs with equal settings are rows of their own; only seeds share a row."""
     root = tmp_path / "study"
     write_tuner(root / "trials")
     write_seeds(root, "trainer", [100, 102], "hf_trainer", 2, micro_batch_size=16, micro_batches=1, tuned_by="hand")
@@ -106,7 +82,7 @@ def test_settings_to_be_tuned_are_for_the_tuner():
 
 
 @pytest.mark.timeout(500)  # three starts, and the tuner looks only now and then whether a trial is over
-def test_the_tuners_settings_rule_and_its_trials_are_no_runs(start, tmp_path, monkeypatch, capsys):
+def test_the_tuners_settings_rule_and_its_trials_are_no_runs(start, slow_lane, tmp_path, monkeypatch, capsys):
     tuning = {"enabled": True, "results_dir": str(tmp_path / "trials"), "exps_dir": str(tmp_path / "experiments")}
     settings = {"train_micro_batch_size_per_gpu": [4], "gradient_accumulation_steps": 2,
                 "zero_optimization": {"stage": [1]}, "autotuning": tuning}

@@ -1,9 +1,19 @@
-"""Benchmarks that reach into a run: that they still can. What they measure is no test."""
+"""Benchmarks can be started, and those that reach into a run still can; what they measure is not tested."""
 
+import importlib
 import json
+
+import pytest
+
+from tests.shared.runs import ROOT
 
 SMALL = ("--sample --model tiny --max_seq_length 64 --global_batch_size 8 --max_train_examples 64 "
          "--max_eval_examples 8 --cpu_threads 1 --num_gpus 1")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("benchmarks/[!_]*.py")))
+def test_a_benchmark_finds_what_it_imports(name):
+    importlib.import_module(f"benchmarks.{name}")
 
 
 def test_a_bare_loop_takes_turns_with_the_script(start_ranks):

@@ -1,6 +1,6 @@
-"""A run that was broken off goes on from its last checkpoint as if nothing had happened, also with another strategy.
+"""An interrupted run resumes from its last checkpoint as if nothing had happened, also with another strategy.
 
-`benchmarks/kill_and_resume.py` kills runs at random steps; here what a kill leaves behind is made from finished runs.
+`benchmarks/kill_and_resume.py` kills runs at random steps; here finished runs are cut back to what a kill leaves.
 """
 
 import shutil
@@ -9,8 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.conftest import EXACT
-from tests.test_equivalence import ONE_PROCESS, ROWS, assert_same_computation, weight_difference
+from tests.shared.runs import EXACT, ONE_PROCESS, ROWS, assert_same_computation, rows, weight_difference
 from workload.arguments import Arguments
 from workload.optimizer import build_lr_schedule, build_optimizer
 from workload.precision import build_scaler
@@ -24,10 +23,10 @@ def without_times(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{name: value for name, value in row.items() if name not in OWN_TIMES} for row in rows]
 
 
-@pytest.mark.parametrize("row", ["one process", "DDP x 2", "FSDP x 2", "ZeRO-2 x 2", "ZeRO-3 x 2", "pipeline 2 x 2",
-                                 "torch zbv x 2", "HF Trainer x 2"])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(row, train, broken_off, resume):
-    command = (*ROWS.get(row, ONE_PROCESS), "--dropout", "0.1", "--eval_steps", "5")
+@pytest.mark.parametrize("command", rows("one process", "DDP x 2", "FSDP x 2", "ZeRO-2 x 2", "ZeRO-3 x 2",
+                                         "pipeline 2 x 2", "torch zbv x 2", "HF Trainer x 2"))
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(command, train, broken_off, resume):
+    command = (*command, "--dropout", "0.1", "--eval_steps", "5")
     whole = train(*command)
     folder = broken_off(whole)
     run = resume(folder, *command)
@@ -70,7 +69,7 @@ def test_a_weight_that_two_stages_share_goes_on(first, second, train, broken_off
 ])
 def test_random_numbers_continue_by_a_gpus_place_in_its_process(saved_on, restored_on, is_restored, tmp_path,
                                                                 monkeypatch):
-    """And where one is missing all of the process continue from where they are, as with other processes."""
+    """If the state of one GPU is missing, none of the process's generators is restored."""
     of_gpus = {torch.device(name): torch.full((16,), place, dtype=torch.uint8) for place, name in enumerate(saved_on)}
     restored: dict[torch.device, torch.Tensor] = {}
     monkeypatch.setattr(torch.cuda, "get_rng_state",

@@ -12,8 +12,7 @@ import sys
 import pytest
 
 import workload.arguments
-from tests.conftest import EXACT, ROOT, FinishedRun, stray_lines
-from tests.test_equivalence import ONE_PROCESS, assert_same_computation
+from tests.shared.runs import EXACT, ONE_PROCESS, ROOT, FinishedRun, assert_same_computation, stray_lines
 from workload.errors import InputError
 from workload.launch.processes import devices_asked_for
 

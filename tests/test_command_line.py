@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import EXACT, stray_lines
+from tests.shared.runs import EXACT, SAMPLE, stray_lines
 from workload.arguments import Arguments, PipelineArguments, ZeroArguments, parse_arguments
 from workload.batches import plan_stages
 from workload.deepspeed_settings.config import read_deepspeed_config
 from workload.errors import InputError
 from workload.job import prepare
 from workload.optimizer import build_lr_schedule, build_optimizer, warmup_steps
-
-SAMPLE = ["--sample", "--model", "tiny"]
 
 
 def refusal(flags: list[str], devices: int = 2, kind=PipelineArguments) -> str:

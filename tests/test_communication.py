@@ -3,7 +3,7 @@
 import pytest
 
 from measurement.communication import communication, read_trace, union
-from tests.test_equivalence import ROWS
+from tests.shared.runs import PROFILED, ROWS
 
 MIB = 2**20
 
@@ -86,7 +86,6 @@ def test_one_process_with_two_gpus_by_hand():
 
 # ------------------------------------------------------------------ real runs
 
-PROFILED = ("--profile_steps", "2", "--eval_steps", "4", "--target_loss", "50", "--peak_tflops", "0.05")
 PROFILED_ONLY = ("--profile_steps", "2", "--max_steps", "5", "--max_eval_examples", "8")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import plots
 from comparison.published import COLUMNS
-from tests.made_up_runs import write_run, write_seeds
+from tests.shared.made_up_runs import table_below, write_run, write_seeds
 
 
 @pytest.fixture
@@ -35,11 +35,6 @@ def run_plots(monkeypatch, capsys, folder, *arguments):
     monkeypatch.setattr(sys, "argv", ["plots.py", *map(str, arguments)])
     plots.main()
     return capsys.readouterr()
-
-
-def table_below(text, heading):
-    lines = text.split(f"\n## {heading}\n\n")[1].split("\n\n")[0].splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "--" not in line]
 
 
 def test_published_rows_stand_below_ours_as_published(tmp_path, monkeypatch, capsys, folder):

@@ -10,7 +10,7 @@ from comparison.report import charts, tables, write_comparison
 from comparison.rows import compare
 from comparison.runs import find_runs
 from comparison.scaling import scaling_charts, scaling_tables, weak_charts, weak_groups
-from tests.made_up_runs import rows_of, write_run, write_seeds
+from tests.shared.made_up_runs import rows_of, write_run, write_seeds
 
 WEAK = {"global_batch_size": 128, "workload": "4444"}  # four devices, each with the batch of the one-device run
 

@@ -9,7 +9,7 @@ from scipy.stats import ttest_ind
 
 from comparison.digits import change_text, mean_text
 from comparison.statistics import estimate, excludes_zero, paired_change, paired_ratio
-from tests.made_up_runs import rows_of, write_run, write_seeds
+from tests.shared.made_up_runs import rows_of, write_run, write_seeds
 
 RATE = "throughput_samples_per_s"
 CHANGE, CHANGE_CI = f"{RATE}_change_pct", f"{RATE}_change_ci95"

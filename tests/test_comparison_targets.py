@@ -10,7 +10,7 @@ from comparison.report import charts, tables
 from comparison.rows import compare
 from comparison.runs import find_runs
 from comparison.targets import Aim
-from tests.made_up_runs import rows_of, write_run
+from tests.shared.made_up_runs import rows_of, write_run
 
 CHANGE = "time_to_target_s_change_pct"
 

@@ -14,7 +14,9 @@ from measurement.columns import (
     evaluation_columns,
 )
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
 @pytest.mark.parametrize("file, columns", [
@@ -35,7 +37,11 @@ def test_metrics_explains_every_column_and_no_other(file, columns):
     assert not missing and set(explained) <= set(columns)
 
 
-@pytest.mark.parametrize("document", ["metrics.md", "reliability.md", "security.md"])
-def test_the_tests_that_a_document_names_exist(document):
-    named = set(re.findall(r"`(test_\w+)`", (DOCS / document).read_text(encoding="utf-8")))
-    assert named and all((DOCS.parent / "tests" / f"{name}.py").is_file() for name in named)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_tests_and_benchmarks_that_a_document_names_exist(document):
+    text = document.read_text(encoding="utf-8")
+    named = [f"tests/{name}.py" for name in re.findall(r"\b(test_\w+)(?:\.py|`)", text)]
+    named += [f"benchmarks/{name}.py" for name in re.findall(r"\bpython -m benchmarks\.(\w+)", text)]
+    named += re.findall(r"\bbenchmarks/\w+\.\w+", text)
+    assert not [path for path in named if not (ROOT / path).is_file()]
+    assert "python benchmarks/" not in text, "they are started by python -m"

@@ -13,9 +13,8 @@ from comparison.csv_files import read_table
 from comparison.runs import find_runs, read_summary
 from measurement.columns import COMPLETE, STEP_COLUMNS, SUMMARY_COLUMNS, YES
 from measurement.table import Table
-from tests.conftest import ROOT
-from tests.made_up_runs import rows_of, write_run, write_seeds
-from tests.test_autotuning import SUMMARY, write_tuner
+from tests.shared.made_up_runs import SUMMARY, rows_of, write_run, write_seeds, write_tuner
+from tests.shared.runs import ROOT
 
 RECORDED = ROOT / "results" / "reference" / "gpt2_frameworks_cpu_2_cores" / "pipeline-2dev-2stages-8micro-batch16"
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.shared.runs import ROOT
 
 RUN_ONCE = [sys.executable, "experiments/run_once.py"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from tests.conftest import ROOT
+from tests.shared.runs import ROOT
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
 from workload.tasks import open_task

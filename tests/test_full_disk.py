@@ -13,7 +13,7 @@ import pytest
 from measurement.columns import STEP_COLUMNS
 from measurement.run_json import release_space, reserve_space
 from measurement.table import Table
-from tests.conftest import stray_lines
+from tests.shared.runs import stray_lines
 from workload.atomic_files import write_json
 from workload.errors import storage_problem
 
@@ -112,7 +112,7 @@ def test_a_model_for_which_there_is_no_room(disk, start_ranks):
 
 
 def test_a_checkpoint_for_which_there_is_no_room(disk, start_ranks):
-    """Nothing of it is left, and with more room the run goes on from the one before."""
+    """Nothing of it is left, and with more room the run resumes from the one before."""
     command = ["bert_baseline.py", *SHORT, "--checkpoint_steps", "4", "--output_dir", disk]
     subprocess.run(["mount", "-o", f"remount,size={13 * 2**20}", disk], check=True)  # one takes 8.3
     line = error_line(start_ranks(*command, count=2))

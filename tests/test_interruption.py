@@ -1,4 +1,4 @@
-"""A run that is told to stop writes a checkpoint and says so; one that cannot is ended; nothing is left behind."""
+"""A run that is told to stop writes a checkpoint and says so; a run that cannot is ended; nothing is left behind."""
 
 import fcntl
 import json
@@ -11,20 +11,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import EXACT, FinishedRun
-from tests.warm_ranks import start_ranks
+from tests.shared import warm_ranks
+from tests.shared.runs import EXACT, FinishedRun
 
 TRY_AGAIN = 75
 STEPS = ["--max_steps", "1000", "--eval_steps", "1000", "--checkpoint_steps", "900"]
 
 
 class LiveRun:
-    """A run that goes on for minutes: in so many ranks, or in one process, which starts those that it is asked for."""
+    """A run that lasts for minutes, in `count` ranks; a single one starts the ranks that its flags ask for."""
 
     def __init__(self, environment: dict[str, str], folder: Path, script: str, words: tuple[str, ...], count: int):
         self.folder = folder / "run"
         words = [*EXACT, *STEPS, *words, "--output_dir", str(folder), "--run_name", "run"]
-        self.processes, outputs = start_ranks(script, words, count, environment, folder)
+        self.processes, outputs = warm_ranks.start_ranks(script, words, count, environment, folder)
         self.process, self.errors = self.processes[0], outputs[0][1]
         deadline = time.monotonic() + 120
         while self.steps() < 3 and time.monotonic() < deadline and self.exit_code() is None:
@@ -47,7 +47,7 @@ class LiveRun:
         return (self.folder / "steps.csv").read_text().count("\n") - 1 if (self.folder / "steps.csv").exists() else 0
 
     def wait(self, seconds: float) -> int:
-        """Until the command and every rank has ended; the command's exit code."""
+        """Wait until the command and every rank have ended; returns the command's exit code."""
         deadline = time.monotonic() + seconds
         while self.exit_code() is None or any(map(psutil.pid_exists, self.ranks)):
             assert time.monotonic() < deadline, "a rank lives on"
@@ -61,7 +61,8 @@ class LiveRun:
 
 
 @pytest.fixture
-def live(environment, tmp_path):
+def live(environment, slow_lane, tmp_path):
+    """Start a run that lasts for minutes; the test's end kills what is left of it."""
     runs = []
 
     def live(script: str, *words: str, count: int = 1) -> LiveRun:
@@ -75,7 +76,7 @@ def live(environment, tmp_path):
 @pytest.mark.parametrize("script, count, number", [
     ("bert_baseline.py", 2, signal.SIGUSR1), ("pipeline.py", 1, signal.SIGTERM)])
 def test_a_run_that_is_told_to_stop_leaves_a_checkpoint(script, count, number, live):
-    """Told one rank alone, or by way of the command."""
+    """The signal goes to one rank alone, or to the command."""
     run = live(script, "--num_gpus", "2", count=count)
     os.kill(run.ranks[1] if count == 2 else run.process.pid, number)
     assert run.wait(30) == TRY_AGAIN
@@ -123,7 +124,7 @@ def test_ranks_notice_that_their_launcher_died(live):
 
 @pytest.mark.parametrize("script, victim", [("bert_baseline.py", 1), ("pipeline.py", 0)])
 def test_a_rank_that_dies_takes_the_others_down(script, victim, live):
-    """Killed in the middle, not asked: nobody hangs, nobody lives on, and the record says failed."""
+    """A rank is killed: none hangs, none lives on, and the record says failed."""
     run = live(script, "--num_gpus", "2")
     assert run.run().description["status"] == "running"
     before = run.steps()
@@ -144,7 +145,7 @@ def test_a_rank_that_hangs_is_named(live):
 
 
 def test_out_of_memory_says_which_flag_to_lower(start_ranks, tmp_path):
-    done = start_ranks("tests/out_of_memory.py", *EXACT, "--output_dir", tmp_path, "--run_name", "run")
+    done = start_ranks("tests/scripts/out_of_memory.py", *EXACT, "--output_dir", tmp_path, "--run_name", "run")
     assert done.returncode == 1
     said = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("error:")]
     assert said == ["error: out of memory on cpu; lower --micro_batch_size (now 4)"] and "Traceback" not in done.stderr
@@ -180,7 +181,7 @@ def test_where_steps_are_not_recorded_an_evaluation_ends_the_run(start_ranks, tm
     ("zero.py", "--num_gpus", "2", "--stage", "2"), ("zero.py", "--num_gpus", "2", "--stage", "3"),
     ("hf_trainer.py", "--num_gpus", "2")], ids="-".join)
 def test_steps_that_are_not_finite_are_left_out_and_counted(command, train):
-    """The first step ruins the model, the others cannot: all but the first are left out, and the run ends well."""
+    """The first step ruins the model: all others are left out, and the run finishes."""
     run = train(command[0], *HUGE[:4], "--skip_nonfinite", "--max_steps", "4", *command[1:])
     losses = run.column("train_loss")
     ruined = [number for number, loss in enumerate(losses) if loss != loss or abs(loss) == float("inf")]
@@ -189,7 +190,7 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(command, train):
 
 
 def test_steps_that_fp16_skips_are_counted(train):
-    run = train("tests/overflowing_fp16.py", "--num_gpus", "1", "--precision", "fp16", "--max_steps", "3",
+    run = train("tests/scripts/overflowing_fp16.py", "--num_gpus", "1", "--precision", "fp16", "--max_steps", "3",
                 "--max_eval_examples", "8")
     assert not any(map(math.isfinite, run.column("grad_norm")))
     assert run.summary["skipped_steps"] == "3"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.shared.runs import ROOT
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError, one_line_errors
 from workload.launch import launcher

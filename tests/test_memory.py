@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.shared.runs import ROOT
 
 # How many pages 256 MiB wait for that were in use, and given back, before; the first some eight times find their place.
 PAGES = """

@@ -9,9 +9,9 @@ import shutil
 
 import pytest
 
-from tests.answer_spans import check_windows
-from tests.mutations import count_outcomes, mutate_bytes, mutate_json, mutate_table, mutate_text, refusal
-from tests.small_inputs import PAIRS, REVIEWS, SQUAD, lines_of, load, open_small, text_of, tokenise
+from tests.shared.answer_spans import check_windows
+from tests.shared.mutations import count_outcomes, mutate_bytes, mutate_json, mutate_table, mutate_text, refusal
+from tests.shared.small_inputs import PAIRS, REVIEWS, SQUAD, lines_of, load, open_small, text_of, tokenise
 from workload.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("cache")

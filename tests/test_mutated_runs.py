@@ -12,9 +12,8 @@ from comparison.autotuning import find_tuners, tuner_parts
 from comparison.report import write_comparison
 from comparison.rows import compare
 from comparison.runs import NEEDED, find_runs, plain
-from tests.made_up_runs import write_run
-from tests.mutations import count_outcomes, mutate_bytes, mutate_json, mutate_table, mutate_text
-from tests.test_autotuning import write_tuner
+from tests.shared.made_up_runs import write_run, write_tuner
+from tests.shared.mutations import count_outcomes, mutate_bytes, mutate_json, mutate_table, mutate_text
 
 NUMBERS = [b"0", b"-1", b"1e308", b"-1e308", b"1e-320", b"inf", b"nan", b"1e400", b"9" * 40, b"9" * 5000, b"0x10",
            b"1_0", b"18446744073709551615", b"True", b"", b"2", b"0.5"]

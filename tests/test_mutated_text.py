@@ -6,8 +6,8 @@ import json
 import pytest
 import zstandard
 
-from tests.mutations import count_outcomes, mutate_bytes, mutate_json, pack, refusal
-from tests.small_inputs import LINES, TEXT, lines_of, load, open_small, text_of, tokenise
+from tests.shared.mutations import count_outcomes, mutate_bytes, mutate_json, pack, refusal
+from tests.shared.small_inputs import LINES, TEXT, lines_of, load, open_small, text_of, tokenise
 from workload.errors import InputError
 from workload.tasks.oscar import read_documents
 

@@ -15,7 +15,7 @@ from comparison.report import charts, tables
 from comparison.rows import compare
 from comparison.runs import find_runs
 from comparison.tables import cell
-from tests.made_up_runs import rows_of, write_run
+from tests.shared.made_up_runs import rows_of, write_run
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,6 +1,6 @@
-"""Every strategy on pretended GPUs (tests/pretended_cuda): all branches for CUDA, and what one CPU process computes.
+"""Every strategy on pretended GPUs (tests/pretended_cuda) runs its branches for CUDA and computes what a CPU does.
 
-Copies to the host arrive late: what is read before it has arrived is no number. An operation that mixes devices fails.
+Copies to the host arrive late: a value that is read too early is NaN. An operation that mixes devices fails.
 """
 
 import json
@@ -11,8 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, stray_lines
-from tests.test_equivalence import ONE_PROCESS, SHORT, assert_same_computation, relative, weight_difference
+from tests.shared.runs import (
+    ONE_PROCESS,
+    ROOT,
+    SHORT,
+    assert_same_computation,
+    relative,
+    stray_lines,
+    weight_difference,
+)
 
 STRATEGIES = {
     "DDP": ("bert_baseline.py",),
@@ -41,12 +48,12 @@ OTHER_TASKS = {"imdb": ("--max_seq_length", "40", "--max_grad_norm", "2"), "mnli
 
 
 def command_of(name: str, gpus: int) -> tuple[str, ...]:
-    """DataParallel's forward pass takes the samples of all GPUs: together they are the reference's micro-batch."""
+    """A strategy's command. DataParallel's forward pass takes the samples of all GPUs: half a micro-batch for each."""
     return (*STRATEGIES[name], *(["--micro_batch_size", "2"] if name == "DataParallel" and gpus == 2 else []))
 
 
 def our_waits(run, at_least: float = 0) -> list[str]:
-    """Lines of ours that made a host wait in the measured steps; so many times a step at least."""
+    """This project's lines that made a host wait in measured steps, `at_least` so often a step."""
     ranks = run.host_waits()
     assert ranks
     return [f"{wait['line']}: {wait['what']}" for rank in ranks for wait in rank
@@ -172,7 +179,7 @@ def test_other_tasks(task, name, pretended_gpus, train):
     ("bf16", "ZeRO-3"), ("fp16", "FSDP"), ("bf16", "FSDP"), ("fp16", "pipeline"), ("fp16", "torch zbv"),
     ("bf16", "torch 1f1b"), ("fp16", "HF Trainer")])
 def test_precision_means_the_same_arithmetic(precision, name, pretended_gpus, train):
-    """As one GPU's: which operations autocast takes into the short type differs between CPUs and GPUs."""
+    """Compared with one GPU: autocast chooses other operations for the short type on a CPU."""
     flags = (*SHORT, "--max_steps", "4", "--precision", precision)
     one, run = (pretended_gpus(gpus, *command_of(which, gpus), *flags) for which, gpus in (("DDP", 1), (name, 2)))
     losses = [each.column("train_loss") for each in (run, one, train(*ONE_PROCESS, *SHORT, "--max_steps", "4"))]
@@ -184,7 +191,7 @@ def test_precision_means_the_same_arithmetic(precision, name, pretended_gpus, tr
 
 @pytest.mark.parametrize("name", ["DDP", "FSDP", "ZeRO-2", "pipeline", "torch zbv"])
 def test_a_resumed_run_is_the_uninterrupted_one(name, pretended_gpus, tmp_path, broken_off, resume):
-    """With dropout, which goes on with the random numbers of each GPU."""
+    """With dropout, which resumes with the random numbers of each GPU."""
     command = (*command_of(name, 2), "--dropout", "0.1")
     whole = pretended_gpus(2, *command)
     run = resume(broken_off(whole), *command, pretended_gpus=2)
@@ -203,7 +210,7 @@ def test_profiling_traces_the_host_and_leaves_the_rest_empty(name, pretended_gpu
 
 
 def waits_in_the_table() -> dict[str, dict[str, float]]:
-    """Of docs/strategies.md: strategy -> function -> waits a step."""
+    """The table in docs/strategies.md: strategy -> function -> waits a step."""
     text = Path(ROOT, "docs", "strategies.md").read_text()
     table = text[text.index("## What makes the host wait"):].split("\n## ")[0]
     waits: dict[str, dict[str, float]] = {}
@@ -215,7 +222,7 @@ def waits_in_the_table() -> dict[str, dict[str, float]]:
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name.startswith(("ZeRO", "pipeline", "HF"))])
 def test_what_libraries_wait_for_is_in_the_table(name, pretended_gpus):
-    """Waits that every step has; those of a run's end are none of a step's."""
+    """Only waits in every step count, not those at a run's end."""
     found: dict[str, float] = {}
     for wait in pretended_gpus(2, *command_of(name, 2)).host_waits()[0]:
         if wait["per_step"] >= 1:

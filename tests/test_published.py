@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from tests.conftest import ROOT
+from tests.shared.runs import ROOT
 
 SCRIPT = ROOT / "experiments" / "published_records.py"
 FIGURES = sorted((ROOT / "results" / "published").glob("*.csv"))

@@ -9,9 +9,7 @@ import pytest
 
 from measurement.columns import RANK_COLUMNS, SUMMARY_COLUMNS
 from measurement.environment import source_digest
-from tests.conftest import ROOT
-from tests.test_communication import PROFILED
-from tests.test_equivalence import ONE_PROCESS, ROWS
+from tests.shared.runs import ONE_PROCESS, PROFILED, ROOT, ROWS
 
 RUNS = {"one process": ONE_PROCESS, "DDP": (*ROWS["DDP x 2"], *PROFILED),
         "pipeline": (*ROWS["pipeline x 2"], *PROFILED), "torch pipeline": (*ROWS["torch gpipe x 2"], *PROFILED),

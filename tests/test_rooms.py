@@ -2,7 +2,7 @@
 
 import ast
 
-from tests.conftest import ROOT
+from tests.shared.runs import ROOT
 
 
 def imported_modules(file):

@@ -10,7 +10,7 @@ from torch.distributed.pipelining.schedules import get_schedule_class
 from measurement.pipelines.idle_replay import Action, mean_seconds, replayed_bubble_pct
 from measurement.pipelines.timeline import Span
 from measurement.pipelines.torch_timeline import actions_of
-from tests.test_command_line import SAMPLE
+from tests.shared.runs import SAMPLE
 from workload.arguments import TorchPipelineArguments, parse_arguments
 from workload.errors import InputError
 from workload.job import prepare
@@ -74,7 +74,7 @@ def test_mean_seconds_of_an_action():
 
 @pytest.mark.alone
 def test_bubbles_of_schedules_that_sleep(start_ranks):
-    output = start_ranks("tests/sleeping_torch_stages.py", 4, count=2, check=True).stdout
+    output = start_ranks("tests/scripts/sleeping_torch_stages.py", 4, count=2, check=True).stdout
     measured = json.loads(output.strip().splitlines()[-1])
     assert list(measured) == list(TORCH_NAMES)
     for bubbles in measured.values():

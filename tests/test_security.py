@@ -17,7 +17,7 @@ import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
 from measurement.redaction import HIDDEN, without_secrets
-from tests.conftest import EXACT, ROOT
+from tests.shared.runs import EXACT, ROOT
 from workload.errors import InputError
 from workload.launch import loopback
 from workload.models.loading import load_config, load_tokenizer

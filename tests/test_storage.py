@@ -12,7 +12,7 @@ from unittest import mock
 import datasets
 import pytest
 
-from tests.conftest import EXACT, ROOT, stray_lines
+from tests.shared.runs import EXACT, ROOT, stray_lines
 from workload.errors import InputError
 from workload.launch import processes
 from workload.storage import check_cache, check_writable, extensions_folder
@@ -97,14 +97,14 @@ def test_who_may_not_write_to_the_environment_gets_a_copy_of_what_is_built_in_it
 
 
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root can become another user")
-def test_a_user_id_that_no_user_has_can_train():
+def test_a_user_id_that_no_user_has_can_train(environment):
     """As in a container that is started with --user."""
     # The capability opens folders that may be closed to others, such as the one that Python is installed in.
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         done = subprocess.run(
             ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups", "--inh-caps", "+dac_read_search",
-             "--ambient-caps", "+dac_read_search", "env", "-i", f"PATH={os.environ['PATH']}", "HOME=/",
+             "--ambient-caps", "+dac_read_search", "env", "-i", f"PATH={environment['PATH']}", "HOME=/",
              f"HF_HOME={folder}/cache", sys.executable, "zero.py", *EXACT, "--num_gpus", "1", "--max_steps", "2",
              "--output_dir", f"{folder}/out", "--run_name", "run"],
             cwd=ROOT, capture_output=True, text=True, timeout=200)

@@ -1,9 +1,8 @@
-"""The proof of test_equivalence.py for the other tasks: what a strategy computes does not depend on what is learned."""
+"""The proof of test_equivalence.py for the other tasks."""
 
 import pytest
 
-from tests.conftest import stray_lines
-from tests.test_equivalence import assert_same_computation, relative
+from tests.shared.runs import ONE_PROCESS, assert_same_computation, relative, stray_lines
 
 TASKS = {"imdb": ("--max_seq_length", "40", "--max_grad_norm", "2"), "mnli": ("--max_grad_norm", "1.2"),
          "oscar": ("--max_seq_length", "64", "--max_grad_norm", "3")}
@@ -13,7 +12,7 @@ STRATEGIES = {
     "pipeline x 2": ("pipeline.py", "--num_gpus", "2"),
     "torch 1f1b x 2": ("torch_pipeline.py", "--num_gpus", "2"),
 }
-# GPT-2's first and last layer share their weight; where they are, and how often, differs.
+# GPT-2's first and last layer share their weight: here on one stage, on two, or sharded.
 SHARED = {
     "pipeline x 1": ("pipeline.py", "--num_gpus", "1", "--micro_batches", "8"),
     "pipeline 2 x 2": ("pipeline.py", "--num_gpus", "4", "--stages", "2", "--micro_batches", "4"),
@@ -22,17 +21,21 @@ SHARED = {
     "torch zbv x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"),
     "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
 }
-ROWS = [*((task, strategy) for task in TASKS for strategy in STRATEGIES), *(("oscar", strategy) for strategy in SHARED)]
+ROWS = [*((task, name) for task in TASKS for name in STRATEGIES), *(("oscar", name) for name in SHARED)]
 
 
-def run_of(train, task, strategy=None):
-    command = (STRATEGIES | SHARED).get(strategy, ("bert_baseline.py", "--num_gpus", "1"))
+def commands(*names: str) -> list:
+    return [pytest.param((STRATEGIES | SHARED)[name], id=name) for name in names]
+
+
+def run_of(train, task, command=ONE_PROCESS):
     return train(*command, "--task", task, "--max_steps", "3", *TASKS[task])
 
 
-@pytest.mark.parametrize("task, strategy", ROWS)
-def test_strategy_computes_what_one_process_computes(task, strategy, train):
-    run, one = run_of(train, task, strategy), run_of(train, task)
+@pytest.mark.parametrize("task, command", [pytest.param(task, (STRATEGIES | SHARED)[name], id=f"{task}-{name}")
+                                           for task, name in ROWS])
+def test_strategy_computes_what_one_process_computes(task, command, train):
+    run, one = run_of(train, task, command), run_of(train, task)
     assert_same_computation(run, one)
     for norms in ("micro_batch_squared_norm", "batch_squared_norm"):
         assert relative(run.column(norms), one.column(norms)) < 2e-4, "a shared weight's gradient counts once"
@@ -48,28 +51,28 @@ def test_clipping_is_active(task, train):
 
 
 def test_batches_with_and_without_padding_are_among_them(train):
-    """Those without have no attention mask: stages exchange other tensors then."""
+    """Batches without padding have no attention mask, so stages exchange other tensors."""
     rows = run_of(train, "imdb").rows("steps.csv")
     padding = [0, *(int(row["padded_tokens"]) - int(row["real_tokens"]) for row in rows)]
     assert {later > earlier for earlier, later in zip(padding, padding[1:], strict=False)} == {True, False}
 
 
-@pytest.mark.parametrize("strategy", ["pipeline x 2", "torch 1f1b x 2", "torch zbv x 2", "pipeline 2 x 2"])
-def test_a_weight_that_two_stages_share_counts_once(strategy, train):
-    ranks = run_of(train, "oscar", strategy).description["ranks"]
+@pytest.mark.parametrize("command", commands("pipeline x 2", "torch 1f1b x 2", "torch zbv x 2", "pipeline 2 x 2"))
+def test_a_weight_that_two_stages_share_counts_once(command, train):
+    ranks = run_of(train, "oscar", command).description["ranks"]
     [whole] = run_of(train, "oscar").description["ranks"]
     for replica in {rank["replica"] for rank in ranks}:
         stages = [rank for rank in ranks if rank["replica"] == replica]
         assert sum(stage["parameters"] for stage in stages) == whole["parameters"]
         assert sorted(name for stage in stages for name in stage["layers"]) == sorted(whole["layers"])
-    assert run_of(train, "oscar", strategy).description["parameters"] == whole["parameters"]
+    assert run_of(train, "oscar", command).description["parameters"] == whole["parameters"]
 
 
-def test_the_saved_gpt2_has_one_weight_at_both_ends(train):
+@pytest.mark.parametrize("command", commands(*STRATEGIES, *SHARED))
+def test_the_saved_gpt2_has_one_weight_at_both_ends(command, train):
     from transformers import GPT2LMHeadModel
 
-    for strategy in (*STRATEGIES, *SHARED):
-        run = run_of(train, "oscar", strategy)
-        assert "lm_head.weight" not in run.weights(), "saved once"
-        model = GPT2LMHeadModel.from_pretrained(run.folder / "model")
-        assert model.lm_head.weight is model.transformer.wte.weight
+    run = run_of(train, "oscar", command)
+    assert "lm_head.weight" not in run.weights(), "saved once"
+    model = GPT2LMHeadModel.from_pretrained(run.folder / "model")
+    assert model.lm_head.weight is model.transformer.wte.weight

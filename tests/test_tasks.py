@@ -11,7 +11,7 @@ import pytest
 import torch
 import zstandard
 
-from tests.conftest import ROOT
+from tests.shared.runs import ROOT
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
 from workload.tasks import open_task

@@ -13,10 +13,9 @@ from comparison.autotuning import find_tuners
 from comparison.report import write_comparison
 from comparison.rows import compare
 from comparison.runs import find_runs
-from tests.conftest import EXACT, ROOT
-from tests.made_up_runs import write_run
-from tests.small_inputs import FILES
-from tests.test_autotuning import write_tuner
+from tests.shared.made_up_runs import write_run, write_tuner
+from tests.shared.runs import EXACT, ROOT
+from tests.shared.small_inputs import FILES
 from workload.arguments import Arguments, parse_arguments
 from workload.atomic_files import write_json
 from workload.errors import InputError

@@ -5,20 +5,20 @@ import json
 import pytest
 
 from measurement.pipelines.timeline import Span, bubble_pct, bubble_schedule_pct, imbalance_pct, typical_step
-from tests.test_equivalence import PIPELINES, ROWS
+from tests.shared.runs import PIPELINES, ROWS, rows
 
 STAGE_KINDS = ("forward", "backward", "send", "receive", "reduce", "optimizer")
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("units, micro_batches, expected_bubble, expected_imbalance", [
-    ([1, 1], 2, 100 / 3, 0),
-    ([1, 1, 1, 1], 8, 100 * 3 / 11, 0),
+@pytest.mark.parametrize("count, units, micro_batches, expected_bubble, expected_imbalance", [
+    (2, [1, 1], 2, 100 / 3, 0),
+    (4, [1, 1, 1, 1], 8, 100 * 3 / 11, 0),
     # The slow stage sets the pace: 7 micro-batches at its 2 units and one through all 5, of 4 x 19 units 40 at work.
-    ([1, 1, 2, 1], 8, 100 * (1 - 40 / 76), 60),
+    (4, [1, 1, 2, 1], 8, 100 * (1 - 40 / 76), 60),
 ])
-def test_bubble_of_stages_that_sleep(units, micro_batches, expected_bubble, expected_imbalance, start_ranks):
-    output = start_ranks("tests/sleeping_stages.py", json.dumps(units), micro_batches, count=len(units),
+def test_bubble_of_stages_that_sleep(count, units, micro_batches, expected_bubble, expected_imbalance, start_ranks):
+    output = start_ranks("tests/scripts/sleeping_stages.py", json.dumps(units), micro_batches, count=count,
                          check=True).stdout
     measured = json.loads(output.strip().splitlines()[-1])
     assert measured["bubble_pct"] == pytest.approx(expected_bubble, abs=5)
@@ -43,9 +43,9 @@ def test_the_typical_step_is_the_one_of_median_duration():
     assert typical_step([{}, {}]) == (None, [])
 
 
-@pytest.mark.parametrize("row", PIPELINES)
-def test_every_stage_accounts_for_its_time(row, train):
-    run = train(*ROWS[row])
+@pytest.mark.parametrize("command", rows(*PIPELINES))
+def test_every_stage_accounts_for_its_time(command, train):
+    run = train(*command)
     summary, ranks = run.summary, run.rows("ranks.csv")
     for kind in STAGE_KINDS:
         column = f"{kind}_s_per_step"
@@ -54,18 +54,17 @@ def test_every_stage_accounts_for_its_time(row, train):
     idle = [float(rank["idle_s_per_step"]) for rank in ranks]
     computing = [float(rank["forward_s_per_step"]) + float(rank["backward_s_per_step"]) for rank in ranks]
     assert float(summary["bubble_pct"]) == pytest.approx(100 * sum(idle) / (sum(idle) + sum(computing)), rel=1e-6)
-    schedules = [name for name in ("gpipe", "interleaved", "zero_bubble", "zbv") if name in row]
+    schedules = [name for name in ("gpipe", "interleaved", "zero_bubble", "zbv") if name in command]
     assert summary["schedule"] == (schedules[0] if schedules else "1f1b")
     assert 0 <= float(summary["bubble_schedule_pct"]) < 50
     stages = int(summary["pipeline_stages"])
     assert [int(rank["stage"]) for rank in ranks].count(stages - 1) == int(summary["replicas"])
 
 
-def test_the_timeline_is_a_chrome_trace_with_a_row_per_stage(train):
+def test_the_timeline_is_a_chrome_trace_with_a_row_per_stage(slow_lane, train):
     run = train(*ROWS["pipeline 2 x 2"])
     trace = json.loads((run.folder / "timeline.json").read_text())["traceEvents"]
-    rows = {(each["pid"], each["tid"]) for each in trace if each["ph"] == "X"}
-    assert rows == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert {(each["pid"], each["tid"]) for each in trace if each["ph"] == "X"} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     forwards = [each["name"] for each in trace if each["ph"] == "X" and each["cat"] == "forward"
                 and (each["pid"], each["tid"]) == (0, 0)]
     assert forwards == [f"forward {number}" for number in range(4)]
@@ -73,7 +72,7 @@ def test_the_timeline_is_a_chrome_trace_with_a_row_per_stage(train):
     assert (run.folder / "timeline.png").stat().st_size > 10_000
 
 
-def test_memory_of_every_stage(train):
+def test_memory_of_every_stage(slow_lane, train):
     run = train(*ROWS["pipeline x 4"])
     peaks = [float(rank["peak_memory_gib"]) for rank in run.rows("ranks.csv")]
     assert len(peaks) == 4 and min(peaks) > 0.1

@@ -7,10 +7,10 @@ import unicodedata
 import numpy as np
 import pytest
 
-from tests.answer_spans import check_windows, held_part, plain
-from tests.conftest import ROOT
-from tests.mutations import count_outcomes
-from tests.small_inputs import load, open_small, tokenise
+from tests.shared.answer_spans import check_windows, held_part, plain
+from tests.shared.mutations import count_outcomes
+from tests.shared.runs import ROOT
+from tests.shared.small_inputs import load, open_small, tokenise
 from workload.tasks.squad_score import predict_answers, score_answers
 
 pytestmark = pytest.mark.usefixtures("cache")

@@ -16,10 +16,10 @@ from comparison.runs import find_runs
 from measurement.columns import deepspeed_settings
 from measurement.environment import ARITHMETIC, SPEED, file_digest, own_settings, source_digest
 from measurement.run_json import RunJson, describe_run, mark_ended, workload_hash
-from tests.conftest import EXACT, ROOT, FinishedRun, stray_lines
-from tests.made_up_runs import rows_of, write_run, write_seeds
-from tests.small_inputs import open_small
-from tests.warm_ranks import run_ranks
+from tests.shared.made_up_runs import rows_of, write_run, write_seeds
+from tests.shared.runs import EXACT, ROOT, FinishedRun, stray_lines
+from tests.shared.small_inputs import open_small
+from tests.shared.warm_ranks import run_ranks
 from workload.batches import Split
 from workload.digests import content_of, examples_digest
 from workload.job import Job

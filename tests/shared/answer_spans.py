@@ -1,4 +1,4 @@
-"""What the tokens of an answer have to cover, by rules that are not the code's own."""
+"""Which characters the tokens of an answer have to cover, by rules written independently of the code's."""
 
 import unicodedata
 
@@ -11,19 +11,19 @@ def is_dropped(character: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """A text as the pieces of its tokens spell it."""
+    """A text as its tokens spell it."""
     held = (each for each in unicodedata.normalize("NFD", text) if not is_dropped(each))
     return "".join(map(str.lower, held))
 
 
 def held_part(start: int, answer: str) -> tuple[int, int]:
-    """First character and end of an answer, without what is dropped at its ends; equal where nothing is left."""
+    """Start and end of an answer without the dropped characters at its ends; equal if nothing is left."""
     held = [place for place, character in enumerate(answer, start) if not is_dropped(character)]
     return (held[0], held[-1] + 1) if held else (start, start)
 
 
 def check_windows(task, examples: dict[str, list], features: dict[str, list]) -> int:
-    """Hold the labels of all windows against their examples' answers; how many of them point at one."""
+    """Check the labels of all windows against their examples' answers; returns how many point at one."""
     pointing = 0
     for row, example in enumerate(features["example_index"]):
         offsets, ids = [tuple(place) for place in features["offsets"][row]], features["input_ids"][row]

@@ -1,13 +1,8 @@
-"""Not a test: `pipeline.py` with its clipping left to DeepSpeed, which the equivalence test must notice."""
+"""`pipeline.py` with its clipping left to DeepSpeed, which the equivalence test must notice."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import pipeline  # noqa: E402
-from workload import optimization  # noqa: E402
-from workload.errors import one_line_errors  # noqa: E402
+import pipeline
+from workload import optimization
+from workload.errors import one_line_errors
 
 complete_config, clip_by_global_norm = pipeline.complete_config, optimization.clip_by_global_norm
 

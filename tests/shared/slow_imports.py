@@ -1,4 +1,4 @@
-"""What a script imports sooner or later, imported once for all ranks that are forked from here (`warm_ranks.py`)."""
+"""What scripts import sooner or later, imported once for all ranks that are forked afterwards (`warm_ranks.py`)."""
 
 import contextlib
 import io

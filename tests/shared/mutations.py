@@ -1,4 +1,4 @@
-"""Files that are mutated at random, in the same way in every session, for the tests of all that reads files."""
+"""Files mutated at random, in the same way in every session, for the tests of code that reads files."""
 
 import collections
 import copy
@@ -24,7 +24,7 @@ NEWLINES = [b"\r\n", b"\r", b"\n\n", b"\xe2\x80\xa8", b"\xc2\x85", b"\x0b", b""]
 
 
 def count_outcomes(cases: int, check: Callable[[Random], str]) -> dict[str, int]:
-    """Give `check` so many sources of chance; how often it had each outcome."""
+    """Call `check` with `cases` sources of chance; returns how often it had each outcome."""
     outcomes = collections.Counter()
 
     @settings(max_examples=cases, derandomize=True, deadline=None, database=None,
@@ -38,7 +38,7 @@ def count_outcomes(cases: int, check: Callable[[Random], str]) -> dict[str, int]
 
 
 def refusal(error: InputError, path: str, *places: str) -> str:
-    """The line that an error prints; it has to name the file, and one of the places or what the file as a whole is."""
+    """The line that an error prints: it has to name the file, and a place in it or what is wrong with the whole."""
     line = str(error)
     assert len(line.splitlines()) == 1 and line.startswith(path) and len(line) < len(path) + 500
     whole = ("cannot be unpacked", "cannot be read", "holds no ")
@@ -47,7 +47,7 @@ def refusal(error: InputError, path: str, *places: str) -> str:
 
 
 def nodes(document) -> Iterator[tuple]:
-    """All that lies in a JSON document, each as what holds it and its key there."""
+    """Every node of a JSON document, as its parent and its key there."""
     keys = document if isinstance(document, dict) else range(len(document)) if isinstance(document, list) else ()
     for key in keys:
         yield document, key
@@ -55,7 +55,7 @@ def nodes(document) -> Iterator[tuple]:
 
 
 def mutate_text(chance: Random, text: str) -> str:
-    """Characters put in, taken out or written in another way."""
+    """Insert, remove or respell characters."""
     if chance.random() < 0.2:
         return unicodedata.normalize(chance.choice(["NFC", "NFD", "NFKD"]), text)
     place = chance.randint(0, len(text))
@@ -114,7 +114,7 @@ def mutate_bytes(chance: Random, content: bytes) -> bytes:
 
 
 def mutate_table(chance: Random, content: bytes, separator: bytes) -> bytes:
-    """Cells and columns added, dropped, exchanged or emptied; what is quoted is cut like the rest."""
+    """Cells and columns added, dropped, exchanged or emptied; separators within quotes count as any other."""
     rows = [line.split(separator) for line in content.split(b"\n")]
     for _ in range(chance.choice([1, 1, 2])):
         column, other = (chance.randrange(len(rows[0]) or 1) for _ in range(2))
@@ -139,7 +139,7 @@ def mutate_table(chance: Random, content: bytes, separator: bytes) -> bytes:
 
 
 def pack(name: str, content: bytes) -> bytes:
-    """The bytes of a file of such a name. Both forms have a checksum, as the usual commands write it."""
+    """The content as a file of this name holds it. gzip and zstandard add a checksum, as the usual commands do."""
     if name.endswith(".gz"):
         return gzip.compress(content, mtime=0)
     return zstandard.ZstdCompressor(write_checksum=True).compress(content) if name.endswith(".zst") else content

@@ -1,6 +1,6 @@
-"""Ranks that skip the imports: forked from a process that has them, for they take longer than a test's training.
+"""Ranks that are forked from a process with all imports done, since imports take longer than a test's training.
 
-Each rank is a process of its own, as under torchrun; the launchers themselves have tests of their own.
+Each rank is a process of its own, as under torchrun; other tests start the launchers themselves.
 """
 
 import itertools
@@ -14,15 +14,15 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["tests.slow_imports"])
+FORKSERVER.set_forkserver_preload(["tests.shared.slow_imports"])
 SPAWN = multiprocessing.get_context("spawn")  # for pretended GPUs: they must be there before libraries look for any
 
 
 def start_ranks(script: str, words: list[str], count: int, environment: dict[str, str],
                 folder: Path) -> tuple[list[multiprocessing.Process], list[list[Path]]]:
-    """Start a script in `count` processes; gives them and the files that each one's two outputs go to."""
+    """Start a script in `count` processes; returns them, and for each the files of its two outputs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -32,7 +32,7 @@ def start_ranks(script: str, words: list[str], count: int, environment: dict[str
                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     outputs = [[folder / f"rank{rank}.{stream}" for stream in ("out", "err")] for rank in range(count)]
     for path in itertools.chain(*outputs):
-        path.write_text("")  # a rank may be ended before it begins
+        path.write_text("")  # a rank may be killed before it opens them
     ranks, context = [], SPAWN if "PRETENDED_GPUS" in environment else FORKSERVER
     for rank in range(count):
         own = variables | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {})
@@ -66,7 +66,7 @@ def _be_rank(script: str, words: list[str], variables: dict[str, str], outputs: 
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
     sys.argv = [script, *words]
-    sys.path.insert(0, str((ROOT / script).parent))  # as Python does, for what lies beside the script
+    sys.path.insert(0, str((ROOT / script).parent))  # as Python does
     os.chdir(ROOT)
     if "PRETENDED_GPUS" in variables:
         from tests import pretended_cuda

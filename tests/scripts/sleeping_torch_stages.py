@@ -1,8 +1,8 @@
-"""PyTorch's schedules over layers that only sleep, so that their bubbles are known; prints what the timelines say.
+"""PyTorch's schedules over layers that only sleep, so that their bubbles are known; prints what the timelines measure.
 
-    torchrun --nproc-per-node 2 -m tests.sleeping_torch_stages 4
+    torchrun --nproc-per-node 2 -m tests.scripts.sleeping_torch_stages 4
 
-Two layers for each process, of which each pass takes 50 ms: forward, backward for its input, backward for its weight.
+Each process has two layers. Each of a layer's passes takes 50 ms: forward, backward for its input, for its weight.
 The argument is the number of micro-batches.
 """
 

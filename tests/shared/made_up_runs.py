@@ -1,4 +1,4 @@
-"""Run folders whose every number is known, for the tests of plots.py and of comparison/."""
+"""Made-up run folders with known numbers, for the tests of plots.py and of comparison/."""
 
 import json
 
@@ -11,6 +11,15 @@ from comparison.runs import find_runs
 
 JOB = {"task": "squad_v2", "model": "tiny", "global_batch_size": 32, "precision": "fp32"}
 JOB |= {"max_seq_length": 128, "cpu_threads": 1, "workload": "00e1"}
+# As DeepSpeed 0.19.8 writes it.
+SUMMARY = """\
+| tuning_space   |   num_experiments |   best_metric_val | best_exp_name    |
+|:---------------|------------------:|------------------:|:-----------------|
+| z0             |                 2 |           232.835 | z0_gas4_tmbspg8  |
+| z1             |                 2 |           286.114 | z1_gas1_tmbspg32 |
+| global         |                 4 |           286.114 | z1_gas1_tmbspg32 |
+
+Tuning completed in 0:08:06.518227. Total number of experiments: 4."""
 
 
 def write_run(folder, strategy="ddp", devices=1, throughput=50.0, status="finished", curves=False, **values):
@@ -34,12 +43,32 @@ def write_run(folder, strategy="ddp", devices=1, throughput=50.0, status="finish
 
 
 def write_seeds(root, name, throughputs, strategy="ddp", devices=1, **values):
-    """A run per throughput, with seeds 0, 1, ..., or those that are given as a dictionary."""
+    """A run for each throughput, with seeds 0, 1, ...; a dictionary maps seeds to throughputs."""
     by_seed = throughputs if isinstance(throughputs, dict) else dict(enumerate(throughputs))
     for seed, throughput in by_seed.items():
         write_run(root / f"{name}{seed}", strategy, devices, throughput, seed=seed, **values)
 
 
 def rows_of(root):
+    """The rows that plots.py would show for the runs in a folder, by the name of their setting."""
     rows, _ = compare(find_runs(root, plots.STUDY), plots.STUDY)
     return rows.set_index("setting")
+
+
+def write_tuner(folder):
+    """A tuner's results with four trials; our record of one of them pretends to be finished."""
+    for name in ("z0_gas4_tmbspg8", "z0_gas1_tmbspg32", "z1_gas4_tmbspg8", "z1_gas1_tmbspg32"):
+        trial = write_run(folder / name / "run", "zero1", 2, throughput=999.0).parent
+        settings = {"zero_optimization": {"stage": int(name[1])},
+                    "autotuning": {"enabled": True, "metric_path": f"{folder / name}/metrics.json"}}
+        (trial / "ds_config.json").write_text(json.dumps(settings))
+        (trial / "exp.json").write_text(json.dumps({"name": name, "ds_config": settings}))
+        (trial / "metrics.json").write_text(json.dumps({"fwd": 2e4, "latency": 3e5, "throughput": 286.114}))
+    (folder / "summary.txt").write_text(SUMMARY)
+    (folder / "ds_config_optimal.json").write_text('{"zero_optimization": {"stage": 1}}')
+
+
+def table_below(text, heading):
+    """The cells of the Markdown table below a heading, row by row."""
+    lines = text.split(f"\n## {heading}\n\n")[1].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "--" not in line]

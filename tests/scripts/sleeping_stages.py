@@ -1,6 +1,6 @@
-"""A DeepSpeed pipeline whose layers only sleep, so that its bubble is known; prints what the timeline says of a step.
+"""A DeepSpeed pipeline whose layers only sleep, so that its bubble is known; prints what its timeline measures.
 
-    torchrun --nproc-per-node 4 -m tests.sleeping_stages '[1, 1, 1, 1]' 8
+    torchrun --nproc-per-node 4 -m tests.scripts.sleeping_stages '[1, 1, 1, 1]' 8
 
 The first argument gives each stage's forward time in units of 50 ms (backward takes twice that), the second the
 number of micro-batches.

@@ -41,23 +41,23 @@ def open_small(name: str, folder, *flags: str) -> Task:
 
 
 def load(task: Task, path: str, **options) -> dict[str, list]:
-    """The examples of a file, in the steps of a task's start and in the form in which `datasets` keeps them."""
+    """The examples of a file, read as a task does at its start, in the form in which `datasets` keeps them."""
     check_path(path)
     assert re.fullmatch("[0-9a-f]{64}", task.digest(path))
     return pa.Table.from_pylist(list(task.read(path, **options)), schema=task.columns.arrow_schema).to_pydict()
 
 
 def tokenise(task: Task, examples: dict[str, list]) -> dict[str, list]:
-    """The samples of examples, of which there may be none."""
+    """The samples made of examples; {} if there are none."""
     count = len(next(iter(examples.values())))
     return task._tokenise(examples, list(range(count))) if count else {}
 
 
 def text_of(content: bytes) -> str:
-    """The text of a file, whose byte order mark is none."""
+    """The text of a file without its byte order mark."""
     return content.decode("utf-8-sig")
 
 
 def lines_of(content: bytes) -> list[str]:
-    """The lines that are not blank, however they end."""
+    """The lines that are not blank, whatever ends them."""
     return [line for line in re.split("\r\n|\r|\n", text_of(content)) if line.strip()]
