@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # DDP and pipelines on the embedded sample: about seven minutes on two cores. SEEDS="0 1 2" gives intervals.
-# The same job for all: 300 steps of 32 samples, one CPU thread per process. RESUME=1 leaves finished runs as they are and
-# resumes interrupted ones; otherwise all runs start anew.
+# The same job for all: 300 steps of 32 samples, one CPU thread per process. RESUME=1 skips runs that have finished.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CUDA_VISIBLE_DEVICES= # CPU processes, on a node with GPUs as on a laptop

@@ -1,8 +1,9 @@
 """Run a training script, unless it has been run already: `python experiments/run_once.py zero.py --stage 2 ...`
 
 If the same command has a finished run below --output_dir, nothing is run. If it has an interrupted one, that run is
-resumed from its last checkpoint. Otherwise a new run starts, replacing any other run of the same name. So an experiment
-that was interrupted is resumed by starting it again.
+resumed from its last checkpoint, or starts anew with --profile_steps, as only an uninterrupted run can be profiled.
+Otherwise a new run starts, replacing any other run of the same name. So an interrupted experiment is resumed by
+starting it again.
 
 LAUNCHER in the environment names a program to use instead of Python, such as experiments/slurm/launch.sh.
 """
@@ -44,4 +45,5 @@ if __name__ == "__main__":
         if launcher != sys.executable:
             os.environ["RUN_STARTED_AT"] = str(time.time())  # runtimes begin here, not when a node starts its processes
         checkpoints = [] if "--checkpoint_steps" in words else CHECKPOINTS
-        os.execv(launcher, [launcher, *words, *checkpoints, *(RESUME if status else NEW)])
+        is_resumed = status and not any(word.startswith(("--profile_steps", "--profile-steps")) for word in words)
+        os.execv(launcher, [launcher, *words, *checkpoints, *(RESUME if is_resumed else NEW)])

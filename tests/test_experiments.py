@@ -39,6 +39,19 @@ def test_a_finished_run_is_not_run_again_and_any_other_is(tmp_path):
     assert run("--seed", "0") == 3, "killed while it was written"
 
 
+@pytest.mark.parametrize(("flags", "last"), [([], "--resume auto"), (["--profile_steps", "3"], "--overwrite")])
+def test_an_interrupted_run_is_resumed_unless_it_is_profiled(tmp_path, flags, last):
+    """A profile is of a run in one piece: the scripts refuse --resume with --profile_steps."""
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print(*sys.argv[1:])")
+    words = ["--output_dir", str(tmp_path), *flags]
+    (tmp_path / "one").mkdir()
+    command = shlex.join([script.name, *words, "--checkpoint_steps", "500", "--overwrite"])
+    (tmp_path / "one" / "run.json").write_text(json.dumps({"status": "stopped", "command": command}))
+    done = subprocess.run([*RUN_ONCE, script, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == " ".join([*words, "--checkpoint_steps 500", last])
+
+
 def test_a_failed_run_fails(tmp_path):
     script = tmp_path / "fail.py"
     script.write_text("raise SystemExit(2)")
@@ -110,7 +123,7 @@ def test_reference_records_are_made_again_after_an_estimate_and_resumed(stand_in
     first, second, *_ = done.stdout.splitlines()
     assert first.startswith("about 1 minutes ") and "(demo 1)" in first, "5 of the record, less 4 runs of one"
     assert second.endswith("bert_baseline-1 is finished")
-    assert log.read_text().splitlines()[4:] == ["pipeline-2 --resume auto", "pipeline-4 500 --overwrite"]
+    assert log.read_text().splitlines()[4:] == ["pipeline-2 500 --overwrite", "pipeline-4 500 --overwrite"]
 
     assert {path.name for path in records.iterdir()} == {
         "ddp-1dev", "bert_baseline-2", "bert_baseline-4", "pipeline-2", "pipeline-4"}
