@@ -3,14 +3,15 @@
     python plots.py                                  # every run below results/
     python plots.py results/reference                # only the runs below this folder
     python plots.py results --output_dir report      # write somewhere else
-    python plots.py --published                      # and the studies' published figures, beside ours
+    python plots.py --published                      # with the studies' published figures beside ours
+    python plots.py --mix_versions                   # runs of different code and library versions in one table
 
-Prints the tables and writes comparison.md, comparison.csv and figures/*.png; autotuning.csv as well where DeepSpeed's
-autotuner left its results. Runs that differ only in their seed share a row; rows that are not comparable (another
-task, batch, ...) share neither table nor figure, but for weak scaling, where the batch grows with the devices. The
-project's own results/reference is left out unless that folder, or one in it, is given.
+Prints the tables and writes comparison.md, comparison.csv and figures/*.png, and autotuning.csv if DeepSpeed's
+autotuner left its results. Runs that differ only in their seed share a row. Rows that are not comparable (another
+task, batch, code, ...) share neither table nor figure, except for weak scaling, where the batch grows with the
+devices. The project's own results/reference is left out unless that folder, or one in it, is given.
 
-Here stands what is compared: metrics, tables, figures, names and colours. How is in comparison/.
+This file defines what is compared: metrics, tables, figures, names and colours. comparison/ defines how.
 """
 
 import argparse
@@ -33,8 +34,8 @@ VALIDATION_LOSS = Metric("validation_loss", "validation loss")
 ACCURACY = Metric("accuracy", "accuracy", "%")
 EPOCH_TIME = Metric("epoch_s", "average epoch time", "s")
 
-# A table is a choice of metrics. The first keeps those that no run could measure; of the others only what is
-# there is printed. Each metric has a figure of its own; times to a target have one per target.
+# Title -> metrics of a table. The first table keeps metrics that no run could measure, the others leave them out. Each
+# metric has its own figure; times to a target have one per target.
 TABLES = {
     "Result": [
         Metric("runtime_s", "runtime", "s"),
@@ -97,7 +98,7 @@ TABLES = {
 
 STUDY = Study(
     tables=TABLES,
-    # For strong and weak scaling each: a table with a row per setting, and pivots of devices by strategy.
+    # Strong and weak scaling each get a table with a row per setting, and pivots of devices by strategy.
     scaling=[
         Metric("devices", "devices"),
         Metric("global_batch_size", "global batch", "samples"),
@@ -111,12 +112,12 @@ STUDY = Study(
         "global samples/s, x one device of the same strategy": "own_speedup",
         "global samples/s, x DDP on one device": "speedup",
     },
-    # Beside published figures only: what a study's own formulas give on our runs.
+    # Shown beside published figures only: the results of a study's own formulas on our runs.
     published_metrics=[
         Metric("published_stats_efficiency", "published statistical efficiency", "loss/sample"),
         Metric("published_goodput", "published goodput", "loss/s"),
     ],
-    # Published column -> ours beside it: a published speedup is relative to the same strategy, its batch may grow.
+    # Published column -> ours beside it. Published speedups are relative to the same strategy; their batch may grow.
     published_beside={
         "speedup": [
             Metric("own_speedup", "samples/s, same global batch,", "x 1 device of the strategy"),
@@ -130,7 +131,7 @@ STUDY = Study(
         "autotuning": "mnli",
         "gpt2_oscar": "oscar",
     },
-    # A figure of lines is a curve against each of its axes.
+    # Each curve gives a figure over each of its axes.
     curves=[
         Curve("steps.csv", "train_loss", "training loss"),
         Curve("evaluations.csv", "validation_loss", "validation loss"),
@@ -144,8 +145,8 @@ STUDY = Study(
         "target_f1": Target("f1", "F1 ≥ {:g} %"),
         "target_loss": Target("validation_loss", "validation loss ≤ {:g}"),
     },
-    # Name and colour (from Okabe and Ito's palette for colour-blind readers, with shades for the kinds of one
-    # strategy), in the order of the rows.
+    # Name and colour, in the order of the rows. Colours are from Okabe and Ito's palette for colour-blind readers, with
+    # shades for the variants of a strategy.
     strategies={
         "ddp": ("DDP", "#0072B2"),
         "pipeline": ("pipeline", "#D55E00"),
@@ -167,7 +168,9 @@ STUDY = Study(
         "hf_trainer_zero2": ("HF Trainer ZeRO-2", "#666666"),
         "hf_trainer_zero3": ("HF Trainer ZeRO-3", "#999999"),
     },
-    # What the rows of one table have in common, as its heading says it.
+    # Columns that are equal within a table, with their wording in its heading. The code and the versions are there only
+    # if tables differ in them; see `Study.mixing_versions`. All three versions count for every row: whether a library
+    # has a part in a strategy is not for a table to guess.
     group={
         "task": "{}",
         "model": "{}",
@@ -177,8 +180,12 @@ STUDY = Study(
         "cpu_threads": "{} CPU thread(s) a process",
         "hardware": "{}",
         "workload": "workload {}",
+        "code": "code {}",
+        "torch": "torch {}",
+        "transformers": "transformers {}",
+        "deepspeed": "deepspeed {}",
     },
-    # What else makes a setting: added to a row's name only where rows would share the name without it.
+    # Further columns that make a row of its own, added to its name only if rows would share the name without them.
     details={
         "micro_batches": "{} micro-batch(es)",
         "micro_batch_size": "micro-batch size {}",
@@ -191,6 +198,7 @@ STUDY = Study(
         "measure": "--measure {}",
         "peak_tflops": "peak {} TFLOPS",
         "deepspeed_settings": "{}",  # only the settings that differ
+        "script_digest": "script {:.8}",
     },
     autotuning=[
         Metric("throughput_samples_per_s", "throughput", "samples/s"),
@@ -203,23 +211,27 @@ STUDY = Study(
 
 
 def main() -> None:
-    print_anywhere(errors="replace")  # a character for a character: tables stay aligned
+    print_anywhere(errors="replace")  # one character for each that cannot be shown, so that tables stay aligned
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="folder with runs")
     parser.add_argument("--output_dir", type=Path, help="where to write (default: the results folder)")
     parser.add_argument("--published", action="store_true", help="also print the studies' published figures")
+    parser.add_argument("--mix_versions", action="store_true",
+                        help="let runs of different code, torch, transformers or deepspeed share a table; "
+                             "its heading and its rows say which")
     parser.error = lambda message: parser.exit(2, f"plots.py: {message}\n")
     options = parser.parse_args()
     if not options.results.is_dir():
         parser.error(f"there is no folder {options.results}")
-    runs, tuners = find_runs(options.results, STUDY, REFERENCE), find_tuners(options.results, REFERENCE)
+    study = STUDY.mixing_versions() if options.mix_versions else STUDY
+    runs, tuners = find_runs(options.results, study, REFERENCE), find_tuners(options.results, REFERENCE)
     if not runs:
         parser.error(f"no finished run to compare in {options.results}")
-    rows, members = compare(runs, STUDY)
-    published = published_parts(PUBLISHED, rows, STUDY) if options.published else []
+    rows, members = compare(runs, study)
+    published = published_parts(PUBLISHED, rows, study) if options.published else []
     output = options.output_dir or options.results
     try:
-        text, figures = write_comparison(rows, members, output, STUDY, tuners, published)
+        text, figures = write_comparison(rows, members, output, study, tuners, published)
     except OSError as error:
         parser.error(f"cannot write to {output}: {error}")
     try:

@@ -10,7 +10,7 @@ export CUDA_VISIBLE_DEVICES= DS_ACCELERATOR=cpu
 export MALLOC_MMAP_THRESHOLD_=65536
 
 DEVICES=${DEVICES:-4}
-RESULTS=results/zero_memory
+RESULTS=${RESULTS:-results}/zero_memory
 python - "$RESULTS/model" 2> /dev/null << 'END'
 import sys
 from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering

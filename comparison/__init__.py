@@ -1,1 +1,1 @@
-"""Run folders -> tables and figures, in the way that the `Study` in plots.py asks for; needs no torch."""
+"""Turns run folders into the tables and figures that the `Study` in plots.py asks for; needs no torch."""

@@ -1,7 +1,7 @@
-"""DeepSpeed's autotuner: the throughput that its settings reach end to end, and what it measured to find them.
+"""Tables on DeepSpeed's autotuner: end-to-end throughput with its settings, and its measurements in the trials.
 
-These are two rates. A run's throughput counts all its wall time; the tuner counts, over a few steps of a trial, the
-seconds inside DeepSpeed's forward, backward and step.
+The two rates differ. A run's throughput counts all its wall time; the tuner counts, over a few steps of a trial, only
+the seconds inside DeepSpeed's forward, backward and step.
 """
 
 import json
@@ -17,13 +17,13 @@ from comparison.runs import folders_below, left_out
 from comparison.study import Study
 from comparison.tables import markdown, metrics_table
 
-SUMMARY = "summary.txt"  # the tuner's table
-COLUMNS = ["tuning_space", "experiments", "best_value", "best_experiment"]  # of it, by names of ours
+SUMMARY = "summary.txt"  # written by the tuner
+COLUMNS = ["tuning_space", "experiments", "best_value", "best_experiment"]  # our names for its columns
 UNITS = {"throughput": " samples/s"}
 
 
 def end_to_end(group: pd.DataFrame, study: Study) -> list[str]:
-    """Heading and table of an autotuned row and of those on as many devices, with the settings of each."""
+    """Heading and table of the autotuned rows and those on as many devices, with the settings of each."""
     is_tuned = group["tuned_by"] == "autotuner"
     rows = group[group["devices"].isin(group.loc[is_tuned, "devices"])]
     rows = rows.assign(zero_stage=rows["strategy"].str.extract(r"zero(\d)", expand=False))
@@ -31,21 +31,29 @@ def end_to_end(group: pd.DataFrame, study: Study) -> list[str]:
 
 
 def read_summary(folder: Path) -> pd.DataFrame:
-    """A line per tuning space, as a tuner sums up its trials, with the metric that it was to raise."""
+    """The tuner's summary of its trials: a line per tuning space, with the metric that it optimised.
+
+    Raises:
+        ValueError: the summary is not as DeepSpeed writes it, or an experiment's settings are missing.
+    """
     lines = (folder / SUMMARY).read_text(encoding="utf-8").splitlines()
     lines = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("|")]
-    if any(len(line) != len(COLUMNS) + 2 or line[-1] for line in lines):  # nothing stands before and behind the bars
+    if any(len(line) != len(COLUMNS) + 2 or line[-1] for line in lines):  # or text outside the bars
         raise ValueError(f"{SUMMARY} has a line that does not have {len(COLUMNS)} cells")
-    table = pd.DataFrame([line[1:-1] for line in lines[2:]], columns=COLUMNS)  # below the titles and the rule
+    table = pd.DataFrame([line[1:-1] for line in lines[2:]], columns=COLUMNS)  # without the titles and their rule
     if table.empty:
-        raise ValueError(f"{SUMMARY} has no line of a tuning space")
+        raise ValueError(f"{SUMMARY} has no line for a tuning space")
     table["experiments"] = as_numbers(table["experiments"], SUMMARY, whole=True).astype(int)
     table["best_value"] = as_numbers(table["best_value"], SUMMARY)
     return table.assign(metric=[tuned_metric(folder / name / "ds_config.json") for name in table["best_experiment"]])
 
 
 def tuned_metric(path: Path) -> str:
-    """What an experiment was to raise, by its DeepSpeed settings. ValueError says that they do not say it."""
+    """The metric that an experiment optimised, from its DeepSpeed settings.
+
+    Raises:
+        ValueError: the settings do not name it.
+    """
     try:
         metric = json.loads(path.read_text(encoding="utf-8"))["autotuning"].get("metric", "throughput")
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
@@ -56,9 +64,9 @@ def tuned_metric(path: Path) -> str:
 
 
 def find_tuners(root: Path, without: Path | None = None) -> pd.DataFrame:
-    """The summaries of all tuners at and below root, but for those below `without`.
+    """The summaries of all tuners at and below root, except those below `without`.
 
-    A broken one is named on standard error, with the reason.
+    A broken one is reported on standard error, with the reason.
     """
     found = [pd.DataFrame(columns=["folder", *COLUMNS, "metric"])]
     for folder, files in folders_below(root, without):
@@ -72,7 +80,7 @@ def find_tuners(root: Path, without: Path | None = None) -> pd.DataFrame:
 
 
 def tuner_parts(tuners: pd.DataFrame) -> list[str]:
-    """Heading and table of what each tuner measured."""
+    """Heading and table of each tuner's measurements, and how to read them."""
     parts = []
     for (folder, metric), table in tuners.groupby(["folder", "metric"]):
         cells = [["tuning space", *table["tuning_space"]], ["experiments", *map(str, table["experiments"])],

@@ -1,4 +1,4 @@
-"""How to read what plots.py writes, in the words that stand below its tables."""
+"""The notes below the tables that plots.py prints."""
 
 COMPARISON = """\
 - Mean over seeds ± half the width of its 95 % confidence interval (Student's t). A single seed has no interval.
@@ -9,29 +9,38 @@ COMPARISON = """\
   by chance.
 - Tables with different workloads: flags, data, model, tokenizer or settings of arithmetic differ. Each run's run.json
   has its flags, digests and environment.
+- Tables with different code, torch, transformers or deepspeed: the rows of a table ran the same workload/ and
+  measurement/ (`source_digest`) with the same versions. plots.py --mix_versions puts them into one table.
 - — : could not be measured, see run.json, or nothing to compare with. Further tables leave out rows that have
   nothing in them.
 - At equal global batch, statistical efficiency is the same for every strategy up to noise: goodput ranks rows as
   throughput does.
 - Time to target: over the runs that reached it; compared only where all did, and only among equal targets."""
 
+UNRECORDED_CODE = """\
+- Code of a commit, or unrecorded: runs from before `source_digest` was recorded. Their commit stands in for it; where
+  they have uncommitted changes or no commit, nothing shows that they ran the same code."""
+
+DIRTY = """\
+- † : a run of this row started from a working tree with uncommitted changes, so its commit does not give its code."""
+
 TUNER = """\
-A line per search space of DeepSpeed's autotuner, and `global` for all: how many short trials it made there, and the
-best of them. Its throughput counts, over a few steps, only the seconds inside forward, backward and step: it ranks
-the tuner's trials, and is not the throughput of a training, which the tables above have."""
+A line per search space of DeepSpeed's autotuner, and `global` for all: the number of short trials there, and the best
+of them. The tuner's throughput counts, over a few steps, only the seconds inside forward, backward and step: it ranks
+trials and is not the throughput of a training, which the tables above have."""
 
 SCALING = """\
 - Scaling: speedup T_1 / T_N, the average seconds of an epoch on one device over those on N, paired by seed; parallel
   efficiency is that / N. T_1 is that of the same strategy (of the same schedule and micro-batch size if there is one)
   where it has a row on one device, else DDP's. Tables of throughput say to which of the two they relate it.
-- Strong scaling holds the global batch equal, and with it everything that the training learns from: as many
-  optimizer steps, each on less per device.
-- Weak scaling holds the batch per device equal. The global batch grows with the devices, so its rows train
-  differently: fewer and larger optimizer steps an epoch, and another loss and accuracy after as many epochs. Only
-  the time of an epoch and throughput compare; data, model, learning rate and all else of an epoch are the same.
+- Strong scaling keeps the global batch equal, and with it what the model learns from: as many optimizer steps, each
+  on fewer samples per device.
+- Weak scaling keeps the batch per device equal. The global batch grows with the devices, so its rows train
+  differently: fewer and larger optimizer steps per epoch, and another loss and accuracy after as many epochs. Only
+  throughput and the time of an epoch compare; data, model, learning rate and the rest of an epoch are the same.
 - Tables with a row per number of devices hold the strategies that ran on several."""
 
 PUBLISHED = """\
-The tables below put published figures (results/published/, with their sources) beside ours, under the names
-that their authors gave them. Under the same name they measure something else, or the same on another job: no
+The tables below show published figures (results/published/, with their sources) beside ours, under the names
+that their authors gave them. Under the same name they measure something else, or the same on another job, so no
 change against them is stated. docs/published_results.md explains what each of them measures."""

@@ -1,4 +1,4 @@
-"""CSV files as a run writes them, and as spreadsheets and editors save them again: text, numbers, torn files."""
+"""Read CSV files as a run writes them and as spreadsheets and editors save them again, torn ones included."""
 
 import csv
 import io
@@ -11,30 +11,30 @@ import pandas as pd
 
 from measurement.columns import COMPLETE, YES
 
-SMALLEST, LARGEST = 1e-30, 1e30  # of usable numbers: no sum, square or ratio of theirs leaves what a float can hold
+SMALLEST, LARGEST = 1e-30, 1e30  # range of usable numbers: their sums, squares and ratios fit into a float
 LARGEST_WHOLE = 1e9
 MOST_SHOWN = 100
-EMPTY = {"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none"}  # cells that stand for no value, in lower case
+EMPTY = {"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none"}  # cells that mean no value, in lower case
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+(e[+-]?\d+)?)", re.ASCII | re.IGNORECASE)
 
 
 def shown(value: object) -> str:
-    """A value as a line about it repeats it, cut where it is long."""
+    """A value for an error message, shortened if it is long."""
     return repr(value)[:MOST_SHOWN]
 
 
 def read_table(path: Path, drop_torn: bool = False) -> pd.DataFrame:
-    """The cells of a CSV file as text, NaN where one is empty. Commas, semicolons or tabs separate them.
+    """The cells of a CSV file as text, NaN for empty ones. The separator may be a comma, a semicolon or a tab.
 
     A file is whole if it ends with a line break, or if its last column is `complete` and says yes. Otherwise it may
-    have been cut inside its last number, and what is left of a number is another number.
+    have been cut inside its last number, which would then be read as another number.
 
     Args:
-        drop_torn: leave out a last row without a line break, and say so on standard error; else refuse a cut file.
+        drop_torn: leave out a last row without a line break and say so on standard error; otherwise refuse a cut file.
 
     Raises:
-        ValueError: says in words what is wrong with the file.
+        ValueError: the file cannot be read, is cut off or has a column twice.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -64,7 +64,7 @@ def read_table(path: Path, drop_torn: bool = False) -> pd.DataFrame:
 
 
 def _cells(text: str) -> list[list[str]]:
-    """The rows of a CSV file that hold anything, the first as wide as it has names; a later row may be shorter."""
+    """The rows of a CSV file that are not empty. Later rows may be shorter than the first, but not longer."""
     first = text.lstrip().split("\n")[0]
     separator = max(",;\t", key=first.count)
     rows, reader = [], csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -83,7 +83,7 @@ def _cells(text: str) -> list[list[str]]:
 
 
 def _with_decimal_points(rows: list[list[str]]) -> list[list[str]]:
-    """The same with 48.7 for 48,7, unless a number has a point: then a comma may separate thousands."""
+    """The rows with 48,7 rewritten as 48.7, unless some number has a point: then a comma may separate thousands."""
     if any("." in cell and NUMBER.fullmatch(cell) for row in rows for cell in row):
         return rows
     return [[DECIMAL_COMMA.sub(r"\1.\2", cell) if DECIMAL_COMMA.fullmatch(cell) else cell for cell in row]
@@ -91,13 +91,13 @@ def _with_decimal_points(rows: list[list[str]]) -> list[list[str]]:
 
 
 def as_numbers(values: pd.Series, file: str, whole: bool = False, smallest: int = 1) -> pd.Series:
-    """Text as numbers, empty as NaN.
+    """Convert text to numbers, NaN staying NaN.
 
     Args:
-        whole: they count something, from `smallest` on; 4.0 and 1E+02 are whole as well.
+        whole: accept only whole numbers from `smallest` on; 4.0 and 1E+02 are whole as well.
 
     Raises:
-        ValueError: names the file, the column and the first value that is neither.
+        ValueError: names the file, the column and the first value that is not a usable number.
     """
     numbers = values.map(lambda text: float(text) if NUMBER.fullmatch(text) else np.nan, na_action="ignore")
     numbers = numbers.astype(float)

@@ -1,4 +1,4 @@
-"""How many digits of a number to show: as many as its spread supports."""
+"""Format numbers with as many digits as their spread supports."""
 
 import math
 
@@ -6,16 +6,16 @@ MOST_DECIMALS = 9
 
 
 def leading_digit(value: float, digits: int) -> tuple[str, int]:
-    """The first digit and the power of ten of a value that is rounded to so many significant digits."""
+    """First digit and power of ten of a value after rounding to `digits` significant digits."""
     mantissa, exponent = f"{abs(value):.{digits - 1}e}".split("e")
     return mantissa[0], int(exponent)
 
 
 def decimals(value: float, half_width: float) -> int:
-    """Decimals to show of a value, given the half-width of its interval; negative left of the point.
+    """Number of decimals to show for a value with this half-width of its interval; negative left of the point.
 
-    Up to the first significant digit of the half-width, one more where that is 1, and at most four significant
-    digits of the value; three where the half-width is NaN, the spread unknown.
+    The last digit shown is the first significant digit of the half-width, or the second if the first is 1. At most
+    four significant digits of the value are shown, and three if the half-width is NaN (spread unknown).
     """
     digits = 3 if math.isnan(half_width) else 4
     limits = [MOST_DECIMALS]
@@ -32,7 +32,7 @@ def number(value: float, shown: int, sign: str = "") -> str:
 
 
 def half_width_text(half_width: float, shown: int) -> str:
-    """`0` only where it is zero: what would round to zero is shown as one unit of the last digit."""
+    """`0` only for zero: a half-width that would round to zero is shown as one unit of the last digit."""
     return number(max(half_width, 10.0**-shown), shown) if half_width else "0"
 
 
@@ -42,7 +42,7 @@ def mean_text(value: float, half_width: float = math.nan) -> str:
     return number(value, shown) + ("" if math.isnan(half_width) else f" ± {half_width_text(half_width, shown)}")
 
 
-BEYOND_PERCENT = 1000  # of next to nothing everything is many times as much
+BEYOND_PERCENT = 1000  # larger changes are not shown in full: their baseline is close to zero
 
 
 def change_text(change: float, half_width: float, differs: bool) -> str:

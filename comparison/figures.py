@@ -1,4 +1,4 @@
-"""Figures: bars of a metric, lines of a curve, and the curve of quality against its target."""
+"""Bar charts of metrics, line charts of curves, and quality over time against a target."""
 
 import textwrap
 
@@ -13,12 +13,13 @@ from matplotlib.ticker import MaxNLocator
 from comparison.digits import mean_text
 from comparison.rows import MEAN
 from comparison.runs import Run
+from comparison.settings import shown_names
 from comparison.study import Curve, Metric, Study
 from comparison.targets import Aim, aim_of
 
-matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no formula
+matplotlib.rcParams["text.parse_math"] = False  # dollar signs in a name do not start a formula
 
-# Line, marker and hatch tell rows of one strategy apart: for 1, 2, 4, 8, ... devices, or the next one free.
+# Line, marker and hatch of a row: the first is for 1 device, the next for 2, 4, 8, ...; if taken, the next free one.
 STYLES = [("-", "o", ""), ("--", "s", "//"), (":", "^", "xx"), ("-.", "D", "..")]
 STYLES += [((0, (6, 1, 1, 1, 1, 1)), "v", "\\\\"), ((0, (1, 3)), "P", "++")]
 
@@ -47,7 +48,7 @@ def legend(figure: Figure, lines: dict[str, Line2D]) -> None:
 
 
 def looks(rows: pd.DataFrame, study: Study) -> list[tuple]:
-    """Colour, line, marker and hatch of each row; rows of a strategy differ while there are styles left."""
+    """Colour, line, marker and hatch of each row; rows of one strategy differ as long as there are styles left."""
     chosen = []
     for strategy, devices in zip(rows["strategy"], rows["devices"], strict=True):
         first = int(devices).bit_length() - 1
@@ -57,7 +58,7 @@ def looks(rows: pd.DataFrame, study: Study) -> list[tuple]:
 
 
 def bar_chart(rows: pd.DataFrame, metric: Metric, heading: str, study: Study) -> Figure:
-    """A bar per row with its interval over seeds."""
+    """A bar per row, with its interval over seeds."""
     half_widths = rows[metric.column + MEAN[1]]
     if half_widths.notna().any():
         heading += "\nmean and 95 % confidence interval over seeds"
@@ -71,7 +72,7 @@ def bar_chart(rows: pd.DataFrame, metric: Metric, heading: str, study: Study) ->
         if pd.notna(value):
             text, top = mean_text(value, half_width).replace(" ± ", "\n± "), max(value, 0) + (error or 0)
         axes.annotate(text, (place, top), (0, 3), textcoords="offset points", horizontalalignment="center", fontsize=9)
-    names = [textwrap.fill(name, 16, break_on_hyphens=False) for name in rows["setting"]]
+    names = [textwrap.fill(name, 16, break_on_hyphens=False) for name in shown_names(rows)]
     axes.set_xticks(range(len(rows)), names, fontsize=9)
     axes.set_xlim(-0.6, max(len(rows), 4) - 0.4)  # a lone bar stays a bar
     axes.margins(y=0.15)
@@ -80,9 +81,9 @@ def bar_chart(rows: pd.DataFrame, metric: Metric, heading: str, study: Study) ->
 
 def line_chart(rows: pd.DataFrame, members: Members, curve: Curve, axis: str, heading: str,
                study: Study) -> Figure | None:
-    """A line per run, those of one setting alike; None where no run has any."""
+    """A line per run, in the same style for runs of one setting; None if no run has the curve."""
     figure, axes = new_chart(f"{curve.label} over {study.axes[axis].split()[0]}", heading, curve.label, 9)
-    drawn = {}
+    drawn, names = {}, shown_names(rows)
     for place, (index, (colour, line, marker, _)) in enumerate(zip(rows.index, looks(rows, study), strict=True)):
         found = [run.curves[curve.column][[axis, curve.column]].dropna() for run in members[index]
                  if curve.column in run.curves]
@@ -96,7 +97,7 @@ def line_chart(rows: pd.DataFrame, members: Members, curve: Curve, axis: str, he
             gap = max(1, len(table) // 8)
             marks = {"marker": marker, "markerfacecolor": "none", "markevery": (place * gap // len(rows), gap)}
             look = {"color": colour, "linestyle": line, "linewidth": width, "markersize": size}
-            drawn.setdefault(rows.loc[index, "setting"], *axes.plot(table[axis], points, **look, **marks))
+            drawn.setdefault(names[index], *axes.plot(table[axis], points, **look, **marks))
     axes.set_xlabel(study.axes[axis])
     if axis == "epoch":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -105,11 +106,11 @@ def line_chart(rows: pd.DataFrame, members: Members, curve: Curve, axis: str, he
 
 
 def devices_chart(rows: pd.DataFrame, metric: Metric, ideal: tuple, title: str, heading: str, study: Study) -> Figure:
-    """A line per strategy over the number of devices, beside the ideal one.
+    """A line per strategy over the number of devices, with the ideal line.
 
     Args:
-        rows: with the name of its `line` for each.
-        ideal: values on one device and on the most.
+        rows: with the `line` that each belongs to.
+        ideal: ideal values on one device and on the largest number.
     """
     figure, axes = new_chart(title, heading, f"{metric.label} ({metric.unit})", 9)
     ends = [1, rows["devices"].max()]
@@ -128,11 +129,11 @@ def devices_chart(rows: pd.DataFrame, metric: Metric, ideal: tuple, title: str, 
 
 
 def quality_chart(rows: pd.DataFrame, members: Members, aim: Aim, heading: str, study: Study) -> Figure:
-    """Quality over time (s) of the runs with one target; a filled marker where each of them reached it."""
+    """Quality over time (s) for the runs with one target, with a filled marker where a run reached it."""
     curve = next(curve for curve in study.curves if curve.column == aim.curve)
     heading += "\na line per run; filled marker: the first evaluation that reached the target"
     figure, axes = new_chart(f"time to {aim.text}", heading, curve.label, 9)
-    drawn = {"target": axes.axhline(aim.value, color="0.35", linewidth=1, zorder=1)}
+    drawn, names = {"target": axes.axhline(aim.value, color="0.35", linewidth=1, zorder=1)}, shown_names(rows)
     for index, (colour, line, marker, _) in zip(rows.index, looks(rows, study), strict=True):
         runs = [run for run in members[index] if aim_of(run.summary, study) == aim]
         look = {"color": colour, "linestyle": line, "linewidth": 1.8 if len(runs) == 1 else 0.9}
@@ -148,7 +149,7 @@ def quality_chart(rows: pd.DataFrame, members: Members, aim: Aim, heading: str, 
         if runs:
             share = {0: ": never reached", len(runs): ""}.get(done, f": reached by {done} of {len(runs)} runs")
             sample = Line2D([], [], **look, marker=marker if done else None, markersize=8, markeredgecolor="black")
-            drawn[rows.loc[index, "setting"] + share] = sample
+            drawn[names[index] + share] = sample
     axes.set_xlabel(study.axes["elapsed_s"])
     legend(figure, drawn)
     return figure

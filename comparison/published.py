@@ -1,4 +1,4 @@
-"""Published figures beside our own: read and shown, never compared, averaged or drawn."""
+"""Published figures, shown beside our own but never compared with them, averaged or drawn."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from comparison.csv_files import as_numbers, read_table
 from comparison.digits import mean_text
 from comparison.rows import MEAN
 from comparison.runs import left_out
-from comparison.settings import describe
+from comparison.settings import describe, shown_names
 from comparison.study import Metric, Study
 from comparison.tables import EMPTY, markdown
 
@@ -18,7 +18,7 @@ COLUMNS = ["study", "setting", "devices", "column", "value", "unit", "source", "
 
 
 def read_published(folder: Path) -> dict[str, pd.DataFrame]:
-    """The published figures by file name, values as their authors wrote them; a broken file is named and skipped."""
+    """Published figures by file name, values as their authors wrote them; a broken file is reported and skipped."""
     found = {}
     paths = sorted(folder.glob("*.csv"))
     if not paths:
@@ -40,17 +40,17 @@ def read_published(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def as_published(lines: pd.DataFrame, metric: Metric) -> str:
-    """The value that a setting's authors give, with their unit where it is another than ours."""
+    """The value that a setting's authors give, with their unit if it differs from ours."""
     lines = lines[lines["column"] == metric.column]
     units = ["" if unit == metric.unit or pd.isna(unit) else f" {unit}" for unit in lines["unit"]]
     return " / ".join(value + unit for value, unit in zip(lines["value"], units, strict=True)) or EMPTY
 
 
 def published_part(name: str, table: pd.DataFrame, rows: pd.DataFrame, study: Study) -> list[str]:
-    """Heading and table of one study in the columns that it shares with ours, our rows of its task above its own.
+    """Heading and table of one study: our rows of its task above the published ones, in the columns both have.
 
     Args:
-        rows: of all our groups.
+        rows: the rows of all our groups.
     """
     metrics = [*study.metrics, *study.published_metrics]
     metrics = [metric for metric in metrics if metric.column in set(table["column"])]
@@ -63,7 +63,8 @@ def published_part(name: str, table: pd.DataFrame, rows: pd.DataFrame, study: St
     needed = [*columns, *(metric.column for metric in beside)]
     ours = rows[rows["task"] == study.published_tasks.get(name)].dropna(how="all", subset=needed)
     differing = [column for column in study.group if ours[column].nunique(dropna=False) > 1]
-    names = [", ".join(filter(None, [row["setting"], describe(row, differing, study)])) for _, row in ours.iterrows()]
+    names = [", ".join(filter(None, [name, describe(row, differing, study)]))
+             for name, (_, row) in zip(shown_names(ours), ours.iterrows(), strict=True)]
     shared = table[table["column"].isin(columns)]
     theirs = dict(list(shared.groupby(["setting", "devices"], sort=False, dropna=False)))
     for setting, devices in theirs:
@@ -74,13 +75,13 @@ def published_part(name: str, table: pd.DataFrame, rows: pd.DataFrame, study: St
         own = [mean_text(*pair) if pd.notna(pair[0]) else EMPTY for pair in zip(mean, half_width, strict=True)]
         cells.append([metric.title, *own, *(as_published(lines, metric) for lines in theirs.values())])
     notes = [f"- published {metric.label} of {', '.join(lines['setting'].unique())}: {text}"
-             for metric in metrics if metric.column in study.published_beside  # ours under its name is another figure
+             for metric in metrics if metric.column in study.published_beside  # ours measures something else
              for text, lines in shared[shared["column"] == metric.column].groupby("measures", sort=False)]
     return [f"## Published: {name}", markdown(cells), *(["\n".join(notes)] if notes else [])]
 
 
 def published_parts(folder: Path, rows: pd.DataFrame, study: Study) -> list[str]:
-    """A part of the report per published study, after the sentence that says what they are."""
+    """The part of the report on each published study, after a paragraph that introduces them."""
     found = read_published(folder)
     parts = [part for name, table in found.items() for part in published_part(name, table, rows, study)]
     return [captions.PUBLISHED, *parts] if parts else []

@@ -1,4 +1,4 @@
-"""comparison.md, comparison.csv and the figures of every group of comparable rows."""
+"""Write comparison.md, comparison.csv and the figures of every group of comparable rows."""
 
 from pathlib import Path
 
@@ -10,25 +10,26 @@ from comparison.autotuning import end_to_end, tuner_parts
 from comparison.figures import Members, bar_chart, line_chart, quality_chart
 from comparison.rows import ENDS, MEAN, WEAK
 from comparison.scaling import scaling_charts, scaling_tables, weak_charts, weak_groups
-from comparison.settings import describe, name_start
-from comparison.study import SPEEDUPS, Study
+from comparison.settings import describe, mixed_versions, name_start
+from comparison.study import SPEEDUPS, VERSIONS, Study
 from comparison.tables import metrics_table, without_empty
 from comparison.targets import TIMES, aim_of
 
 
 def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
-    """Everything about every row, at full precision."""
+    """Write all columns of all rows, at full precision."""
     metrics = [metric.column for metric in (*study.metrics, *study.published_metrics)]
     metrics += [*SPEEDUPS, *(WEAK + column for column in SPEEDUPS)]
     ends = [metric + end for metric in metrics for end in ENDS if metric + end in rows]
-    columns = ["setting", "baseline", "runs", *study.settings, "epoch_workload", *ends]
+    columns = ["setting", "baseline", "runs", *study.settings, "source_digest", "commit", "dirty", "epoch_workload",
+               *ends]
     columns = list(dict.fromkeys(columns))
     counts = {column: "Int64" for column in columns if column.endswith("_n")}
     rows[columns].astype(counts).to_csv(path, index=False)
 
 
 def tables(group: pd.DataFrame, study: Study) -> list[str]:
-    """The first table as it was chosen, of the others what is not empty."""
+    """The tables of a group: the first with all its columns, the others without empty rows and columns."""
     parts = []
     for place, (title, metrics) in enumerate(study.tables.items()):
         if place:
@@ -57,7 +58,7 @@ def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) ->
 
 
 def save(drawn: dict[str, Figure], folder: Path, prefix: str) -> int:
-    """Write figures under their names; returns how many."""
+    """Write the figures and return their number."""
     for name, chart in drawn.items():
         chart.savefig(folder / f"{prefix}{name}.png")
     return len(drawn)
@@ -65,11 +66,11 @@ def save(drawn: dict[str, Figure], folder: Path, prefix: str) -> int:
 
 def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: Study, tuners: pd.DataFrame,
                      published: list[str]) -> tuple[str, int]:
-    """Write tables and figures of every group and of weak scaling; returns the tables as text, and how many figures.
+    """Write tables and figures of every group and of weak scaling. Returns the tables as text, and the figure count.
 
     Args:
         tuners: a line per tuning space of each autotuner.
-        published: what follows the tables of our own runs.
+        published: parts of the text that follow the tables of our own runs.
     """
     figures = output / "figures"
     figures.mkdir(parents=True, exist_ok=True)
@@ -79,17 +80,20 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
     differing = [column for column in study.group if rows[column].nunique(dropna=False) > 1]
     parts, count = ["# Comparison of training runs"], 0
     for number, group in rows.groupby("group"):
-        row = group.iloc[0]  # any: they are the same in what a heading says
-        known = {column for column in study.group if pd.notna(row[column])} - {"workload"}
+        row = group.iloc[0]  # all rows of a group are equal in these columns
+        known = {column for column in study.group if pd.notna(row[column])} - {"workload", *VERSIONS}
         heading = describe(row, [column for column in study.group if column in known.union(differing)], study)
+        heading += mixed_versions(group, study)
         slug = name_start(describe(row, differing, study), number) if differing else ""
-        by_hand = group[group["tuned_by"] != "autotuner"]  # other settings than a strategy's own stand apart
+        by_hand = group[group["tuned_by"] != "autotuner"]  # autotuned rows have a table of their own
         parts += [f"## {heading}", *(tables(by_hand, study) if len(by_hand) else []), *end_to_end(group, study)]
         count += save(charts(by_hand, members, heading, study) if len(by_hand) else {}, figures, slug)
     for heading, slug, group in weak_groups(rows, study):
         parts += [f"## {heading}", *scaling_tables(group, study, "weak")]
         count += save(weak_charts(group, members, heading, study), figures, slug)
-    reading = [captions.COMPARISON, *([captions.SCALING] if any(" scaling: " in part for part in parts) else [])]
+    notes = {captions.COMPARISON: True, captions.UNRECORDED_CODE: rows["source_digest"].isna().any(),
+             captions.DIRTY: rows["is_dirty"].any(), captions.SCALING: any(" scaling: " in part for part in parts)}
+    reading = [note for note, is_needed in notes.items() if is_needed]
     parts += [*tuner_parts(tuners), "## How to read the tables", "\n".join(reading)]
     text = "\n\n".join([*parts, *published]) + "\n"
     (output / "comparison.md").write_text(text, encoding="utf-8")

@@ -1,7 +1,8 @@
-"""Runs -> a row per setting, with means, intervals, changes against the baseline and speedups."""
+"""Turn runs into a row per setting, with means, intervals, changes against the baseline and speedups."""
 
 import numpy as np
 import pandas as pd
+from measurement.results import YES
 
 from comparison.runs import Run
 from comparison.settings import add_names, ddp_row, one_device_row, with_settings
@@ -9,22 +10,23 @@ from comparison.statistics import Estimate, estimate, excludes_zero, paired_chan
 from comparison.study import Study
 from comparison.targets import TIMES, add_targets, may_compare_times
 
-# What follows a metric's name in the columns of a row: of its mean, and of its change against the baseline.
+# Endings of a metric's name in the columns of a row: for its mean, and for its change against the baseline.
 MEAN = ("", "_ci95", "_n")
 CHANGE = ("_change_pct", "_change_ci95", "_change_n")
 DIFFERS = "_differs"
 ENDS = (*MEAN, *CHANGE, DIFFERS)
-WEAK = "weak_"  # before the name of what is relative to one device, in weak scaling
+WEAK = "weak_"  # prefix of columns relative to one device in weak scaling
 
-Samples = dict[int, pd.DataFrame]  # row -> its values, a line per seed and a column per metric; -1: none
+Samples = dict[int, pd.DataFrame]  # row -> its values, a line per seed and a column per metric; empty for row -1
 
 
 def in_one_line(found: Estimate, ends: tuple[str, ...]) -> pd.Series:
+    """The fields of an estimate in one Series, each metric's name followed by the field's ending."""
     return pd.concat([part.add_suffix(end) for part, end in zip(found, ends, strict=True)])
 
 
 def changes(rows: pd.DataFrame, samples: Samples, baseline: np.ndarray) -> pd.DataFrame:
-    """Each row against its baseline, over the seeds that both have."""
+    """Changes of each row against its baseline, over the seeds that both have; `baseline` is -1 for none."""
     lines = []
     for index, base in zip(rows.index, baseline, strict=True):
         other = samples[base]
@@ -36,7 +38,7 @@ def changes(rows: pd.DataFrame, samples: Samples, baseline: np.ndarray) -> pd.Da
 
 
 def ratios(samples: Samples, column: str, above: np.ndarray, below: np.ndarray, name: str) -> pd.DataFrame:
-    """A column of the rows `above` over that of the rows `below`, over the seeds that both have."""
+    """The ratio of a column between the rows `above` and the rows `below`, over the seeds that both have."""
     values = pd.DataFrame({index: sample[column] for index, sample in samples.items()})  # (seeds, rows)
     top, base = (values[side].set_axis(range(len(side)), axis=1) for side in (above, below))
     table = pd.concat(paired_ratio(top, base), axis=1).set_axis([name + end for end in MEAN], axis=1)
@@ -45,11 +47,11 @@ def ratios(samples: Samples, column: str, above: np.ndarray, below: np.ndarray, 
 
 
 def speedups(rows: pd.DataFrame, samples: Samples, kind: str) -> pd.DataFrame:
-    """Each row in multiples of one device, in strong or in weak scaling.
+    """Each row relative to one device, in strong or in weak scaling.
 
-    Throughput over that of DDP (`speedup`) and of the same strategy (`own_speedup`); seconds of an epoch on one
-    device, of the same strategy where it has such a row, else of DDP, over the row's (`epoch_speedup`), and that
-    divided by the number of devices (`parallel_efficiency_pct`).
+    `speedup` and `own_speedup` are the row's throughput over that of DDP and of the same strategy on one device.
+    `epoch_speedup` is the seconds of an epoch on one device (of the same strategy if it has such a row, else of DDP)
+    over the row's. `parallel_efficiency_pct` is `epoch_speedup` in percent of the number of devices.
     """
     here = rows.index.to_numpy()
     ddp = np.array([one_device_row(rows, row, "ddp", kind) for _, row in rows.iterrows()])
@@ -64,16 +66,16 @@ def speedups(rows: pd.DataFrame, samples: Samples, kind: str) -> pd.DataFrame:
 
 
 def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list[Run]]]:
-    """A row per setting, in the order to be read, and the runs behind each row by its index.
+    """A row per setting, in reading order, and the runs behind each row by its index.
 
-    Beside the settings a row has for each metric its mean over seeds, `_ci95` (half-width of the mean's 95 %
-    confidence interval), `_n` (seeds), and against its `baseline`, DDP on as many devices, `_change_pct`,
+    In addition to the settings a row has for each metric its mean over seeds, `_ci95` (half-width of the mean's 95 %
+    confidence interval) and `_n` (seeds), and against its `baseline`, DDP on as many devices, `_change_pct`,
     `_change_ci95`, `_change_n` (seeds that both have) and `_differs` (the change's interval excludes zero).
-    `speedups` of strong scaling stand under their names, those of weak scaling under `weak_` and their names.
-    Several runs of one seed count as one: their mean.
+    The `speedups` of strong scaling keep their names, those of weak scaling begin with `weak_`.
+    Several runs of one seed count as one, with their mean. `dirty` is "yes" if any run of the row was.
     """
     numbers = [*dict.fromkeys([*study.targets, *study.measured, *TIMES])]
-    columns = ["seed", "epoch_workload", *study.settings, *numbers]
+    columns = ["seed", "epoch_workload", "source_digest", "commit", "dirty", *study.settings, *numbers]
     table = pd.DataFrame([run.summary for run in runs]).reindex(columns=columns)
     table = with_settings(table.astype(dict.fromkeys(numbers, float)), study)
     settings = table.groupby(study.settings, dropna=False, sort=False)
@@ -84,7 +86,13 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     seeds = table.groupby(["row", "seed"])[study.measured].mean()
     samples = {index: seeds.loc[index] for index in rows.index} | {-1: seeds.loc[0].iloc[:0]}
     rows = rows.join(pd.DataFrame([in_one_line(estimate(samples[index]), MEAN) for index in rows.index]))
-    rows["epoch_workload"] = table.groupby("row")["epoch_workload"].first()
+    by_row = table.groupby("row")
+    for column in ("epoch_workload", "source_digest"):
+        rows[column] = by_row[column].first()
+    rows["commit"] = by_row["commit"].agg(lambda commits: " ".join(commits.dropna().unique()))
+    rows["is_dirty"] = by_row["dirty"].agg(lambda states: (states == YES).any()).astype(bool)
+    rows["dirty"] = by_row["dirty"].agg(lambda states: states.iloc[0] if states.nunique(dropna=False) == 1 else np.nan)
+    rows.loc[rows["is_dirty"], "dirty"] = YES
     add_names(rows, study)
     baseline = np.array([ddp_row(rows, row) for _, row in rows.iterrows()])
     scaled = [speedups(rows, samples, "strong"), speedups(rows, samples, "weak").add_prefix(WEAK)]

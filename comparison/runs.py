@@ -1,4 +1,4 @@
-"""Finds run folders and reads them: run.json, summary.csv and the curves."""
+"""Find run folders and read them: run.json, summary.csv and the curves."""
 
 import difflib
 import json
@@ -12,29 +12,35 @@ from typing import NamedTuple
 import pandas as pd
 
 from comparison.csv_files import as_numbers, read_table, shown
-from comparison.study import Study
-from measurement.columns import deepspeed_settings
+from comparison.study import LIBRARIES, Study
+from measurement.columns import YES, deepspeed_settings
 
 NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", "seed", "runtime_s"]
-LOWER_CASE = ["task", "precision", "schedule", "tuned_by"]  # every value that a run writes there
-HASHES = ["workload", "epoch_workload"]  # a spreadsheet takes some for numbers: 1e10 becomes 1.00E+10
-BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # end a line, show as nothing, are no text
-TRIAL = {"exp.json", "ds_config.json"}  # DeepSpeed's autotuner writes them beside a trial, which is no run to compare
-TRIAL_RECORD = "run"  # the folder of the trial's own record
+LOWER_CASE = ["task", "precision", "schedule", "tuned_by", "dirty"]  # a run writes only lower case there
+# Columns that run.json may repeat. A spreadsheet takes some hashes for numbers (1e10 becomes 1.00E+10).
+IN_RUN_JSON = ["workload", "epoch_workload", "source_digest", "script_digest", "commit", *LIBRARIES]
+DIGITS = 8  # of a digest or commit, in headings and names
+BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # break lines, are invisible or not text
+TRIAL = {"exp.json", "ds_config.json"}  # files in the folder of a trial by DeepSpeed's autotuner
+TRIAL_RECORD = "run"  # the trial's own record below that folder, which is not a run to compare
 
 
 class Run(NamedTuple):
     summary: dict
-    curves: dict[str, pd.DataFrame]  # column -> its values beside the axes; a run may lack any
+    curves: dict[str, pd.DataFrame]  # column -> its values and those of its axes; a run may lack any
 
 
 def left_out(path: Path, reason: object) -> None:
-    """Say on standard error, in one line, that something below the results is not compared, and why."""
+    """Say on standard error, in one line, what is not compared and why."""
     print(f"left out {path}: {' '.join(str(reason).split())}", file=sys.stderr)
 
 
 def read_description(folder: Path) -> dict:
-    """run.json of a finished run; ValueError says why it is none."""
+    """The content of run.json.
+
+    Raises:
+        ValueError: it cannot be read, or the run is not finished.
+    """
     try:
         description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         status = description["status"]
@@ -45,8 +51,29 @@ def read_description(folder: Path) -> dict:
     return description
 
 
+def code_of(summary: dict) -> str | None:
+    """Identifies the code in workload/ and measurement/ that made a run; None if nothing recorded does.
+
+    Runs from before `source_digest` are identified by their commit, apart from those with uncommitted changes on it.
+    """
+    if pd.notna(digest := summary["source_digest"]):
+        return digest[:DIGITS]
+    if pd.isna(commit := summary["commit"]):
+        return None
+    return f"of commit {commit[:DIGITS]}" + (" with uncommitted changes" if summary["dirty"] == YES else "")
+
+
+def recorded_versions(description: dict) -> dict[str, str | None]:
+    """Digests, commit and library versions as run.json has them; None where it does not say."""
+    parts = [description, *(description.get(key) for key in ("git", "versions"))]
+    found = {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
+    texts = {column: found.get(column) for column in IN_RUN_JSON}
+    texts = {column: text if isinstance(text, str) and text else None for column, text in texts.items()}
+    return texts | {"dirty": {True: YES, False: "no"}.get(found.get("dirty"))}
+
+
 def read_summary(folder: Path, description: dict, study: Study) -> dict:
-    """The row of summary.csv, numbers as such and names as runs write them.
+    """The row of summary.csv, with numbers converted and names spelled as runs write them.
 
     Raises:
         ValueError: names the column whose value is missing or not usable.
@@ -62,32 +89,40 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
     flags, config = description.get("flags"), description.get("deepspeed_config")
     is_bare = isinstance(flags, dict) and flags.get("measure") == "throughput"
     table["measure"] = "throughput" if is_bare else "all"
-    if "deepspeed_settings" not in table:  # of an earlier commit
+    if "deepspeed_settings" not in table:  # the run is older than this column
         table["deepspeed_settings"] = deepspeed_settings(config if isinstance(config, dict) else None)
     for column in table.columns.intersection([*study.measured, *study.targets, *study.whole_numbers, "peak_tflops"]):
         table[column] = as_numbers(table[column], "summary.csv", column in study.whole_numbers)
     if "peak_tflops" in table:  # part of a row's name
         table["peak_tflops"] = table["peak_tflops"].map("{:g}".format, na_action="ignore")
-    for column in table.columns.intersection([*HASHES, *study.settings]).difference(study.whole_numbers):
-        value, recorded = table[column].iloc[0], description.get(column)
+    recorded = recorded_versions(description)
+    for column in recorded.keys() - set(table.columns):  # the run is older than these columns
+        table[column] = recorded[column]
+    for column in table.columns.intersection([*recorded, *study.settings]).difference(study.whole_numbers):
+        value, same = table[column].iloc[0], recorded.get(column)
         if BREAKS.search(str(value)):
             raise ValueError(f"summary.csv: {column} is {shown(value)}, not a usable name")
-        if column in HASHES and pd.notna(value) and isinstance(recorded, str) and value != recorded:
-            raise ValueError(f"summary.csv: {column} is {shown(value)}, but run.json says {shown(recorded)}")
+        if column in IN_RUN_JSON and pd.notna(value) and same and value != same:
+            raise ValueError(f"summary.csv: {column} is {shown(value)}, but run.json says {shown(same)}")
         if column in LOWER_CASE and pd.notna(value):
             table[column] = value.lower()
+    table["code"] = code_of(table.iloc[0].to_dict())
     known = {plain(name): name for name in study.strategies}
     table["strategy"] = table["strategy"].map(lambda name: known.get(plain(name), name))
     return table.iloc[0].to_dict()
 
 
 def plain(name: str) -> str:
-    """A name's letters and digits alone, so that DDP and ddp, ZeRO-2 and zero2 are the same."""
+    """Only the letters and digits of a name, in lower case: DDP and ddp, ZeRO-2 and zero2 are the same."""
     return re.sub(r"[\W_]+", "", name.lower()) or name
 
 
 def read_run(folder: Path, study: Study) -> Run:
-    """A finished run; ValueError says why a folder holds none."""
+    """The run in a folder.
+
+    Raises:
+        ValueError: the folder holds no finished run, or one of its files is not usable.
+    """
     summary = read_summary(folder, read_description(folder), study)
     curves = {}
     for name, column, _, axes in study.curves:
@@ -98,12 +133,12 @@ def read_run(folder: Path, study: Study) -> Run:
 
 
 def folders_below(root: Path, without: Path | None = None, tell: bool = False) -> Iterator[tuple[Path, set[str]]]:
-    """root and the folders below it, each once and with its files; links to folders are followed.
+    """Yield root and each folder below it once, with the names of its files; links to folders are followed.
 
-    Hidden folders are left out, as are `without` and the records of an autotuner's trials.
+    Hidden folders, `without` and the records of an autotuner's trials are left out.
 
     Args:
-        tell: name on standard error what is left out although it may hold runs.
+        tell: report on standard error each folder that is left out although it may hold runs.
     """
     def leave_out(path: Path, reason: object) -> None:
         if tell:
@@ -128,9 +163,9 @@ def folders_below(root: Path, without: Path | None = None, tell: bool = False) -
 
 
 def find_runs(root: Path, study: Study, without: Path | None = None) -> list[Run]:
-    """All usable runs at and below root, but for those below `without`.
+    """All usable runs at and below root, except those below `without`.
 
-    The others are named on standard error, each with the reason; so are strategies that the study does not know.
+    Runs that are left out are reported on standard error, each with the reason, and so are unknown strategies.
     """
     runs, unknown = [], {}
     for folder, files in folders_below(root, without, tell=True):

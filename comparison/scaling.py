@@ -1,8 +1,8 @@
-"""Scaling: tables and figures of what more devices bring, in seconds of an epoch and in throughput.
+"""Tables and figures of strong and weak scaling, in seconds of an epoch and in throughput.
 
-Strong scaling holds the global batch equal on every number of devices: its rows are of one group. Weak scaling holds
-the batch per device equal: its rows differ in global batch and therefore in workload, and agree in what an epoch
-trains on.
+Strong scaling keeps the global batch equal on every number of devices: its rows are of one group. Weak scaling keeps
+the batch per device equal: its rows differ in global batch and therefore in workload, and train on the same samples
+in an epoch.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from comparison.figures import Members, bar_chart, devices_chart, line_chart
 from comparison.rows import WEAK
-from comparison.settings import describe, name_start, strategy_name, tell_apart
-from comparison.study import SPEEDUPS, Study
+from comparison.settings import DIRTY_MARK, describe, mixed_versions, name_start, strategy_name, tell_apart
+from comparison.study import SPEEDUPS, VERSIONS, Study
 from comparison.tables import EMPTY, cell, markdown, metrics_table, without_empty
 
 TITLES = {
@@ -23,7 +23,7 @@ TITLES = {
 
 
 def scaled(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The rows on several devices that a column relates to one device, and those on one device beside them."""
+    """The rows on several devices for which a column is known, and the rows on one device that it relates them to."""
     rows = rows.dropna(subset=column)
     several = rows["devices"] > 1
     beside = rows["strategy"].isin([*rows.loc[several, "strategy"], "ddp"])
@@ -31,17 +31,18 @@ def scaled(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def with_lines(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """With the name of the `line` that a row is a point of: one per strategy, and at most one row per device count."""
+    """Add to each row the name of its `line`, in figures and pivots: one strategy, at most one row per device count."""
     rows = rows.assign(line=[strategy_name(row, study) for _, row in rows.iterrows()])
     patterns = study.details | study.group
-    tell_apart(rows, "line", [], {"schedule": patterns["schedule"]})
-    columns = ("nodes", "micro_batches", "measure", "peak_tflops", "deepspeed_settings", "workload")
-    tell_apart(rows, "line", ["devices"], {column: patterns[column] for column in columns})
-    return rows
+    tell_apart(rows, "line", ["line"], {column: patterns[column] for column in ("schedule", *VERSIONS)})
+    columns = ("nodes", "micro_batches", "measure", "peak_tflops", "deepspeed_settings", "script_digest", "workload")
+    tell_apart(rows, "line", ["line", "devices"], {column: patterns[column] for column in columns})
+    dirty = set(rows.loc[rows["is_dirty"], "line"])
+    return rows.assign(line=[line + DIRTY_MARK if line in dirty else line for line in rows["line"]])
 
 
 def pivot(rows: pd.DataFrame, column: str, study: Study) -> str:
-    """A row per number of devices, a column per strategy that ran on several; empty where none did."""
+    """A table with a row per number of devices and a column per strategy that ran on several; empty if none did."""
     several = rows.groupby("strategy")["devices"].transform("nunique") > 1
     rows = scaled(rows[several], column)
     if rows.empty:
@@ -56,18 +57,18 @@ def pivot(rows: pd.DataFrame, column: str, study: Study) -> str:
 
 
 def scaling_tables(rows: pd.DataFrame, study: Study, kind: str) -> list[str]:
-    """Epoch times and what follows from them, then throughput by devices and strategy; nothing that would be empty."""
+    """Tables of epoch times and what follows from them, then of throughput by devices and strategy; none is empty."""
     parts = []
     if len(found := scaled(rows, "epoch_speedup")):
         parts += [f"### {TITLES[kind]}", metrics_table(*without_empty(found, study.scaling))]
     for title, column in study.pivots.items():
-        if (table := pivot(rows, column, study)) and table not in parts:  # of DDP alone both are the same
+        if (table := pivot(rows, column, study)) and table not in parts:  # with DDP alone both are the same
             parts += [f"### {kind.capitalize()} scaling: {title}", table]
     return parts
 
 
 def scaling_charts(rows: pd.DataFrame, heading: str, study: Study, kind: str) -> dict[str, Figure]:
-    """Speedup and parallel efficiency over devices, by name."""
+    """Figures of speedup and parallel efficiency over devices, by name."""
     drawn = {}
     found = with_lines(scaled(rows, "epoch_speedup"), study)
     ideals = {"epoch_speedup": (1, found["devices"].max()), "parallel_efficiency_pct": (100, 100)}
@@ -80,9 +81,9 @@ def scaling_charts(rows: pd.DataFrame, heading: str, study: Study, kind: str) ->
 
 
 def weak_groups(rows: pd.DataFrame, study: Study) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """What rows of equal epochs and equal batch per device have in common, how their files' names begin, and the rows.
+    """Yield heading, beginning of figure names and rows for each group of equal epochs and equal batch per device.
 
-    Their columns relate them to one device as weak scaling does.
+    The columns relative to one device are those of weak scaling.
     """
     weak = {column.removeprefix(WEAK): rows[column] for column in rows if column.startswith(WEAK)}
     rows = rows[rows["tuned_by"] != "autotuner"].assign(**weak)
@@ -91,17 +92,20 @@ def weak_groups(rows: pd.DataFrame, study: Study) -> Iterator[tuple[str, str, pd
     groups = [group.copy() for _, group in rows.groupby(["epoch_group", "batch_per_device"])
               if any(len(scaled(group, column)) for column in SPEEDUPS)]
     for number, group in enumerate(groups):
-        tell_apart(group, "setting", [], {"workload": study.group["workload"]})
+        tell_apart(group, "setting", ["setting"], {"workload": study.group["workload"]})
         row = group.iloc[0]
-        common = [column for column in study.group if pd.notna(row[column]) and group[column].nunique() == 1]
+        common = [column for column in study.group
+                  if (rows[column].nunique(dropna=False) > 1 if column in VERSIONS
+                      else pd.notna(row[column]) and group[column].nunique() == 1)]
         heading = f"{describe(row, common, study)}, batch per device {row['batch_per_device']:g}"
+        heading += mixed_versions(group, study)
         if len(groups) > 1:
             heading += f", epoch workload {row['epoch_workload']}"
         yield heading, name_start(heading, number) if len(groups) > 1 else "", group
 
 
 def weak_charts(rows: pd.DataFrame, members: Members, heading: str, study: Study) -> dict[str, Figure]:
-    """As strong scaling's, with the seconds of epochs that a group's own figures show there."""
+    """The figures of `scaling_charts` for weak scaling, and the seconds of epochs as bars and lines."""
     drawn = scaling_charts(rows, heading, study, "weak")
     rows = scaled(rows, "epoch_speedup")
     if drawn:

@@ -1,42 +1,51 @@
-"""Which runs make one row, what a row is called, and which rows may be compared."""
+"""Which runs form a row, how rows are named, and which rows may be compared."""
 
 import re
 from hashlib import sha256
 
 import pandas as pd
 
-from comparison.study import Study
+from comparison.study import VERSIONS, Study
 
-LONGEST_START = 200  # bytes; the name of a file may have 255
-LONGEST_WORDS = 100  # of DeepSpeed settings in a row's name
+LONGEST_START = 200  # bytes of a file name that describe a group; the whole name may have 255
+LONGEST_WORDS = 100  # characters of DeepSpeed settings in a row's name
+DIRTY_MARK = " †"
 
 
 def phrase(pattern: str, value: object) -> str:
-    """Fill in a number or a name; an ending in brackets is for more than one."""
+    """Fill a value into a pattern; an ending in brackets, such as `stage(s)`, is kept unless the value is 1."""
     return re.sub(r"\((e?s)\)", "" if str(value) == "1" else r"\1", pattern.format(value))
 
 
 def describe(row: pd.Series, columns: list[str], study: Study) -> str:
-    """What the rows of a group have in common, in the words of a heading."""
+    """The heading's words for these columns of a group."""
     known = {column: phrase(study.group[column], row[column]) for column in columns if pd.notna(row[column])}
     return ", ".join(known.get(column, f"unrecorded {column}") for column in columns)
 
 
+def mixed_versions(group: pd.DataFrame, study: Study) -> str:
+    """The end of a heading that names the code and versions that a group mixes; empty if it mixes none."""
+    mixed = {column: [value if pd.notna(value) else "unrecorded" for value in group[column].unique()]
+             for column in VERSIONS if column in study.details and group[column].nunique(dropna=False) > 1}
+    words = [phrase(study.details[column], " and ".join(sorted(values))) for column, values in mixed.items()]
+    return f", mixed: {', '.join(words)}" if words else ""
+
+
 def name_start(description: str, number: int) -> str:
-    """How the names of a group's figures begin: with what it is, or with its number where that is too long."""
+    """The beginning of a group's figure names: its description, or its number if that is too long."""
     start = re.sub(r"\W+", "_", description + "_").lower()
     return start if len(start.encode()) <= LONGEST_START else f"group_{number}_"
 
 
 def with_settings(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """The runs with what makes their settings in a form that can be compared."""
+    """The runs with the columns that make their settings normalised, so that equal settings are equal values."""
     runs = runs.astype(dict.fromkeys(study.whole_numbers, "Int64"))
-    # On GPUs the host's threads do little, and their default number falls as the number of processes grows.
+    # On GPUs the host's threads matter little, and their default number falls as the number of processes grows.
     on_gpu = runs["hardware"].notna() & ~runs["hardware"].astype(str).str.startswith("CPU")
     runs.loc[on_gpu, "cpu_threads"] = pd.NA
-    for column, value in (("tuned_by", "hand"), ("nodes", 1)):  # as it was before any record said so
+    for column, value in (("tuned_by", "hand"), ("nodes", 1)):  # records older than these columns
         runs[column] = runs[column].fillna(value)
-    # A run that does not record its workload counts as equal, unless there are several it could be equal to.
+    # A run without a recorded workload joins the group that it would otherwise belong to, unless there are several.
     for _, alike in runs.groupby([column for column in study.group if column != "workload"], dropna=False):
         if alike["workload"].nunique() == 1:
             runs.loc[alike.index, "workload"] = alike["workload"].dropna().iloc[0]
@@ -48,7 +57,7 @@ def is_staged(row: pd.Series) -> bool:
 
 
 def strategy_name(row: pd.Series, study: Study) -> str:
-    """The strategy whatever the number of devices; a pipeline's with its stages."""
+    """The strategy without its number of devices; a pipeline's name includes its stages."""
     label = study.strategies.get(row["strategy"], [row["strategy"]])[0]
     return f"{label} {phrase(study.details['pipeline_stages'], row['pipeline_stages'])}" if is_staged(row) else label
 
@@ -61,7 +70,7 @@ def setting_name(row: pd.Series, study: Study) -> str:
 
 
 def deepspeed_differences(settings: pd.Series) -> list[str | None]:
-    """In which of their settings rows differ, in words; where those would be many, a hash of them all.
+    """For each row, the DeepSpeed settings in which the rows differ; if they are many, a hash of all its settings.
 
     Args:
         settings: as `measurement.columns.deepspeed_settings` writes them; NaN where unrecorded.
@@ -82,10 +91,15 @@ def deepspeed_differences(settings: pd.Series) -> list[str | None]:
     return words
 
 
-def tell_apart(rows: pd.DataFrame, name: str, beside: list[str], patterns: dict[str, str]) -> None:
-    """Add to a name that several rows share, and the columns beside it, in what they differ."""
+def tell_apart(rows: pd.DataFrame, name: str, alike_in: list[str], patterns: dict[str, str]) -> None:
+    """Append to the names of rows that are equal in `alike_in` the value of each column in which they differ.
+
+    Args:
+        name: the column with the names, changed in place.
+        patterns: column -> its wording, in the order in which they are tried.
+    """
     for column, pattern in patterns.items():
-        for _, alike in rows.groupby([name, *beside]):
+        for _, alike in rows.groupby(alike_in):
             if alike[column].nunique(dropna=False) > 1:
                 values = deepspeed_differences(alike[column]) if column == "deepspeed_settings" else alike[column]
                 rows.loc[alike.index, name] += [
@@ -94,28 +108,36 @@ def tell_apart(rows: pd.DataFrame, name: str, beside: list[str], patterns: dict[
 
 
 def add_names(rows: pd.DataFrame, study: Study) -> None:
-    """Number the groups of comparable rows, and name each row so that it is unlike the others of its group.
+    """Number the groups of comparable rows, and give each row a name that is unique in its group.
 
-    Rows of one `epoch_group` train on the same in an epoch, whatever their global batch; NaN where that is unrecorded.
+    Rows of one `epoch_group` train on the same samples in an epoch, whatever their global batch; NaN if unrecorded.
     """
     rows["group"] = rows.groupby(list(study.group), dropna=False).ngroup()
     columns = [column for column in study.group if column not in ("global_batch_size", "workload")]
     numbers = rows.groupby([*columns, "epoch_workload"], dropna=False).ngroup()
     rows["epoch_group"] = numbers.where(rows["epoch_workload"].notna())
     rows["setting"] = [setting_name(row, study) for _, row in rows.iterrows()]
-    tell_apart(rows, "setting", ["group"], study.details)
+    mixed = {column: study.details[column] for column in VERSIONS if column in study.details}
+    others = {column: pattern for column, pattern in study.details.items() if column not in mixed}
+    tell_apart(rows, "setting", ["setting", "group"], others)
+    tell_apart(rows, "setting", ["group"], mixed)  # every row of a mixed table names its code and versions
+
+
+def shown_names(rows: pd.DataFrame) -> pd.Series:
+    """The rows' names as tables and figures show them: marked if a run started from a tree with uncommitted changes."""
+    return rows["setting"].mask(rows["is_dirty"], rows["setting"] + DIRTY_MARK)
 
 
 def closest(choices: pd.DataFrame, row: pd.Series) -> int:
-    """Index of the row to measure another against: one of the same settings where there is one, else the fastest."""
-    for column in ("deepspeed_settings", "measure", "schedule", "micro_batch_size"):
+    """Index of the choice to compare a row with: one of equal settings if possible, else the fastest; -1 for none."""
+    for column in (*VERSIONS, "script_digest", "deepspeed_settings", "measure", "schedule", "micro_batch_size"):
         same = choices[choices[column] == row[column]]
         choices = choices if same.empty else same
     return -1 if choices.empty else choices["throughput_samples_per_s"].fillna(0).idxmax()
 
 
 def ddp_row(rows: pd.DataFrame, row: pd.Series) -> int:
-    """Index of the DDP row on as many devices, of as many nodes; -1 where there is none, or where it is this row."""
+    """Index of the DDP row on as many devices and nodes; -1 if there is none, or if it is this row."""
     same = (rows["group"] == row["group"]) & (rows["strategy"] == "ddp")
     same &= (rows["devices"] == row["devices"]) & (rows["nodes"] == row["nodes"])
     found = closest(rows[same], row)
@@ -123,14 +145,14 @@ def ddp_row(rows: pd.DataFrame, row: pd.Series) -> int:
 
 
 def one_device_row(rows: pd.DataFrame, row: pd.Series, strategy: str, kind: str) -> int:
-    """Index of the strategy's row on one device that a row is scaled from; -1 where there is none.
+    """Index of the strategy's row on one device, to which the row is related; -1 if there is none.
 
     Args:
-        kind: "strong" for the same global batch, so the same group; "weak" for the same batch per device.
+        kind: "strong" for the same global batch and so the same group, "weak" for the same batch per device.
     """
     same = rows["group"] == row["group"]
     if kind == "weak":
-        per_device = rows["global_batch_size"] * row["devices"] == row["global_batch_size"]  # of one device: its all
+        per_device = rows["global_batch_size"] * row["devices"] == row["global_batch_size"]
         same = (rows["epoch_group"] == row["epoch_group"]) & per_device
     by_hand = rows["tuned_by"] != "autotuner"
     choices = rows[same & by_hand & (rows["strategy"] == strategy) & (rows["devices"] == 1)]

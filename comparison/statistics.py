@@ -8,15 +8,15 @@ from typing import NamedTuple
 import pandas as pd
 from scipy.stats import t
 
-ROUNDING = 1e-12  # relative: less than this apart, two numbers differ by the order of their summation
+ROUNDING = 1e-12  # relative: a smaller difference comes from the order of summation
 
 
 class Estimate(NamedTuple):
-    """Series over the metrics."""
+    """An estimate per metric; each field is a Series over the metrics."""
 
     mean: pd.Series
     half_width: pd.Series  # of the 95 % confidence interval; NaN for fewer than two seeds
-    n: pd.Series  # seeds that have a value
+    n: pd.Series  # number of seeds with a value
 
 
 def estimate(sample: pd.DataFrame) -> Estimate:
@@ -33,8 +33,8 @@ def estimate(sample: pd.DataFrame) -> Estimate:
 def paired_change(sample: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
     """Mean difference to the baseline in percent of the baseline's mean, over the seeds that both have.
 
-    The interval is that of the mean difference; the baseline's mean, to which it is put in relation, counts as
-    known. NaN where no seed is common or where the baseline's mean is not positive: there are no percent of it.
+    The interval is that of the mean difference; the baseline's mean counts as known exactly. NaN if no seed is
+    common, or if the baseline's mean is not positive.
     """
     difference = sample - baseline  # aligned by seed: NaN where either has none
     base = baseline.reindex(difference.index).where(difference.notna())
@@ -45,10 +45,10 @@ def paired_change(sample: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
 
 
 def paired_ratio(sample: pd.DataFrame, reference: pd.DataFrame) -> Estimate:
-    """Mean over the common seeds of the ratio to a reference, with its interval; NaN where that is not positive."""
+    """Mean over the common seeds of the ratio to a reference, with its interval; NaN if the reference is <= 0."""
     return estimate(sample / reference.where(reference > 0))
 
 
 def excludes_zero(estimate: Estimate) -> pd.Series:
-    """Whether the interval leaves zero out; False where there is no interval."""
+    """Whether the interval excludes zero; False if there is no interval."""
     return estimate.mean.abs() > estimate.half_width

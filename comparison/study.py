@@ -1,11 +1,11 @@
-"""What plots.py chooses and this package carries out."""
+"""The types in which plots.py says what to compare."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """A column of summary.csv, or of what `comparison.rows` computes, as a table or a figure shows it."""
+    """A column of summary.csv, or one that `comparison.rows` computes, with its label in tables and figures."""
 
     column: str
     label: str
@@ -17,7 +17,7 @@ class Metric(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A column of a run's file that has a row per step, evaluation or epoch."""
+    """A column to draw as a line, from a file with a row per step, evaluation or epoch."""
 
     file: str
     column: str
@@ -26,51 +26,60 @@ class Curve(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A quality that runs are timed to: the curve that has to reach it, and how it is said."""
+    """A quality that runs are timed to: the curve that has to reach it, and its wording."""
 
     curve: str
     pattern: str
 
 
-# Of the details; the others are whole numbers.
-WORDS = {"schedule", "tuned_by", "measure", "peak_tflops", "deepspeed_settings"}
+# Columns that identify a run's code and libraries: part of `Study.group`, or of `Study.details` when they are mixed.
+LIBRARIES = ("torch", "transformers", "deepspeed")
+VERSIONS = ("code", *LIBRARIES)
+# Details that are text; the other details are whole numbers.
+WORDS = {"schedule", "tuned_by", "measure", "peak_tflops", "deepspeed_settings", "script_digest", *VERSIONS}
 SPEEDUPS = ["speedup", "own_speedup", "epoch_speedup", "parallel_efficiency_pct"]
-COMPUTED = {"runs", "target", "reached", *SPEEDUPS}  # by `comparison.rows`, the others are read
+COMPUTED = {"runs", "target", "reached", *SPEEDUPS}  # by `comparison.rows`; all others are read from summary.csv
 
 
 @dataclass(frozen=True)
 class Study:
-    tables: dict[str, list[Metric]]  # title -> metrics; the first is printed without title and whole
-    scaling: list[Metric]  # of the table of strong and that of weak scaling
+    tables: dict[str, list[Metric]]  # title -> metrics; the first has no title and keeps empty columns
+    scaling: list[Metric]  # for the tables of strong and weak scaling
     pivots: dict[str, str]  # title -> column; a row per number of devices, a column per strategy
     published_metrics: list[Metric]  # for the tables of published figures only
-    published_beside: dict[str, list[Metric]]  # published column -> more of ours to stand beside it
-    published_tasks: dict[str, str]  # file in results/published -> task of our runs that stand beside it
+    published_beside: dict[str, list[Metric]]  # published column -> further columns of ours shown beside it
+    published_tasks: dict[str, str]  # file in results/published -> task of our runs shown beside it
     curves: list[Curve]
-    axes: dict[str, str]  # column to draw curves over -> label
-    targets: dict[str, Target]  # column of summary.csv -> what it asks for
+    axes: dict[str, str]  # column on the x axis -> label
+    targets: dict[str, Target]  # column of summary.csv -> the target it sets
     strategies: dict[str, tuple[str, str]]  # name and colour, in the order of the rows
-    group: dict[str, str]  # what comparable rows have in common -> how a heading says it
-    details: dict[str, str]  # what else makes a setting -> how a row's name says it
-    autotuning: list[Metric]  # of an autotuned row and those beside it: throughput, and the settings that reached it
+    group: dict[str, str]  # column that is equal within a table -> its wording in the heading
+    details: dict[str, str]  # further column that makes a row of its own -> its wording in the row's name
+    autotuning: list[Metric]  # for autotuned rows and those beside them: throughput and the settings behind it
 
     @property
     def metrics(self) -> list[Metric]:
-        """Of all tables, each once."""
+        """The metrics of all tables, each once."""
         return list(dict.fromkeys(metric for table in self.tables.values() for metric in table))
 
     @property
     def measured(self) -> list[str]:
-        """Columns of summary.csv that are averaged and compared."""
+        """Columns of summary.csv that are averaged over seeds and compared."""
         columns = [metric.column for metric in (*self.metrics, *self.published_metrics)]
         return [column for column in columns if column not in COMPUTED]
 
     @property
     def settings(self) -> list[str]:
-        """Columns of summary.csv in which the runs of one row agree."""
+        """Columns that are equal for all runs of a row."""
         return ["strategy", *self.group, *self.details]
 
     @property
     def whole_numbers(self) -> list[str]:
         return ["global_batch_size", "max_seq_length", "cpu_threads",
                 *(column for column in self.details if column not in WORDS)]
+
+    def mixing_versions(self) -> "Study":
+        """The same study with code and library versions telling rows apart instead of tables."""
+        versions = {column: self.group[column] for column in VERSIONS}
+        group = {column: pattern for column, pattern in self.group.items() if column not in versions}
+        return replace(self, group=group, details={**self.details, **versions})

@@ -1,16 +1,17 @@
-"""Tables in Markdown: a line per row of the comparison, a column per metric."""
+"""Markdown tables with a line per row of the comparison and a column per metric."""
 
 import pandas as pd
 
 from comparison.digits import change_text, mean_text
 from comparison.rows import CHANGE, DIFFERS, MEAN
+from comparison.settings import shown_names
 from comparison.study import Metric
 
 EMPTY = "—"
 
 
 def cell(row: pd.Series, column: str) -> str:
-    """The mean with its interval and the change with its own; what is no mean over seeds as it is."""
+    """A mean and its change, each with its interval; a column that is not a mean over seeds is shown unchanged."""
     if pd.isna(row[column]):
         return EMPTY
     if column + MEAN[1] not in row:
@@ -21,7 +22,7 @@ def cell(row: pd.Series, column: str) -> str:
 
 
 def markdown(columns: list[list[str]]) -> str:
-    """A table from its columns, each a title and its cells; the first is aligned to the left."""
+    """A table from its columns, each a title and its cells; the first column is left-aligned."""
     (title, *names), *others = [[text.replace("|", "\\|") for text in column] for column in columns]
     width = max(map(len, [title, *names]))
     aligned = [[text.ljust(width) for text in (title, "-" * width, *names)]]
@@ -32,13 +33,13 @@ def markdown(columns: list[list[str]]) -> str:
 
 
 def without_empty(rows: pd.DataFrame, metrics: list[Metric]) -> tuple[pd.DataFrame, list[Metric]]:
-    """Only the metrics that some row has, and only the rows that have some of them."""
+    """The metrics that at least one row has, and the rows that have at least one of them."""
     metrics = [metric for metric in metrics if rows[metric.column].notna().any()]
     return rows.dropna(how="all", subset=[metric.column for metric in metrics]), metrics
 
 
 def metrics_table(rows: pd.DataFrame, metrics: list[Metric]) -> str:
-    names = rows["setting"] + rows["is_baseline"].map({True: " (baseline)", False: ""})
+    names = shown_names(rows) + rows["is_baseline"].map({True: " (baseline)", False: ""})
     columns = [["setting", *names]]
     for metric in metrics:
         columns.append([metric.title, *(cell(row, metric.column) for _, row in rows.iterrows())])

@@ -1,7 +1,7 @@
-"""Time to quality: what each run was timed to, and which times may be averaged and compared.
+"""Time to quality: the target of each run, and which times may be averaged and compared.
 
 A run that never reached its target has no time, so the mean over the others flatters its setting. Such a mean is
-shown beside how many runs reached the target, and never compared.
+shown with the number of runs that reached the target, and is never compared.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ import pandas as pd
 from comparison.study import Study
 
 TIMES = ["time_to_target_s", "samples_to_target"]
-SEVERAL = "several"  # runs of one setting that aimed at different targets have no mean time
+SEVERAL = "several"  # the target of a row whose runs had different ones, and which has no mean time
 
 
 class Aim(NamedTuple):
-    """A target with its value."""
+    """A target with its value, hashable and sortable."""
 
     curve: str
     value: float
@@ -24,7 +24,7 @@ class Aim(NamedTuple):
 
 
 def aim_of(run: pd.Series | dict, study: Study) -> Aim | None:
-    """What a run was timed to, if to anything."""
+    """The target of a run, if it had one."""
     for column, target in study.targets.items():
         if pd.notna(value := run.get(column)):
             return Aim(target.curve, value, target.pattern.format(value))
@@ -32,11 +32,11 @@ def aim_of(run: pd.Series | dict, study: Study) -> Aim | None:
 
 
 def add_targets(rows: pd.DataFrame, runs: pd.DataFrame, study: Study) -> None:
-    """Give each row its `target` and how many of its runs `reached` it; take away times that have no mean.
+    """Give each row its `target` and how many of its runs `reached` it; remove times that have no mean.
 
     Args:
         rows: a row per setting.
-        runs: a row per run, with `row` as the index of its setting.
+        runs: a row per run; its column `row` is the index of its setting.
     """
     aims = [aim_of(run, study) for _, run in runs.iterrows()]
     aims = pd.Series([aim.text if aim else None for aim in aims], runs.index, dtype=object).groupby(runs["row"])
@@ -49,5 +49,5 @@ def add_targets(rows: pd.DataFrame, runs: pd.DataFrame, study: Study) -> None:
 
 
 def may_compare_times(row: pd.Series, baseline: pd.Series) -> bool:
-    """Only among equal targets, and where every run of both rows reached it."""
+    """Whether the targets are equal and every run of both rows reached its own."""
     return row["target"] == baseline["target"] and row["all_reached"] and baseline["all_reached"]

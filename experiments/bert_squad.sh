@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The main study: BERT-base on SQuAD v2, every strategy, everything but the strategy the same.
+# The main study: BERT-base on SQuAD v2 with every strategy; only the strategy differs between runs.
 #
 #     DEVICES=4 SEEDS="0 1 2" bash experiments/bert_squad.sh   # 4 GPUs; bert-base-uncased and SQuAD v2 from the Hub
 #     SAMPLE=1 bash experiments/bert_squad.sh                  # a laptop: CPU, the embedded sample, a tiny model
 #     bash experiments/bert_squad.sh --epochs 1                # further flags go to every run
 #
-# Stopped, it goes on where it was when started again. A run that fails is named at the end; the others go on.
+# If interrupted, the same command resumes it. A run that fails is named at the end, and the others still run.
 # On a cluster: experiments/slurm/bert_squad.sbatch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 DEVICES=${DEVICES:-4}
 DEVICES_A_NODE=${DEVICES_A_NODE:-$DEVICES}
 RESULTS=${RESULTS:-results}
-STAGES=$DEVICES # of PyTorch's pipelines, some of which put two pieces of the model on each
+STAGES=$DEVICES # of PyTorch's pipelines; some schedules put two pieces of the model on each stage
 FLAGS=(--profile_steps 3 --output_dir "$RESULTS/bert_squad")
 if [[ ${SAMPLE:-} ]]; then
     export CUDA_VISIBLE_DEVICES=
@@ -44,7 +44,7 @@ for seed in ${SEEDS:-0}; do
     run hf_trainer.py --num_gpus "$DEVICES"
     run hf_trainer.py --num_gpus "$DEVICES" --deepspeed_config experiments/zero2.json
     if [[ ${SAMPLE:-} ]]; then
-        run data_parallel.py # one device: there is nothing to spread without GPUs
+        run data_parallel.py # one device: without GPUs there is nothing to split the batch over
     else
         run data_parallel.py --num_gpus "$DEVICES_A_NODE"
     fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# With dropout on, no two runs are equal: does any strategy end with another validation loss than DDP or one process?
-# The demo's job with dropout; six runs a seed, some nine minutes a seed on two cores.
+# With dropout no two runs are equal. Does any strategy end with a different validation loss than DDP or one process?
+# The demo's job with dropout: six runs and about nine minutes per seed on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CUDA_VISIBLE_DEVICES=

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # GPT-2 small from scratch on 100 MB of OSCAR: DataParallel, DDP, ZeRO-2, ZeRO-3, FSDP and a pipeline on 1, 2 and 4 devices.
 #
-#     DEVICES=4 bash experiments/gpt2_frameworks.sh      # 4 GPUs; OSCAR 23.01 from the Hub, which wants its licence accepted
-#     bash experiments/gpt2_frameworks.sh --train_file train.txt --eval_file eval.txt      # any text in its place
+#     DEVICES=4 bash experiments/gpt2_frameworks.sh      # 4 GPUs; OSCAR 23.01 from the Hub, whose licence you must accept first
+#     bash experiments/gpt2_frameworks.sh --train_file train.txt --eval_file eval.txt      # any other text
 #     SAMPLE=1 bash experiments/gpt2_frameworks.sh       # a laptop: CPU, the embedded sample, a tiny model
 #
-# One global batch for all. Stopped, it goes on where it was when started again.
+# One global batch for all. If interrupted, the same command resumes it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +25,7 @@ source experiments/runs.sh
 
 for seed in ${SEEDS:-0}; do
     for ((devices = 1; devices <= DEVICES; devices *= 2)); do
-        # DataParallel is one process, on one node; without GPUs it has nothing to spread over.
+        # DataParallel is one process on one node; without GPUs it has nothing to split the batch over.
         if ((devices == 1)) || [[ ! ${SAMPLE:-} ]] && ((devices <= DEVICES_A_NODE)); then
             run data_parallel.py --num_gpus "$devices"
         fi

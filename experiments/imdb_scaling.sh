@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# How DDP scales: our own Transformer encoder, from scratch, 20 epochs of IMDB on 1 device and on more.
+# How DDP scales: 20 epochs of IMDB on one device and on several, with our own Transformer encoder from scratch.
 #
 #     DEVICES=4 bash experiments/imdb_scaling.sh                   # 4 GPUs; IMDB and bert-base-uncased's tokenizer from the Hub
 #     DEVICES=4 bash experiments/imdb_scaling.sh --train_file aclImdb/train --eval_file aclImdb/test
 #     SAMPLE=1 DEVICES=2 bash experiments/imdb_scaling.sh          # a laptop: CPU, the embedded sample, a tiny model, 6 epochs
 #
-# Strong scaling: the batch stays 64 altogether, so every run takes the same steps and learns the same. Weak scaling: it
-# stays 64 on each device, so that devices have as much to do as alone, but there are fewer steps, of more samples.
-# Every other flag is the same. Stopped, it goes on where it was when started again.
+# Strong scaling: the global batch stays 64, so every run takes the same steps and learns the same. Weak scaling: the
+# batch per device stays 64, so each device has as much to do as one alone, but there are fewer steps with more samples.
+# All other flags are the same. If interrupted, the same command resumes it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 DEVICES=${DEVICES:-4}
 RESULTS=${RESULTS:-results}/imdb_scaling
-BATCH=64 # of one device alone
+BATCH=64 # on one device
 FLAGS=(--task imdb --epochs 20 --learning_rate 3e-4 --profile_steps 3 --output_dir "$RESULTS")
 if [[ ${SAMPLE:-} ]]; then
     export CUDA_VISIBLE_DEVICES=

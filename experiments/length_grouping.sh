@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Batches of samples of similar length against plain shuffling: does the model learn the same, and is the gradient noise
-# scale the same? One process on the embedded sample; another model and other data after the command:
+# scale the same? Runs one process on the embedded sample, or with the flags after the command another model and data:
 #
 #     SEEDS="0 1 2" bash experiments/length_grouping.sh
 #     bash experiments/length_grouping.sh --model bert-base-uncased --train_file train-v2.0.json --eval_file dev-v2.0.json

@@ -1,4 +1,4 @@
-"""What the published numbers of the BERT study measured, recomputed from its raw records; the same on a run of ours.
+"""Recompute the published numbers of the BERT study from its raw records, and apply its formulas to a run of ours.
 
     python experiments/published_records.py --records FOLDER      # baseline_metrics.json, pipeline_metrics_*.json
     python experiments/published_records.py --run results/RUN     # steps.csv and summary.csv of one run
@@ -16,14 +16,14 @@ import pandas as pd
 
 
 class Published(NamedTuple):
-    """A published run, and what its record does not say itself."""
+    """A published run, with facts that its record lacks."""
 
     name: str
     file: str
     devices: int
     global_batch: int  # samples per optimizer step
     counted: int  # samples per step in the published throughput
-    unrecorded_steps: int  # before the Trainer's first log line there was no loss to record
+    unrecorded_steps: int  # steps before the Trainer's first log line, which recorded no loss
 
 
 PUBLISHED = [
@@ -35,7 +35,7 @@ DIVISOR = 16  # samples per device and forward pass in all three published runs
 
 
 class InputError(Exception):
-    """A folder or file that cannot be used. Its text is the one line that the user sees."""
+    """A folder or file that cannot be used. Its text is the line that the user sees."""
 
 
 def stats_efficiency(losses: pd.Series, divisor: int = DIVISOR) -> float:
@@ -44,7 +44,7 @@ def stats_efficiency(losses: pd.Series, divisor: int = DIVISOR) -> float:
 
 
 def zero_share(losses: pd.Series) -> float:
-    """Share (0 to 1) of the steps at which the recorded loss is the one before."""
+    """Share (0 to 1) of the steps whose recorded loss equals the previous one."""
     return (losses.diff().iloc[1:] == 0).mean()
 
 
@@ -55,9 +55,9 @@ def net_share(losses: pd.Series) -> float:
 
 
 def held(losses: pd.Series, every: int, average: bool = True) -> pd.Series:
-    """What a record taken at every step sees of a loss that is logged every `every` steps.
+    """The losses as a record taken at every step sees them if they are logged only every `every` steps.
 
-    From one log line to the next the value stands still; before the first there is none, so the result is `every` steps
+    The value is held from one log line to the next. Before the first there is none, so the result is `every` steps
     shorter. average=True logs the mean since the last line, as transformers.Trainer does; False the latest step's loss.
     """
     blocks = losses.reset_index(drop=True).groupby(lambda step: step // every)
@@ -66,10 +66,10 @@ def held(losses: pd.Series, every: int, average: bool = True) -> pd.Series:
 
 
 def logging_table(losses: pd.Series, divisor: int = DIVISOR) -> pd.DataFrame:
-    """One curve, logged in several ways: its published statistical efficiency and the change against every step."""
+    """The published statistical efficiency of one curve that is logged in several ways, and its change."""
     curves = {"every step": losses}
     for every in (10, 50):
-        if len(losses) > 2 * every:  # or the logged value never changes
+        if len(losses) > 2 * every:  # otherwise the logged value never changes
             curves[f"latest of {every}, held"] = held(losses, every, average=False)
             curves[f"mean of {every}, held"] = held(losses, every)
     whole = stats_efficiency(losses, divisor)
@@ -79,21 +79,25 @@ def logging_table(losses: pd.Series, divisor: int = DIVISOR) -> pd.DataFrame:
 
 
 def read_record(path: Path) -> dict:
-    """A published record with its lists as Series. InputError if it is missing or lacks something."""
+    """A published record with its lists as Series.
+
+    Raises:
+        InputError: the record is missing or incomplete.
+    """
     try:
         record = json.loads(path.read_text())
         record["gpu_utilization"] = record.get("gpu_utilization") or record.pop("gpu_utilizations")  # two spellings
         lists = {key: pd.Series(record[key], dtype=float) for key in ("losses", "throughputs", "gpu_utilization")}
         return lists | {key: float(record[key]) for key in ("total_runtime", "average_statistical_efficiency")}
     except KeyError as error:
-        raise InputError(f"{path}: no {error} in it; a published record is wanted") from None
+        raise InputError(f"{path}: no {error} in it; this is not a published record") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or "not a published record"
         raise InputError(f"{path}: {reason}") from None
 
 
 def record_tables(records: dict[Published, dict]) -> dict[str, pd.DataFrame]:
-    """Every figure that the document quotes from the records; rows are runs."""
+    """The tables behind all figures that the document quotes from the records; rows are runs."""
     columns, loss, time, gpu = {}, {}, {}, {}
     for run, record in records.items():
         losses, throughputs, use = (record[key] for key in ("losses", "throughputs", "gpu_utilization"))
@@ -121,7 +125,11 @@ def record_tables(records: dict[Published, dict]) -> dict[str, pd.DataFrame]:
 
 
 def read_run(folder: Path) -> tuple[pd.DataFrame, pd.Series]:
-    """steps.csv and the row of summary.csv. InputError if one is missing, empty or lacks a needed column."""
+    """steps.csv and the row of summary.csv.
+
+    Raises:
+        InputError: a file is missing or empty, or lacks a needed column.
+    """
     needed = {"steps.csv": ["train_loss", "step_s"],
               "summary.csv": ["devices", "replicas", "global_batch_size", "micro_batch_size", "runtime_s", "samples",
                               "throughput_samples_per_s"]}
@@ -139,10 +147,10 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, pd.Series]:
 
 
 def run_tables(steps: pd.DataFrame, summary: pd.Series) -> dict[str, pd.DataFrame]:
-    """(a), (b), (c) of the document's "Shown by our own runs"."""
+    """Tables (a), (b) and (c) of the document's section "Shown by our own runs"."""
     micro_batch, replica_batch = summary.micro_batch_size, summary.global_batch_size / summary.replicas
     utilization = {name: summary.get(name) for name in ("gpu_utilization_pct", "cpu_utilization_pct", "mfu_pct")}
-    throughput = {  # the two published ones: the mean over steps of a rate, as their authors average
+    throughput = {  # the published two are means of a rate over steps, as their authors average
         "published, baseline: one replica's samples / step": (replica_batch / steps.step_s).mean(),
         "published, pipeline: micro-batch x devices / step": (micro_batch * summary.devices / steps.step_s).mean(),
         "all samples / measured wall time": summary.throughput_samples_per_s,

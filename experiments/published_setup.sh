@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The three setups of the first study (docs/published_results.md) as they were trained, each named for what it is. What
-# was called a pipeline of 2 and of 4 stages is ZeRO-2 on 2 and on 4 GPUs, in Hugging Face's Trainer; zero.py runs the
-# same without the Trainer.
+# The three setups of the first study (docs/published_results.md) as they were trained, under accurate names. The study's
+# pipelines of 2 and 4 stages were ZeRO-2 on 2 and 4 GPUs in Hugging Face's Trainer; zero.py runs the same without the
+# Trainer.
 #
 #     bash experiments/published_setup.sh                # 4 GPUs, and the Hub for bert-base-uncased and SQuAD v2
 #     SEEDS="0 1 2" bash experiments/published_setup.sh
 #     SAMPLE=1 bash experiments/published_setup.sh       # a laptop's CPU: the embedded sample, a tiny model, 20 steps
 #                                                        # (ten minutes on two cores: fp16 is slow there)
 #
-# As published: samples and steps, lengths, precision, AdamW and its schedule, gradients never clipped. Not as published:
-# fp16 is autocast, as everywhere here; longer texts are cut into windows, not truncated; the baseline's 80 % are
-# another draw; batches are padded to their own longest window; biases and LayerNorm never decay.
-# Settings differ between these rows, so no table sets them against each other: that is the point.
-# Stopped, it goes on with the run at which it was when started again.
+# As published: samples and steps, lengths, precision, AdamW and its schedule, no gradient clipping. Not as published:
+# fp16 is autocast, as everywhere here; longer texts are split into windows, not truncated; the baseline's 80 % are a
+# different random subset; batches are padded to their own longest window; biases and LayerNorm have no weight decay.
+# These rows differ in their settings, so no table compares them.
+# If interrupted, the same command resumes with the run that was interrupted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

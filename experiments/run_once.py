@@ -1,10 +1,11 @@
 """Run a training script, unless it has been run already: `python experiments/run_once.py zero.py --stage 2 ...`
 
-A finished run of the very same command below --output_dir is left as it is, one that was broken off goes on from its
-last checkpoint, and anything else is replaced. So an experiment that was interrupted goes on where it was when it is
-started again.
+If the same command has a finished run below --output_dir, nothing is run. If it has an interrupted one, that run is
+resumed from its last checkpoint, or starts anew with --profile_steps, as only an uninterrupted run can be profiled.
+Otherwise a new run starts, replacing any other run of the same name. So an interrupted experiment is resumed by
+starting it again.
 
-LAUNCHER in the environment names a program that takes Python's place, as experiments/slurm/launch.sh does.
+LAUNCHER in the environment names a program to use instead of Python, such as experiments/slurm/launch.sh.
 """
 
 import json
@@ -14,19 +15,20 @@ import sys
 import time
 from pathlib import Path
 
-CHECKPOINTS = ["--checkpoint_steps", "500"]  # where the command says nothing else
-NEW, GOES_ON = ["--overwrite"], ["--resume", "auto"]  # added here like the above, and no part of what is run
+# Flags added here. They do not change what is run, so a recorded command may have any of them.
+CHECKPOINTS = ["--checkpoint_steps", "500"]  # unless the command has this flag
+NEW, RESUME = ["--overwrite"], ["--resume", "auto"]
 
 
 def status_of(command: list[str]) -> tuple[str | None, Path | None]:
-    """What became of this command before, and where."""
+    """Status and folder of an earlier run of this command, None if there is none."""
     results = Path(command[command.index("--output_dir") + 1])
     recorded = [shlex.join([os.path.basename(command[0]), *command[1:], *words])
-                for words in (NEW, [*CHECKPOINTS, *NEW], GOES_ON, [*CHECKPOINTS, *GOES_ON])]
+                for words in (NEW, [*CHECKPOINTS, *NEW], RESUME, [*CHECKPOINTS, *RESUME])]
     for path in sorted(results.glob("*/run.json")):
         try:
             description = json.loads(path.read_text())
-        except ValueError:  # broken off while it was written
+        except ValueError:  # the run was killed while it wrote this file
             continue
         if description.get("command") in recorded:
             return description.get("status"), path.parent
@@ -41,6 +43,7 @@ if __name__ == "__main__":
     else:
         launcher = os.environ.get("LAUNCHER", sys.executable)
         if launcher != sys.executable:
-            os.environ["RUN_STARTED_AT"] = str(time.time())  # runtimes begin here, not where a node's processes do
+            os.environ["RUN_STARTED_AT"] = str(time.time())  # runtimes begin here, not when a node starts its processes
         checkpoints = [] if "--checkpoint_steps" in words else CHECKPOINTS
-        os.execv(launcher, [launcher, *words, *checkpoints, *(GOES_ON if status else NEW)])
+        is_resumed = status and not any(word.startswith(("--profile_steps", "--profile-steps")) for word in words)
+        os.execv(launcher, [launcher, *words, *checkpoints, *(RESUME if is_resumed else NEW)])

@@ -1,14 +1,14 @@
-# To be sourced: what the experiments of many runs share. They set FLAGS, those of every run, and `seed`.
+# Sourced by experiments that consist of many runs. They set FLAGS, the flags of every run, and `seed`.
 
-trap 'exit 130' INT # Ctrl-C ends all of it, not one run
+trap 'exit 130' INT # Ctrl-C ends the whole experiment, not only the current run
 failed=()
 
-# A script with the flags of this run, unless it has been run already.
+# run SCRIPT FLAGS...: run it with the common flags too, unless that has been done already.
 run() {
     python experiments/run_once.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
 }
 
-# Compare what there is, then name the runs that failed.
+# compare FOLDER: compare the finished runs, then name those that failed.
 compare() {
     python plots.py "$@"
     if ((${#failed[@]})); then

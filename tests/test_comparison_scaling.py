@@ -211,7 +211,7 @@ def test_figures(tmp_path):
     slug = "global_batch_32_workload_00e1_"
     assert {"weak_scaling_epoch_speedup", *(slug + name for name in over_devices)} <= written
     assert "\n## imdb, tiny, fp32, length 128, 1 CPU thread a process, batch per device 32\n" in text
-    assert "Weak scaling holds the batch per device equal" in text
+    assert "Weak scaling keeps the batch per device equal" in text
     table = pd.read_csv(tmp_path / "out" / "comparison.csv")
     assert table["epoch_speedup"].tolist() == pytest.approx([1, 100 / 30, np.nan], nan_ok=True)
     assert table["weak_epoch_speedup"].tolist() == pytest.approx([1, np.nan, 4], nan_ok=True)

@@ -1,6 +1,7 @@
-"""Experiments are scripts for bash; what they rest on is tested here, they themselves are run by hand."""
+"""Experiments are bash scripts that are run by hand; what they rely on is tested here."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -35,10 +36,110 @@ def test_a_finished_run_is_not_run_again_and_any_other_is(tmp_path):
     record.write_text(json.dumps({"status": "failed", "command": command}))
     assert run("--seed", "0") == 2
     record.write_text('{"status": "fini')
-    assert run("--seed", "0") == 3, "broken off while it was written"
+    assert run("--seed", "0") == 3, "killed while it was written"
+
+
+@pytest.mark.parametrize(("flags", "last"), [([], "--resume auto"), (["--profile_steps", "3"], "--overwrite")])
+def test_an_interrupted_run_is_resumed_unless_it_is_profiled(tmp_path, flags, last):
+    """A profile is of a run in one piece: the scripts refuse --resume with --profile_steps."""
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print(*sys.argv[1:])")
+    words = ["--output_dir", str(tmp_path), *flags]
+    (tmp_path / "one").mkdir()
+    command = shlex.join([script.name, *words, "--checkpoint_steps", "500", "--overwrite"])
+    (tmp_path / "one" / "run.json").write_text(json.dumps({"status": "stopped", "command": command}))
+    done = subprocess.run([*RUN_ONCE, script, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == " ".join([*words, "--checkpoint_steps 500", last])
 
 
 def test_a_failed_run_fails(tmp_path):
     script = tmp_path / "fail.py"
     script.write_text("raise SystemExit(2)")
     assert subprocess.run([*RUN_ONCE, script, "--output_dir", tmp_path], cwd=ROOT).returncode == 2
+
+
+# A training script for a stand-in of the project: it only leaves a record, or is interrupted where $INTERRUPT says.
+RECORDER = """
+import json, os, shlex, subprocess, sys
+from pathlib import Path
+def git(*words):
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
+words = sys.argv[1:]
+name = f"{Path(sys.argv[0]).stem}-{words[words.index('--num_gpus') + 1]}"
+status = "interrupted" if name == os.environ.get("INTERRUPT") else "finished"
+folder = Path(words[words.index("--output_dir") + 1], name)
+folder.mkdir(parents=True, exist_ok=True)
+record = {"status": status, "run_name": name, "command": shlex.join([Path(sys.argv[0]).name, *words]),
+          "git": {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}}
+(folder / "run.json").write_text(json.dumps(record))
+(folder / "summary.csv").write_text("runtime_s\\n60\\n")
+for other in ("timeline.json", "predictions.json"):
+    (folder / other).write_text("{}")
+with open("results/log", "a") as log:
+    print(name, *words[-2:], file=log)
+sys.exit(status != "finished")
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """A checkout with the project's experiments, scripts that only leave records, and one record to be replaced."""
+    root = tmp_path / "project"
+    record = root / "results" / "reference" / "demo_cpu_2_cores" / "ddp-1dev"
+    record.mkdir(parents=True)
+    (record / "run.json").write_text('{"run_name": "bert_baseline-1"}')
+    (record / "summary.csv").write_text("runtime_s\n300\n")
+    (record / "timeline.json").write_text("{}")
+    for name in ("experiments", "comparison", "measurement", "workload"):
+        (root / name).symlink_to(ROOT / name)
+    (root / "experiments").unlink()
+    (root / "experiments").mkdir()
+    for path in [*(ROOT / "experiments").glob("*.sh"), *(ROOT / "experiments").glob("*.py")]:
+        (root / "experiments" / path.name).write_bytes(path.read_bytes())
+    (root / "bert_baseline.py").write_text(RECORDER)
+    (root / "pipeline.py").write_text(RECORDER)
+    (root / "plots.py").write_text("")
+    (root / ".gitignore").write_text("results/*\n!results/reference/\n__pycache__/\n")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "all"]):
+        subprocess.run(["git", *words], cwd=root, check=True)
+    return root
+
+
+def make_reference(root, *parts, **variables):
+    environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"} | variables
+    return subprocess.run(["bash", "experiments/reference.sh", *parts], cwd=root, env=environment, capture_output=True,
+                          text=True)
+
+
+def test_reference_records_are_made_again_after_an_estimate_and_resumed(stand_in):
+    log, records = stand_in / "results" / "log", stand_in / "results" / "reference" / "demo_cpu_2_cores"
+    assert make_reference(stand_in, "demo", INTERRUPT="pipeline-2").returncode == 1
+    assert [path.name for path in records.iterdir()] == ["ddp-1dev"], "nothing is replaced before all runs finished"
+    assert len(log.read_text().splitlines()) == 4
+
+    done = make_reference(stand_in, "demo")
+    assert done.returncode == 0, done.stderr
+    first, second, *_ = done.stdout.splitlines()
+    assert first.startswith("about 1 minutes ") and "(demo 1)" in first, "5 of the record, less 4 runs of one"
+    assert second.endswith("bert_baseline-1 is finished")
+    assert log.read_text().splitlines()[4:] == ["pipeline-2 500 --overwrite", "pipeline-4 500 --overwrite"]
+
+    assert {path.name for path in records.iterdir()} == {
+        "ddp-1dev", "bert_baseline-2", "bert_baseline-4", "pipeline-2", "pipeline-4"}
+    assert {path.name for path in (records / "ddp-1dev").iterdir()} == {"run.json", "summary.csv", "timeline.json"}
+    assert {path.name for path in (records / "pipeline-4").iterdir()} == {"run.json", "summary.csv"}
+    assert json.loads((records / "ddp-1dev" / "run.json").read_text())["git"]["dirty"] is False
+
+
+def test_reference_records_are_made_from_a_clean_commit_only(stand_in):
+    (stand_in / "plots.py").write_text("# changed")
+    done = make_reference(stand_in)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "commit or stash" in done.stderr
+
+
+def test_an_unknown_part_of_the_reference_records_is_refused(stand_in):
+    done = make_reference(stand_in, "demos")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "no part demos; use some of demo " in done.stderr

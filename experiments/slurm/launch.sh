@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # launch.sh SCRIPT.py FLAGS: one training, on as many of the job's nodes as its --num_gpus need.
 #
-# On each node torchrun starts a process for each device. The torchruns meet at a port of the first node, which follows
-# from the job's number, so that two jobs that share a node do not meet each other.
+# On each node torchrun starts a process per device. The torchruns meet at a port of the first node that is derived from
+# the job's number, so that two jobs on the same node use different ports.
 set -euo pipefail
 
 devices=$(sed -n 's/.*--num_gpus[ =]\([0-9]*\).*/\1/p' <<< "$*")

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Makes the committed records in results/reference/ again, all or some of them, from a clean commit on CPU processes.
+#
+#     bash experiments/reference.sh               # all of them; an estimate of the time comes first
+#     bash experiments/reference.sh demo          # some parts of them, as listed in ALL
+#
+# Runs go to results/reference_runs/COMMIT/ and replace the records when all of them have finished: a changed record
+# would make the next run's tree dirty. If interrupted, the same command at the same commit resumes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+trap 'exit 130' INT
+
+ALL=(demo published_formulas bert_squad published_setup imdb_scaling gpt2_frameworks autotuning_mnli length_grouping
+     zero_memory)
+parts=("${@:-${ALL[@]}}")
+for part in "${parts[@]}"; do
+    if [[ " ${ALL[*]} " != *" $part "* ]]; then
+        echo "error: there is no part $part; use some of ${ALL[*]}" >&2
+        exit 2
+    fi
+done
+if ! commit=$(git rev-parse --short=12 HEAD 2> /dev/null) || [[ $(git status --porcelain) ]]; then
+    echo "error: records are made from a commit without changes on top of it; commit or stash yours (git status)" >&2
+    exit 2
+fi
+runs=results/reference_runs/$commit
+
+# What decides a run is set here, whatever the caller's environment has.
+export CUDA_VISIBLE_DEVICES= SAMPLE=1 DEVICES=4 RESUME=1
+unset SEEDS TASK LAUNCHER DEVICES_A_NODE
+
+make_part() {
+    export RESULTS=$runs/$1
+    case $1 in
+        demo) bash experiments/demo.sh ;;
+        published_formulas) # docs/published_results.md; the peak rate is that of benchmarks/peak_rate.py
+            bash experiments/demo.sh --peak_tflops 0.062
+            python experiments/run_once.py bert_baseline.py --num_gpus 1 --sample --model tiny --max_seq_length 128 \
+                --max_steps 3000 --global_batch_size 16 --micro_batch_size 4 --learning_rate 1e-3 --dropout 0.1 \
+                --cpu_threads 1 --eval_steps 3000 --output_dir "$RESULTS" --run_name long ;;
+        published_setup) DEVICES="4 2 4" bash experiments/published_setup.sh ;;
+        autotuning_mnli) DEVICES=2 TASK=mnli bash experiments/autotuning.sh ;;
+        zero_memory) bash benchmarks/zero_memory.sh ;;
+        *) bash "experiments/$1.sh" ;;
+    esac
+}
+
+python -m experiments.reference_records estimate "$runs" "${parts[@]}"
+for part in "${parts[@]}"; do
+    if [[ ! -e $runs/$part.finished ]]; then
+        make_part "$part"
+        touch "$runs/$part.finished"
+    fi
+done
+python -m experiments.reference_records replace "$runs" "${parts[@]}"
