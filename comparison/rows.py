@@ -2,13 +2,13 @@
 
 import numpy as np
 import pandas as pd
-from measurement.results import YES
 
 from comparison.runs import Run
 from comparison.settings import add_names, ddp_row, one_device_row, with_settings
 from comparison.statistics import Estimate, estimate, excludes_zero, paired_change, paired_ratio
 from comparison.study import Study
 from comparison.targets import TIMES, add_targets, may_compare_times
+from measurement.columns import YES
 
 # Endings of a metric's name in the columns of a row: for its mean, and for its change against the baseline.
 MEAN = ("", "_ci95", "_n")

@@ -10,7 +10,7 @@ import plots
 from comparison.rows import compare
 from comparison.runs import find_runs
 from comparison.scaling import pivot, weak_groups
-from tests.made_up_runs import rows_of, write_run, write_seeds
+from tests.shared.made_up_runs import rows_of, write_run, write_seeds
 
 OLD, NEW = "0a" * 32, "1b" * 32  # digests, shown as their first 8 digits
 VERSIONS = {"torch": "2.11.0", "transformers": "5.17.0", "deepspeed": "0.19.8"}
