@@ -16,7 +16,7 @@ from torch.distributed import distributed_c10d
 from torch.distributed.elastic.multiprocessing import api as elastic
 from transformers import GPT2Config, GPT2LMHeadModel, masking_utils
 
-from tests.small_inputs import open_small
+from tests.shared.small_inputs import open_small
 from workload import hub
 from workload.deepspeed_settings import checks
 from workload.launch.processes import GRACE, import_deepspeed, join
