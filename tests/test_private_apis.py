@@ -167,6 +167,7 @@ def test_without_a_network_nobody_asks_for_the_hub_a_second_time(monkeypatch, tm
     assert len(asked) == 1
     with pytest.raises(huggingface_hub.errors.LocalEntryNotFoundError):
         huggingface_hub.hf_hub_download("someone/something", "config.json", cache_dir=tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # `datasets` has its own
     with pytest.raises(ConnectionError):
         datasets.load_dataset("someone/something", cache_dir=str(tmp_path))
     assert len(asked) == 1
