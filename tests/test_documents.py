@@ -1,6 +1,8 @@
 """The documents keep up with the code."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,8 +42,63 @@ def test_metrics_explains_every_column_and_no_other(file, columns):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_tests_and_benchmarks_that_a_document_names_exist(document):
     text = document.read_text(encoding="utf-8")
-    named = [f"tests/{name}.py" for name in re.findall(r"\b(test_\w+)(?:\.py|`)", text)]
+    named = [f"tests/{name}.py" for name in re.findall(r"(?<!::)\b(test_\w+)(?:\.py|`)", text)]
     named += [f"benchmarks/{name}.py" for name in re.findall(r"\bpython -m benchmarks\.(\w+)", text)]
     named += re.findall(r"\bbenchmarks/\w+\.\w+", text)
     assert not [path for path in named if not (ROOT / path).is_file()]
     assert "python benchmarks/" not in text, "they are started by python -m"
+
+
+# ---------------------------------------------------------------------- private_apis.md
+
+LIBRARIES = {"torch", "deepspeed", "transformers", "accelerate", "datasets", "huggingface_hub"}
+PRIVATE_APIS = (DOCS / "private_apis.md").read_text(encoding="utf-8")
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PRIVATE_APIS.splitlines()
+        if line.startswith("| ") and not line.startswith("| API ")]
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:40])
+def test_a_private_api_is_where_its_row_says_and_has_that_test(row):
+    apis, files, _, tests = row
+    sources = {file: (DOCS.parent / file).read_text(encoding="utf-8") for file in quoted(files)}
+
+    def is_in(source: str, api: str) -> bool:
+        return api in source or re.search(rf"\b{re.escape(api.rpartition('.')[2])}\b", source) is not None
+
+    assert sources and quoted(apis)
+    for api in quoted(apis):
+        assert any(is_in(source, api) for source in sources.values()), api
+    for file, source in sources.items():
+        assert any(is_in(source, api) for api in quoted(apis)), file
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", tests)
+    assert len(named) == len(quoted(tests)) > 0
+    for module, function in named:
+        assert f"\ndef {function}(" in (DOCS.parent / "tests" / f"{module}.py").read_text(encoding="utf-8")
+    assert max(map(len, row)) <= 300
+
+
+def private_names_and_patches(tree: ast.AST) -> Iterator[str]:
+    """Private attributes, and what is assigned to a library's module."""
+    modules = {name.asname or name.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import)
+               for name in node.names if name.name.split(".")[0] in LIBRARIES}
+    modules |= {name.asname or name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+                and str(node.module).split(".")[0] in LIBRARIES for name in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            is_patch = isinstance(node.ctx, ast.Store) and ast.unparse(node).split(".")[0] in modules
+            if is_patch or re.match("_[^_]", node.attr) and ast.unparse(node.value) not in ("self", "super()", "os"):
+                yield node.attr
+
+
+def test_every_private_attribute_and_every_patch_of_a_library_is_listed():
+    files = [path for pattern in ("*.py", "workload/**/*.py", "measurement/**/*.py", "benchmarks/*.py")
+             for path in DOCS.parent.glob(pattern)]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    ours = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    found = {name for tree in trees for name in private_names_and_patches(tree)} - ours
+    listed = {api.rpartition(".")[2] for row in ROWS for api in quoted(row[0])}
+    assert len(found) > 10 and found <= listed, found - listed

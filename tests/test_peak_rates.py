@@ -20,7 +20,8 @@ def test_utilization_by_hand():
     ("NVIDIA H100 NVL", "bf16", 835.5), ("NVIDIA H200 NVL", "fp32", 60), ("NVIDIA GH200 480GB", "bf16", 989.5),
     ("NVIDIA H800", "bf16", 989.5), ("NVIDIA H800 PCIe", "fp16", 756.5), ("NVIDIA A800-SXM4-80GB", "bf16", 312),
     ("NVIDIA A800 40GB Active", "fp32", 19.5), ("NVIDIA H20", "bf16", 148), ("NVIDIA B200", "bf16", 2250),
-    ("NVIDIA L40", "bf16", 181.05), ("NVIDIA L40S", "bf16", 362), ("NVIDIA RTX 6000 Ada Generation", "fp16", 364.2),
+    ("NVIDIA B200", "fp32", 75),
+    ("NVIDIA L40", "bf16", 181.05), ("NVIDIA L40S", "bf16", 362.05), ("NVIDIA RTX 6000 Ada Generation", "fp16", 364.2),
 ])
 def test_peak_rates_by_the_names_that_torch_gives(gpu, precision, expected):
     assert peak_tflops(gpu, precision)[0] == expected

@@ -21,7 +21,7 @@ from workload import hub
 from workload.deepspeed_settings import checks
 from workload.launch.processes import GRACE, import_deepspeed, join
 from workload.models.attention import use_masks_as_given
-from workload.optimizer import replace_zero_loss_scaler
+from workload.precision import replace_zero_loss_scaler
 from workload.training_state import _ZeroLossScaler
 
 # The same runs as in the other tests, so they cost nothing here.
@@ -167,6 +167,7 @@ def test_without_a_network_nobody_asks_for_the_hub_a_second_time(monkeypatch, tm
     assert len(asked) == 1
     with pytest.raises(huggingface_hub.errors.LocalEntryNotFoundError):
         huggingface_hub.hf_hub_download("someone/something", "config.json", cache_dir=tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # `datasets` has its own
     with pytest.raises(ConnectionError):
         datasets.load_dataset("someone/something", cache_dir=str(tmp_path))
     assert len(asked) == 1
