@@ -43,7 +43,7 @@ def test_metrics_explains_every_column_and_no_other(file, columns):
 def test_the_tests_and_benchmarks_that_a_document_names_exist(document):
     text = document.read_text(encoding="utf-8")
     named = [f"tests/{name}.py" for name in re.findall(r"(?<!::)\b(test_\w+)(?:\.py|`)", text)]
-    named += [f"benchmarks/{name}.py" for name in re.findall(r"\bpython -m benchmarks\.(\w+)", text)]
+    named += [f"{name.replace('.', '/')}.py" for name in re.findall(r" -m ((?:benchmarks|tests)[.\w]+)", text)]
     named += re.findall(r"\bbenchmarks/\w+\.\w+", text)
     assert not [path for path in named if not (ROOT / path).is_file()]
     assert "python benchmarks/" not in text, "they are started by python -m"
