@@ -38,7 +38,7 @@ def main() -> None:
         parallel.broadcast_buffers = False  # they hold positions, which never change
     # ---
 
-    noise = GradientNoise(model.parameters(), job.split, arguments.noise_scale_steps)
+    noise = GradientNoise(model.parameters(), job.batch_split, arguments.noise_scale_steps)
     optimization = Optimization(job, model.named_parameters(), noise)
     training, evaluation = job.batches("train", replica), job.batches("validation", replica)
     forward = whole_model(job, model)
@@ -52,7 +52,7 @@ def main() -> None:
             # --- the strategy: gradients add up on the device; with the last micro-batch they are averaged over all
             with keep_casts(job.precision, device):
                 for number, micro_batch in enumerate(share.micro_batches, start=1):
-                    is_last = number == job.split.micro_batches
+                    is_last = number == job.batch_split.micro_batches
                     if is_last and parallel is not model:
                         torch.clear_autocast_cache()  # so that gradients are sent as they come; see keep_casts
                     with contextlib.nullcontext() if is_last or parallel is model else parallel.no_sync():

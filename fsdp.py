@@ -50,7 +50,7 @@ def main() -> None:
     fully_shard(model, mesh=devices, mp_policy=policy)  # moves shards to the device, so that none ever holds all
     # ---
 
-    noise = GradientNoise(whole_parameters(model), job.split, arguments.noise_scale_steps)
+    noise = GradientNoise(whole_parameters(model), job.batch_split, arguments.noise_scale_steps)
     optimization = Optimization(job, model.named_parameters(), noise, group=dist.group.WORLD,
                                 shards=LocalShards(model.parameters()))
     training, evaluation = job.batches("train", replica), job.batches("validation", replica)
@@ -65,7 +65,7 @@ def main() -> None:
             # --- the strategy: whole gradients add up on the device; with the last micro-batch they are averaged over
             # all, and each device keeps its shard of the mean
             for number, micro_batch in enumerate(share.micro_batches, start=1):
-                is_last = number == job.split.micro_batches
+                is_last = number == job.batch_split.micro_batches
                 model.set_requires_gradient_sync(is_last)
                 model.set_reshard_after_backward(is_last or arguments.reshard_after_forward)
                 with autocast(job.precision, device):

@@ -48,7 +48,7 @@ def main() -> None:
     model = job.build_model(device)
     part = Part.whole(model, replica)
     named_parameters = list(model.named_parameters())
-    noise = GradientNoise(model.parameters(), job.split, arguments.noise_scale_steps)
+    noise = GradientNoise(model.parameters(), job.batch_split, arguments.noise_scale_steps)
     training, evaluation = job.batches("train", replica), job.batches("validation", replica)
 
     if config:
@@ -73,7 +73,7 @@ def main() -> None:
 
         def compute_loss(self, model: torch.nn.Module, micro_batch: dict, **_) -> torch.Tensor:
             loss = task.loss(task.logits(model, micro_batch["inputs"]), micro_batch["labels"]).mean()
-            self.loss_of_step += loss.detach() / job.split.micro_batches
+            self.loss_of_step += loss.detach() / job.batch_split.micro_batches
             return loss
 
         def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | float:
@@ -83,8 +83,9 @@ def main() -> None:
 
     with quiet_libraries():
         trainer = Trainer(model, transformers.TrainingArguments(
-            str(job.folder), max_steps=job.remaining_steps, per_device_train_batch_size=job.split.micro_batch_size,
-            gradient_accumulation_steps=job.split.micro_batches, max_grad_norm=arguments.max_grad_norm,
+            str(job.folder), max_steps=job.remaining_steps,
+            per_device_train_batch_size=job.batch_split.micro_batch_size,
+            gradient_accumulation_steps=job.batch_split.micro_batches, max_grad_norm=arguments.max_grad_norm,
             bf16=job.precision == "bf16" and not config, fp16=job.precision == "fp16" and not config,
             deepspeed=config, use_cpu=device.type == "cpu", ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False, seed=arguments.seed, save_strategy="no", logging_strategy="no",

@@ -41,9 +41,10 @@ def main() -> None:
                   complete_settings=functools.partial(complete_config, config, arguments, 0, False))
     task, processes, device = job.task, job.processes, job.processes.device
 
-    def judge(logits: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def loss_or_outputs(logits: torch.Tensor,
+                        labels: tuple[torch.Tensor, ...]) -> torch.Tensor | tuple[torch.Tensor, ...]:
         labels = dict(zip(task.label_names, labels, strict=True))
-        return task.loss(logits, labels).mean() if module.training else task.judge(logits, labels)
+        return task.loss(logits, labels).mean() if module.training else task.losses_and_outputs(logits, labels)
 
     # --- the strategy: the ordered layers in pieces of about the same cost, a stage each. Where the first and the last
     # layer share a weight, both their stages keep a copy, and DeepSpeed adds up the copies' gradients.
@@ -64,13 +65,13 @@ def main() -> None:
 
     specs = [in_pipeline(layer) for piece in pieces for layer in piece.values()]
     with quiet_libraries():
-        module = Pipeline(specs, num_stages=stages, loss_fn=judge)
+        module = Pipeline(specs, num_stages=stages, loss_fn=loss_or_outputs)
     layers = pieces[module.stage_id]
     module._layer_specs.clear()  # it holds on to the other stages' layers as well
     copies = [SharedWeight([tied["module"].module.weight], tied["group"]) for tied in module.tied_comms.values()]
     # ---
 
-    noise = GradientNoise(module.parameters(), job.split, arguments.noise_scale_steps, *copies)
+    noise = GradientNoise(module.parameters(), job.batch_split, arguments.noise_scale_steps, *copies)
     stage_group = module.mpu().get_pipe_parallel_group()
     optimization = Optimization(job, names_in_model(layers, pieces, shared is not None), noise, stage_group)
     # A step is `train_batch`. DeepSpeed's own clipping there counts the first stage's gradients only.
@@ -79,7 +80,7 @@ def main() -> None:
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimization.optimizer,
                                           lr_scheduler=optimization.lr_schedule, config=job.settings)
     # With one replica there is nobody to average gradients with; DeepSpeed would copy them all to find that out.
-    engine.pipeline_enable_backward_allreduce = job.split.replicas > 1
+    engine.pipeline_enable_backward_allreduce = job.batch_split.replicas > 1
     stage, replica = engine.stage_id, engine.grid.get_data_parallel_rank()
     if job.precision == "fp16":
         engine.torch_autocast_z0_gradscaler = optimization.scaler  # DeepSpeed's own lets each stage skip a step alone
@@ -100,7 +101,7 @@ def main() -> None:
                 for micro_batch in share.micro_batches)
 
     def forward(share: Share) -> Iterable[tuple[torch.Tensor, torch.Tensor]] | None:
-        engine.total_loss = None  # here DeepSpeed adds up what `judge` gives, and trips where its shape changes
+        engine.total_loss = None  # DeepSpeed adds up here what `loss_or_outputs` returns, whose shape may change
         return engine.eval_batch(through_pipeline(share), reduce_output=None, bcast_loss=False)
 
     part = Part(replica, stage, list(layers), sum(p.numel() for p in module.parameters() if is_counted(p)))

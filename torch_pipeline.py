@@ -48,7 +48,7 @@ def main() -> None:
 
     from measurement.pipelines.torch_timeline import actions_of, watch_schedule
     task, processes, device = job.task, job.processes, job.processes.device
-    size, replicas = job.split.micro_batch_size, job.split.replicas
+    size, replicas = job.batch_split.micro_batch_size, job.batch_split.replicas
 
     # --- the strategy: the ordered layers in pieces, one or two for each device of a pipeline
     grid = torch.arange(devices).view(plan.stages, replicas)  # as DeepSpeed numbers them: replicas are neighbours
@@ -67,7 +67,7 @@ def main() -> None:
     # ---
 
     parameters = list(model.parameters())
-    noise = GradientNoise(parameters, job.split, arguments.noise_scale_steps, shared)
+    noise = GradientNoise(parameters, job.batch_split, arguments.noise_scale_steps, shared)
     optimization = Optimization(job, names_in_model(layers, all_pieces, shared is not None), noise, stage_group)
     is_end = not {0, plan.pieces - 1}.isdisjoint(pieces)  # the first piece feeds the model, the last computes its loss
     training = job.batches("train", replica, needed=is_end)
@@ -110,7 +110,7 @@ def main() -> None:
         if logits is None:
             return None
         labels = (micro_batch.labels for micro_batch in share.micro_batches)
-        return (task.judge(*pair) for pair in zip(logits.split(size), labels, strict=True))
+        return (task.losses_and_outputs(*pair) for pair in zip(logits.split(size), labels, strict=True))
 
     part = Part(replica, stage, list(layers), sum(p.numel() for p in parameters if is_counted(p)))
     torch.manual_seed(arguments.seed + processes.rank)  # dropout differs between devices

@@ -74,7 +74,7 @@ def train_with_trainer(flags: list[str], result: str) -> None:
         for micro_batch in share.micro_batches:
             with autocast(job.precision, device):
                 logits = task.logits(model, micro_batch.inputs)
-            yield task.judge(logits, micro_batch.labels)
+            yield task.losses_and_outputs(logits, micro_batch.labels)
 
     evaluation = evaluate(task, job.batches("validation", replica=0), job.processes, forward)
     rate = (job.steps - WARM_UP) * BATCH / clock.seconds

@@ -33,7 +33,8 @@ def finish(job: Job, recorder: Recorder, reports: list[RankReport], actions: Act
     step, spans = typical_step([report.spans for report in reports])
     peak, source = _peak_tflops(job, recorder.run_json.content["ranks"])
     result = RunResult(
-        run_json=recorder.run_json.content, split=job.split, gradient_samples=job.split_of_processes.micro_batch_size,
+        run_json=recorder.run_json.content, batch_split=job.batch_split,
+        gradient_samples=job.batch_split_per_process.micro_batch_size,
         stages=job.stages, schedule=job.schedule, actions=actions, steps_per_epoch=job.steps_an_epoch,
         runtime_s=recorder.elapsed(time.time()), evaluation=recorder.evaluation,
         target_reached=recorder.target_reached, losses=recorder.losses, noise_norms=recorder.noise_norms,
@@ -111,7 +112,7 @@ def end_badly(job: Job, error: BaseException, stop_reason: str | None) -> None:
     mark_ended(job.folder / "run.json", status, reason)
     if status == "out_of_memory":
         print(f"error: out of memory on {job.processes.device}; lower --micro_batch_size (now "
-              f"{job.split.micro_batch_size})", file=sys.stderr, flush=True)
+              f"{job.batch_split.micro_batch_size})", file=sys.stderr, flush=True)
         sys.exit(1)
     if problem := storage_problem(error, job.folder):
         raise InputError(problem) from error

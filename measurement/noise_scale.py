@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.distributed as dist
 
-from workload.batches import MicroBatch, Split, to_device
+from workload.batches import BatchSplit, MicroBatch, to_device
 from workload.pipelines.pieces import SharedWeight
 
 
@@ -24,7 +24,7 @@ class GradientNoise:
         shared: tied weight split over two stages, if the pipeline has one.
     """
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], split: Split, every: int,
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], split: BatchSplit, every: int,
                  shared: SharedWeight | None = None) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.micro_batches, self.gradient_scale = split.replicas * split.micro_batches, 1 / split.micro_batches

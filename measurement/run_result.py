@@ -6,7 +6,7 @@ from typing import Any
 from measurement.clock import Work
 from measurement.pipelines.idle_replay import Actions
 from measurement.pipelines.timeline import Span
-from workload.batches import Split
+from workload.batches import BatchSplit
 from workload.evaluation import Evaluation
 
 
@@ -58,7 +58,7 @@ class RunResult:
 
     Attributes:
         run_json: the content of run.json: flags, versions, attempts, each rank's devices and part of the model.
-        split: how a global batch is split over devices.
+        batch_split: how a global batch is split over devices.
         gradient_samples: samples in a micro-batch whose gradient the noise scale samples: those of one process.
         stages, schedule: of a pipeline; 1 and None for other strategies.
         actions: what each device of a pipeline does in order; None where a formula gives the schedule's idle share.
@@ -77,7 +77,7 @@ class RunResult:
     """
 
     run_json: dict[str, Any]
-    split: Split
+    batch_split: BatchSplit
     gradient_samples: int
     stages: int
     schedule: str | None

@@ -90,7 +90,7 @@ def _describe_ranks(result: RunResult) -> list[dict]:
 
 
 def _setting(result: RunResult, empty: dict) -> dict:
-    flags, run_json, split = result.flags, result.run_json, result.split
+    flags, run_json, split = result.flags, result.run_json, result.batch_split
     as_given = ("task", "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed",
                 "reference_batch_size", "cpu_threads")
     cpu = f"CPU {run_json['cpu']['name']}"
@@ -195,7 +195,7 @@ def _efficiency(result: RunResult, throughput: float | None, empty: dict) -> dic
     efficiency = None if noise.samples is None else metrics.statistical_efficiency(noise.samples, batch, reference)
     jitter = _mean_change(result.losses)
     published = None if jitter is None else metrics.published_statistical_efficiency(jitter,
-                                                                                     result.split.micro_batch_size)
+                                                                                     result.batch_split.micro_batch_size)
     _because(noise.reason or UNTIMED, empty, (
         "noise_scale_samples", "noise_scale_negative_pct", "statistical_efficiency", "goodput_samples_per_s"))
     _because("no two steps were recorded" if jitter is None else UNTIMED, empty,
@@ -218,7 +218,7 @@ def _parts_of_a_step(result: RunResult, ranks: list[dict], empty: dict) -> dict:
         row = {"bubble_pct": bubble_pct(spans), "imbalance_pct": imbalance_pct(spans),
                "bubble_schedule_pct": (
                    replayed_bubble_pct(actions, mean_seconds(actions, spans)) if actions else
-                   bubble_schedule_pct(result.stages, result.split.micro_batches)),
+                   bubble_schedule_pct(result.stages, result.batch_split.micro_batches)),
                **{name: mean([rank[name] for rank in ranks]) for name in STAGE_TIMES}}
     elif result.measures_all:
         _because("not a pipeline", empty, ("bubble_pct", "bubble_schedule_pct", "imbalance_pct", *STAGE_TIMES))

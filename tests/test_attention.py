@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BertConfig, GPT2Config, ModernBertConfig, RobertaConfig
 
 from tests.shared.small_inputs import open_small
-from workload.batches import Batches, Split
+from workload.batches import Batches, BatchSplit
 from workload.models.attention import mask_as_given, use_masks_as_given
 from workload.models.layers import ordered_layers
 
@@ -81,7 +81,7 @@ def test_the_host_decides_for_the_whole_global_batch():
 
     features = Dataset.from_dict({"feature_id": [str(row) for row in range(24)], "length": lengths})
     for replica, needed in ((0, True), (1, True), (1, False)):
-        part = Batches(features, collate, Split(2, 2, 2), replica, torch.device("cpu"), 16, False, needed)
+        part = Batches(features, collate, BatchSplit(2, 2, 2), replica, torch.device("cpu"), 16, False, needed)
         shares = [part.share(torch.arange(begin, begin + 8)) for begin in (0, 8, 16)]
         assert [(share.length, share.is_padded) for share in shares] == [(16, False), (16, True), (16, True)]
         assert all(bool(micro_batch.labels["is_padded"].all()) == share.is_padded

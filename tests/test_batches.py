@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 
 from workload.arguments import Arguments, parse_arguments
-from workload.batches import Batches, OrderHash, Split, plan_stages, split_batch
+from workload.batches import Batches, BatchSplit, OrderHash, plan_stages, split_batch
 from workload.errors import InputError
 
 ROWS = 103
@@ -16,14 +16,14 @@ def collate(rows, length, is_padded):
     return {"input_ids": own[:, None].expand(-1, length)}, {"row": own}
 
 
-def batches(split: Split, replica: int = 0, rows: int = ROWS, is_grouped: bool = True) -> Batches:
+def batches(split: BatchSplit, replica: int = 0, rows: int = ROWS, is_grouped: bool = True) -> Batches:
     features = Dataset.from_dict({"row": list(range(rows)), "feature_id": [f"id{row}" for row in range(rows)],
                                   "length": [row % 38 + 5 for row in range(rows)]})
     return Batches(features, collate, split, replica, torch.device("cpu"), max_length=42, is_grouped=is_grouped,
                    needed=True)
 
 
-def consumed(split: Split, steps: int = 12, seed: int = 3) -> tuple[list[set[int]], str]:
+def consumed(split: BatchSplit, steps: int = 12, seed: int = 3) -> tuple[list[set[int]], str]:
     """Rows of each step over all replicas, and the hash of the order."""
     sets: list[set[int]] = [set() for _ in range(steps)]
     totals = []
@@ -38,14 +38,15 @@ def consumed(split: Split, steps: int = 12, seed: int = 3) -> tuple[list[set[int
     return sets, OrderHash.combine(totals)
 
 
-@pytest.mark.parametrize("split", [Split(1, 1, 8), Split(1, 4, 2), Split(2, 2, 2), Split(4, 1, 2), Split(8, 1, 1)])
+@pytest.mark.parametrize("split", [BatchSplit(1, 1, 8), BatchSplit(1, 4, 2), BatchSplit(2, 2, 2), BatchSplit(4, 1, 2),
+                                   BatchSplit(8, 1, 1)])
 def test_every_split_sees_the_same_batches(split):
-    assert consumed(split) == consumed(Split(1, 2, 4))
+    assert consumed(split) == consumed(BatchSplit(1, 2, 4))
 
 
 @pytest.mark.parametrize("is_grouped", [True, False])
 def test_an_epoch_sees_no_row_twice_and_drops_the_incomplete_batch(is_grouped):
-    part = batches(Split(1, 2, 4), is_grouped=is_grouped)
+    part = batches(BatchSplit(1, 2, 4), is_grouped=is_grouped)
     epoch = part.epoch(seed=0, epoch=0)
     assert epoch.shape == (ROWS // 8, 8) and len(epoch.unique()) == epoch.numel()
     assert not torch.equal(epoch, part.epoch(seed=0, epoch=1))
@@ -60,7 +61,7 @@ def padding(part: Batches, epoch: torch.Tensor) -> float:
 
 
 def test_grouping_leaves_little_padding_and_no_order_of_lengths():
-    part, plain = (batches(Split(1, 4, 4), rows=4000, is_grouped=is_grouped) for is_grouped in (True, False))
+    part, plain = (batches(BatchSplit(1, 4, 4), rows=4000, is_grouped=is_grouped) for is_grouped in (True, False))
     epoch = part.epoch(seed=0, epoch=0)
     assert padding(part, epoch) < 0.15 < 0.35 < padding(plain, plain.epoch(seed=0, epoch=0))
     lengths = part.lengths[epoch].float()  # (steps, batch)
@@ -73,14 +74,14 @@ def test_grouping_leaves_little_padding_and_no_order_of_lengths():
 
 
 def test_what_is_dropped_at_the_end_of_an_epoch_does_not_hang_on_its_length():
-    part = batches(Split(1, 1, 64), rows=120)
+    part = batches(BatchSplit(1, 1, 64), rows=120)
     dropped = [sorted(set(range(120)) - set(part.epoch(seed, 0).flatten().tolist())) for seed in range(20)]
     means = [part.lengths[rows].float().mean() for rows in dropped]
     assert abs(sum(means) / len(means) - part.lengths.float().mean()) < 1
 
 
 def test_a_replicas_shares_are_its_slices_and_come_one_ahead():
-    split = Split(2, 2, 4)
+    split = BatchSplit(2, 2, 4)
     part = batches(split, replica=1)
     asked = []
 
@@ -102,7 +103,7 @@ def test_a_replicas_shares_are_its_slices_and_come_one_ahead():
 
 
 def test_what_goes_wrong_while_a_share_is_made_is_raised():
-    part = batches(Split(1, 2, 4))
+    part = batches(BatchSplit(1, 2, 4))
     part.collate = None
     with pytest.raises(TypeError):
         list(part.shares(part.training(seed=0, steps=3)))
@@ -122,14 +123,14 @@ def test_the_hash_notices_another_order_a_double_and_a_gap():
 
 
 def test_a_process_with_several_devices_takes_the_samples_of_all_of_them():
-    split = Split(replicas=4, micro_batches=3, micro_batch_size=2)
+    split = BatchSplit(replicas=4, micro_batches=3, micro_batch_size=2)
     assert split.of_processes(1) == split
-    assert split.of_processes(2) == Split(2, 3, 4)
-    assert split.of_processes(4) == Split(1, 3, 8)
+    assert split.of_processes(2) == BatchSplit(2, 3, 4)
+    assert split.of_processes(4) == BatchSplit(1, 3, 8)
     assert consumed(split, steps=4) == consumed(split.of_processes(4), steps=4)
 
 
-@pytest.mark.parametrize("split", [Split(1, 1, 8), Split(2, 2, 2), Split(4, 1, 2)])
+@pytest.mark.parametrize("split", [BatchSplit(1, 1, 8), BatchSplit(2, 2, 2), BatchSplit(4, 1, 2)])
 def test_evaluation_covers_every_row_once(split):
     seen = []
     for replica in range(split.replicas):
@@ -143,7 +144,7 @@ def test_evaluation_covers_every_row_once(split):
 
 
 def test_a_global_batch_is_padded_to_one_length_on_every_replica():
-    parts = [batches(Split(4, 1, 2), replica) for replica in range(4)]
+    parts = [batches(BatchSplit(4, 1, 2), replica) for replica in range(4)]
     for batch in parts[0].training(seed=0, steps=5):
         lengths = {part.share(batch).length for part in parts}
         [length] = lengths
@@ -152,9 +153,10 @@ def test_a_global_batch_is_padded_to_one_length_on_every_replica():
 
 
 @pytest.mark.parametrize("flags, replicas, micro_batches, expected", [
-    ([], 1, None, Split(1, 4, 16)), ([], 2, None, Split(2, 2, 16)), ([], 4, None, Split(4, 1, 16)),
-    ([], 8, None, Split(8, 1, 8)), (["--global_batch_size", "2"], 1, None, Split(1, 2, 1)),
-    (["--micro_batch_size", "4"], 2, None, Split(2, 8, 4)), ([], 1, 8, Split(1, 8, 8)), ([], 2, 8, Split(2, 8, 4)),
+    ([], 1, None, BatchSplit(1, 4, 16)), ([], 2, None, BatchSplit(2, 2, 16)), ([], 4, None, BatchSplit(4, 1, 16)),
+    ([], 8, None, BatchSplit(8, 1, 8)), (["--global_batch_size", "2"], 1, None, BatchSplit(1, 2, 1)),
+    (["--micro_batch_size", "4"], 2, None, BatchSplit(2, 8, 4)), ([], 1, 8, BatchSplit(1, 8, 8)),
+    ([], 2, 8, BatchSplit(2, 8, 4)),
 ])
 def test_how_a_batch_is_split(flags, replicas, micro_batches, expected):
     assert split_batch(parse_arguments(Arguments, flags), replicas, micro_batches) == expected

@@ -6,7 +6,7 @@ import pytest
 
 from hf_trainer import zero_stage
 from workload.arguments import PipelineArguments, TrainerArguments, ZeroArguments, parse_arguments
-from workload.batches import Split, split_batch
+from workload.batches import BatchSplit, split_batch
 from workload.deepspeed_settings.checks import check_pipeline
 from workload.deepspeed_settings.config import complete_config, follow_config, read_deepspeed_config
 from workload.errors import InputError
@@ -214,14 +214,14 @@ def test_a_config_that_agrees_is_taken_as_it_stands(script, settings):
 def test_zero_is_set_by_flags_and_tuned_by_the_file():
     arguments = parse_arguments(ZeroArguments, ["--stage", "3", "--offload"])
     config = {"zero_optimization": {"stage": 3, "overlap_comm": False, "offload_optimizer": {"pin_memory": False}}}
-    completed = complete_config(config, arguments, 3, True, Split(2, 4, 8), "fp32")
+    completed = complete_config(config, arguments, 3, True, BatchSplit(2, 4, 8), "fp32")
     assert completed["zero_optimization"] == {"stage": 3, "overlap_comm": False,
                                               "offload_optimizer": {"pin_memory": False, "device": "cpu"}}
     assert completed["gradient_clipping"] == 1.0
     for device in ("none", "nvme"):
         config["zero_optimization"]["offload_optimizer"] = {"device": device}
         with pytest.raises(InputError, match="offload_optimizer"):
-            complete_config(config, arguments, 3, True, Split(2, 4, 8), "fp32")
+            complete_config(config, arguments, 3, True, BatchSplit(2, 4, 8), "fp32")
 
 
 def test_flags_left_open_follow_the_file():

@@ -12,7 +12,7 @@ from measurement.clock import StepClock, ThroughputClock, Work
 from measurement.noise_scale import GradientNoise
 from measurement.run_json import mark_ended
 from workload.atomic_files import write_json
-from workload.batches import Split
+from workload.batches import BatchSplit
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,7 +28,7 @@ def test_noise_scale_of_gaussian_gradients(sigma, replicas, loss_scale):
     """Per-sample gradients G + sigma * N(0, I): phi is d * sigma^2 / |G|^2, whatever the loss was scaled with."""
     torch.manual_seed(0)
     dimensions, micro_batches, micro_batch_size = 50, 8, 4
-    split = Split(replicas, micro_batches // replicas, micro_batch_size)
+    split = BatchSplit(replicas, micro_batches // replicas, micro_batch_size)
     scale = loss_scale / split.micro_batches
     true_gradient = torch.full((dimensions,), 0.3)
     parts = [torch.nn.Parameter(torch.zeros(dimensions // 2)) for _ in range(2)]  # norms add up over parameters
@@ -52,7 +52,7 @@ def test_noise_scale_of_gaussian_gradients(sigma, replicas, loss_scale):
 
 def test_a_tied_parameter_counts_once_with_both_its_uses():
     tied = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    noise = GradientNoise([tied], Split(1, 1, 1), every=1)
+    noise = GradientNoise([tied], BatchSplit(1, 1, 1), every=1)
     noise.begin_step(1)
     (tied.sum() + 2 * tied.sum()).backward()
     assert noise.end_step(tied.grad.norm(), torch.ones(1)).tolist() == pytest.approx([18.0, 18.0])
@@ -60,7 +60,7 @@ def test_a_tied_parameter_counts_once_with_both_its_uses():
 
 def test_noise_is_sampled_every_so_many_steps_and_hooks_go_away():
     parameter = torch.nn.Parameter(torch.ones(3))
-    noise = GradientNoise([parameter], Split(1, 1, 1), every=3)
+    noise = GradientNoise([parameter], BatchSplit(1, 1, 1), every=3)
     sampled = []
     for step in range(1, 7):
         noise.begin_step(step)

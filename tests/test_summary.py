@@ -10,7 +10,7 @@ from measurement.columns import PROFILED, RANK_COLUMNS, STAGE_TIMES, SUMMARY_COL
 from measurement.pipelines.timeline import Span
 from measurement.run_result import Progress, RankReport, RunResult
 from measurement.summary import summarize
-from workload.batches import Split
+from workload.batches import BatchSplit
 from workload.evaluation import Evaluation
 
 FLAGS = {"task": "squad_v2", "model": "models/tiny/", "global_batch_size": 20, "micro_batch_size": 4,
@@ -39,8 +39,8 @@ def result(**changed) -> RunResult:
     spans = [Span(0, 0, "forward", 0, 0, 1), Span(0, 1, "forward", 0, 1, 2), Span(0, 1, "backward", 0, 2, 3),
              Span(0, 0, "backward", 0, 2, 5)]
     return RunResult(**{
-        "run_json": RUN_JSON, "split": Split(1, 5, 4), "gradient_samples": 4, "stages": 2, "schedule": "1f1b",
-        "actions": None, "steps_per_epoch": 3, "runtime_s": 12.5,
+        "run_json": RUN_JSON, "batch_split": BatchSplit(1, 5, 4), "gradient_samples": 4, "stages": 2,
+        "schedule": "1f1b", "actions": None, "steps_per_epoch": 3, "runtime_s": 12.5,
         "evaluation": Evaluation(2.5, {"exact_match": 10.0, "f1": 20.0}, None),
         "target_reached": {"time_to_target_s": 9.0, "samples_to_target": 60}, "losses": [5.0, 4.0, 4.5, float("nan")],
         "noise_norms": [(13.0, 5.0)], "epoch_seconds": [2.0, 4.0], "skipped_steps": 1, "peak_tflops": 0.5,

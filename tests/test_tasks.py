@@ -164,7 +164,7 @@ def test_perplexity_is_e_to_the_mean_loss(samples):
     assert task.score({0: np.float32(math.log(8)), 1: np.float32(math.log(2))})[0]["perplexity"] == pytest.approx(4)
     uniform = torch.zeros(2, 64, task.config.vocab_size)
     inputs, labels = collate(task, range(2), 64)
-    assert task.judge(uniform, labels)[0].tolist() == pytest.approx([math.log(task.config.vocab_size)] * 2)
+    assert task.losses_and_outputs(uniform, labels)[0].tolist() == pytest.approx([math.log(task.config.vocab_size)] * 2)
 
 
 def test_the_study_models_have_their_published_sizes(tmp_path):

@@ -20,7 +20,7 @@ from tests.shared.made_up_runs import rows_of, write_run, write_seeds
 from tests.shared.runs import EXACT, ROOT, FinishedRun, stray_lines
 from tests.shared.small_inputs import open_small
 from tests.shared.warm_ranks import run_ranks
-from workload.batches import Split
+from workload.batches import BatchSplit
 from workload.digests import content_of, examples_digest
 from workload.job import Job
 from workload.launch.processes import Processes
@@ -325,7 +325,8 @@ def job(tmp_path, cache):
     processes = Processes(0, 0, 1, (torch.device("cpu"),), 1, None)
     folder = tmp_path / "run"
     folder.mkdir()
-    return Job("ddp", task.arguments, task, processes, 1, 1, None, Split(1, 1, 2), "fp32", 4, 4, 4, folder, 0.0, None)
+    return Job("ddp", task.arguments, task, processes, 1, 1, None, BatchSplit(1, 1, 2), "fp32", 4, 4, 4,
+               folder, 0.0, None)
 
 
 def describe(job, config=None, note=None):

@@ -21,18 +21,18 @@ PAD_TO_MULTIPLE_OF = {"cuda": 64, "cpu": 8}
 
 
 @dataclass(frozen=True)
-class Split:
+class BatchSplit:
     """How a global batch is spread: global_batch_size = replicas x micro_batches x micro_batch_size."""
 
     replicas: int
     micro_batches: int
     micro_batch_size: int
 
-    def of_processes(self, devices: int) -> "Split":
+    def of_processes(self, devices: int) -> "BatchSplit":
         """The split per process when each process drives `devices` devices (DataParallel): fewer replicas, larger
         micro-batches.
         """
-        return Split(self.replicas // devices, self.micro_batches, self.micro_batch_size * devices)
+        return BatchSplit(self.replicas // devices, self.micro_batches, self.micro_batch_size * devices)
 
 
 @dataclass
@@ -70,7 +70,7 @@ def plan_stages(stages: int | None, micro_batches: int | None, global_batch_size
     return stages, micro_batches or max(n for n in range(1, 4 * stages + 1) if share % n == 0)
 
 
-def split_batch(arguments: Arguments, replicas: int, micro_batches: int | None = None) -> Split:
+def split_batch(arguments: Arguments, replicas: int, micro_batches: int | None = None) -> BatchSplit:
     """Cut `--global_batch_size` over `replicas`, into `micro_batches` each (default: see `--micro_batch_size`).
 
     Raises:
@@ -98,7 +98,7 @@ def split_batch(arguments: Arguments, replicas: int, micro_batches: int | None =
     if share % size:
         raise InputError(f"--micro_batch_size {size}: {share} samples a device cannot be divided into that; "
                          f"use {_in_words(divisors)}")
-    return Split(replicas, share // size, size)
+    return BatchSplit(replicas, share // size, size)
 
 
 class Batches:
@@ -115,8 +115,8 @@ class Batches:
         needed: whether this rank feeds the model or computes its loss; a pipeline's middle stages do neither.
     """
 
-    def __init__(self, features: Dataset, collate, split: Split, replica: int, device: torch.device, max_length: int,
-                 is_grouped: bool, needed: bool) -> None:
+    def __init__(self, features: Dataset, collate, split: BatchSplit, replica: int, device: torch.device,
+                 max_length: int, is_grouped: bool, needed: bool) -> None:
         self.features, self.collate = features.with_format("arrow"), collate
         self.lengths = torch.from_numpy(features.with_format("numpy")["length"][:])  # (rows,)
         self.split, self.replica, self.device, self.needed = split, replica, device, needed

@@ -11,7 +11,7 @@ from workload.job import Job
 from workload.launch.processes import Processes
 from workload.precision import autocast
 
-# This replica's share -> what the task's `judge` says of each micro-batch; None on a rank without the model's head.
+# This replica's share -> each micro-batch's `Task.losses_and_outputs`; None on a rank without the model's head.
 Forward = Callable[[Share], Iterable[tuple[torch.Tensor, torch.Tensor]] | None]
 
 
@@ -35,32 +35,32 @@ def whole_model(job: Job, model: torch.nn.Module, called: Callable | None = None
         for micro_batch in share.micro_batches:
             with autocast(job.precision, job.processes.device):
                 logits = job.task.logits(called or model, micro_batch.inputs)
-            yield job.task.judge(logits, micro_batch.labels)
+            yield job.task.losses_and_outputs(logits, micro_batch.labels)
     return forward
 
 
 def evaluate(task, batches: Batches, processes: Processes, forward: Forward) -> Evaluation | None:
     """Run `forward` over the evaluation samples; on rank 0 the scores, elsewhere None."""
-    losses, judged = {}, {}
+    losses, outputs = {}, {}
     global_batches = list(batches.evaluation())
     bar = processes.progress_bar(batches.shares(global_batches), total=len(global_batches), desc="evaluating",
                                  unit="batch", leave=False)
     with torch.no_grad():
         for _, share in bar:
-            outputs = forward(share)
-            if outputs is None:
+            results = forward(share)
+            if results is None:
                 continue
-            for micro_batch, (loss, output) in zip(share.micro_batches, outputs, strict=True):
+            for micro_batch, (loss, output) in zip(share.micro_batches, results, strict=True):
                 # The last batch is filled up with repeated rows, which overwrite themselves.
                 losses.update(zip(micro_batch.indices, loss.tolist(), strict=True))
-                judged.update(zip(micro_batch.indices, output.float().cpu().numpy(), strict=True))
+                outputs.update(zip(micro_batch.indices, output.float().cpu().numpy(), strict=True))
 
     parts = [None] * processes.count if processes.is_main else None
-    dist.gather_object((losses, judged), parts)
+    dist.gather_object((losses, outputs), parts)
     if not processes.is_main:
         return None
     losses = {row: loss for part, _ in parts for row, loss in part.items()}
-    judged = {row: values for _, part in parts for row, values in part.items()}
+    outputs = {row: values for _, part in parts for row, values in part.items()}
     assert len(losses) == len(batches.features), "an evaluation sample was left out"
-    metrics, predictions = task.score(judged)
+    metrics, predictions = task.score(outputs)
     return Evaluation(sum(losses.values()) / len(losses), metrics, predictions)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import transformers
 
 from workload.arguments import Arguments
-from workload.batches import Batches, Split, split_batch
+from workload.batches import Batches, BatchSplit, split_batch
 from workload.checkpoints import Checkpoint, newest_checkpoint
 from workload.errors import InputError
 from workload.launch import launcher
@@ -44,7 +44,7 @@ class Job:
     devices: int
     stages: int
     schedule: str | None  # a pipeline's order of work
-    split: Split
+    batch_split: BatchSplit
     precision: str
     steps: int
     eval_steps: int
@@ -58,12 +58,12 @@ class Job:
     def setting(self) -> dict:
         """What a run must have in common with its earlier attempts for their measurements to count with its own."""
         return {"strategy": self.strategy, "device": self.processes.device.type, "devices": self.devices,
-                "stages": self.stages, "schedule": self.schedule, **dataclasses.asdict(self.split)}
+                "stages": self.stages, "schedule": self.schedule, **dataclasses.asdict(self.batch_split)}
 
     @property
-    def split_of_processes(self) -> Split:
+    def batch_split_per_process(self) -> BatchSplit:
         """The split as each process sees it, which may drive several devices."""
-        return self.split.of_processes(len(self.processes.devices))
+        return self.batch_split.of_processes(len(self.processes.devices))
 
     @property
     def remaining_steps(self) -> int:
@@ -81,10 +81,10 @@ class Job:
             "model": self.task.model_name, "from_scratch": self.task.from_scratch,
             "tokenizer": self.task.tokenizer_name, "max_seq_length": self.task.max_length,
             "doc_stride": getattr(self.task, "stride", None),
-            "micro_batch_size": self.split.micro_batch_size, "num_gpus": self.devices, "precision": self.precision,
-            "cpu_threads": self.processes.cpu_threads, "warmup_steps": warmup_steps(self.arguments, self.steps),
-            "eval_steps": self.eval_steps, "run_name": self.folder.name,
-            **({"stages": self.stages, "micro_batches": self.split.micro_batches}
+            "micro_batch_size": self.batch_split.micro_batch_size, "num_gpus": self.devices,
+            "precision": self.precision, "cpu_threads": self.processes.cpu_threads,
+            "warmup_steps": warmup_steps(self.arguments, self.steps), "eval_steps": self.eval_steps, "run_name": self.folder.name,
+            **({"stages": self.stages, "micro_batches": self.batch_split.micro_batches}
                if hasattr(self.arguments, "stages") else {})}
 
     def build_model(self, device: torch.device | str) -> torch.nn.Module:
@@ -96,15 +96,15 @@ class Job:
         """fp32 but for `--precision bf16_native`; autocast casts the weights that it multiplies with."""
         return torch.bfloat16 if self.precision == "bf16_native" else torch.float32
 
-    def batches(self, part: Literal["train", "validation"], replica: int, needed: bool = True) -> Batches:
+    def batches(self, split: Literal["train", "validation"], replica: int, needed: bool = True) -> Batches:
         """The global batches of the training or the evaluation data, and `replica`'s share of them."""
-        return Batches(self.task.samples(part), self.task.collate, self.split_of_processes, replica,
+        return Batches(self.task.samples(split), self.task.collate, self.batch_split_per_process, replica,
                        self.processes.device, self.task.max_length, self.arguments.length_grouping, needed)
 
 
 def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, micro_batches: int | None = None,
             schedule: str | None = None, pieces_a_stage: int = 1, devices_a_process: int = 1,
-            complete_settings: Callable[[Split, str], dict] | None = None) -> Job:
+            complete_settings: Callable[[BatchSplit, str], dict] | None = None) -> Job:
     """Check everything, start the processes, and load the data.
 
     Flags, model and files are checked before processes are started. Where this process is not one of as many as were
@@ -126,11 +126,11 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     check_names(arguments)
-    split = split_batch(arguments, devices // stages, micro_batches)
+    batch_split = split_batch(arguments, devices // stages, micro_batches)
     precision = choose_precision(arguments.precision, arguments.tf32,
                                  torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    settings = complete_settings(split, precision) if complete_settings else None
-    folder = _folder(arguments, strategy, devices, stages, split, precision)
+    settings = complete_settings(batch_split, precision) if complete_settings else None
+    folder = _folder(arguments, strategy, devices, stages, batch_split, precision)
     datasets.disable_progress_bars()
     task = open_task(arguments)
     if schedule and task.config.model_type not in ORDERED_LAYERS:
@@ -159,9 +159,9 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     if processes.local_rank != 0:
         task.load()
 
-    for part, features in task.features.items():
+    for split, features in task.features.items():
         if not len(features):  # text that is shorter than one block
-            raise InputError(f"{task.files[part] or part}: holds less than one sample of {task.max_length} tokens")
+            raise InputError(f"{task.files[split] or split}: holds less than one sample of {task.max_length} tokens")
     samples = len(task.samples("train"))
     if samples < arguments.global_batch_size:
         raise InputError(f"--global_batch_size {arguments.global_batch_size}: the training data has only {samples} "
@@ -173,7 +173,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     dist.broadcast_object_list(checkpoint)
     if arguments.resume == "always" and checkpoint[0] is None:
         raise InputError(f"--resume: {folder} holds no checkpoint; --resume auto, or --overwrite, begins anew")
-    return Job(strategy, arguments, task, processes, devices, stages, schedule, split, precision, steps,
+    return Job(strategy, arguments, task, processes, devices, stages, schedule, batch_split, precision, steps,
                arguments.eval_steps or steps_an_epoch, steps_an_epoch, folder, started_at(), checkpoint[0],
                settings)
 
@@ -187,13 +187,14 @@ def _check_steps(arguments: Arguments, steps: int) -> None:
                          f"{max(most, 0)} can be profiled")
 
 
-def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, split: Split, precision: str) -> Path:
+def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, batch_split: BatchSplit,
+            precision: str) -> Path:
     """The run's folder. Only rank 0 checks whether it exists: the others may get here after it was created."""
     model = os.path.basename(os.path.normpath(arguments.model or TASKS[arguments.task].default_model))
     name = arguments.run_name or "-".join([
         arguments.task, model, strategy, *([arguments.schedule] if hasattr(arguments, "schedule") else []),
         f"{devices}dev", *([f"{launcher.nodes()}nodes"] if launcher.nodes() > 1 else []),
-        *([f"{stages}stages", f"{split.micro_batches}micro"] if stages > 1 else []),
+        *([f"{stages}stages", f"{batch_split.micro_batches}micro"] if stages > 1 else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
     check_writable(folder)

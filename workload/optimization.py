@@ -60,7 +60,7 @@ class Optimization:
                  group: dist.ProcessGroup | None = None, shards: "LocalShards | None" = None,
                  scaler: torch.amp.GradScaler | None = None) -> None:
         self.job, self.noise, self.group, self.shards = job, noise, group, shards
-        self.device, self.micro_batches = job.processes.device, job.split.micro_batches
+        self.device, self.micro_batches = job.processes.device, job.batch_split.micro_batches
         self.named_parameters = list(named_parameters)
         self.parameters = [p for _, p in self.named_parameters] if shards is None else list(shards.values())
         self.optimizer = build_optimizer(self.parameters, job.arguments)

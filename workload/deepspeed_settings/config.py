@@ -10,7 +10,7 @@ from typing import Any
 import hjson
 
 from workload.arguments import Arguments, ZeroArguments
-from workload.batches import Split
+from workload.batches import BatchSplit
 from workload.deepspeed_settings.checks import WHERE, check_no_pipeline, check_settings, parsed_block, shown
 from workload.deepspeed_settings.flags import check_offload, check_optimizer, check_precision, refuse_other
 from workload.errors import InputError
@@ -101,7 +101,7 @@ def tuned_by(path: str | None) -> str:
     return "autotuner" if is_tuned else "hand"
 
 
-def complete_config(config: dict[str, Any], arguments: Arguments, zero_stage: int, offload: bool, split: Split,
+def complete_config(config: dict[str, Any], arguments: Arguments, zero_stage: int, offload: bool, split: BatchSplit,
                     precision: str) -> dict[str, Any]:
     """The file's settings with those that the flags decide.
 

@@ -134,14 +134,14 @@ class Classification(Task):
         """Cross-entropy, in fp32: (batch, classes) -> (batch,)"""
         return F.cross_entropy(logits.float(), labels["label"], reduction="none")
 
-    def score(self, judged: dict[int, np.ndarray]) -> tuple[dict[str, float], dict[str, str]]:
+    def score(self, outputs: dict[int, np.ndarray]) -> tuple[dict[str, float], dict[str, str]]:
         """Accuracies in percent, and the name of the class predicted for each id.
 
         Args:
-            judged: row of the validation samples -> logits. (classes,)
+            outputs: row of the validation samples -> logits. (classes,)
         """
         features = self.samples("validation")
-        chosen = np.array([self.order[judged[row].argmax()] for row in range(len(features))])
+        chosen = np.array([self.order[outputs[row].argmax()] for row in range(len(features))])
         right = chosen == np.array(features["label"])
         names = [self.classes[number] for number in chosen]
         return self.accuracies(right), dict(zip(self.prediction_ids(), names, strict=True))

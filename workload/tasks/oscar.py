@@ -176,14 +176,15 @@ class Oscar(Task):
         losses = F.cross_entropy(logits.float().flatten(0, 1), following.flatten(), reduction="none")
         return losses.view(samples, length).sum(1) / (length - 1)
 
-    def judge(self, logits: torch.Tensor, labels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def losses_and_outputs(self, logits: torch.Tensor,
+                           labels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The losses twice: perplexity needs nothing else. (batch,), (batch,)"""
         losses = self.loss(logits, labels)
         return losses, losses
 
-    def score(self, judged: dict[int, np.ndarray]) -> tuple[dict[str, float], None]:
+    def score(self, outputs: dict[int, np.ndarray]) -> tuple[dict[str, float], None]:
         """Perplexity: e to the power of the mean cross-entropy per token. All samples have the same length."""
-        return {"perplexity": math.exp(np.mean(list(judged.values()), dtype=np.float64))}, None
+        return {"perplexity": math.exp(np.mean(list(outputs.values()), dtype=np.float64))}, None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

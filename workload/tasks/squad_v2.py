@@ -161,14 +161,14 @@ class SquadV2(Task):
         return (F.cross_entropy(logits[..., 0], labels["start"], reduction="none")
                 + F.cross_entropy(logits[..., 1], labels["end"], reduction="none")) / 2
 
-    def score(self, judged: dict[int, np.ndarray]) -> tuple[dict[str, float], dict[str, str]]:
+    def score(self, outputs: dict[int, np.ndarray]) -> tuple[dict[str, float], dict[str, str]]:
         """Exact match and F1 in percent, and the answers by the questions' ids.
 
         Args:
-            judged: row of the validation samples -> logits. (length, 2)
+            outputs: row of the validation samples -> logits. (length, 2)
         """
         examples = self.examples["validation"]
-        answers = predict_answers(examples, self.features["validation"], judged, not self.arguments.answerable_only)
+        answers = predict_answers(examples, self.features["validation"], outputs, not self.arguments.answerable_only)
         return score_answers(examples, answers), answers
 
 

@@ -183,14 +183,15 @@ class Task(TaskModel):
     def loss(self, logits: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
         """The loss of each sample in fp32, independent of its batch: `logits_shape` -> (batch,)"""
 
-    def judge(self, logits: torch.Tensor, labels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def losses_and_outputs(self, logits: torch.Tensor,
+                           labels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """In an evaluation, each sample's loss and the output that `score` needs. (batch,), (batch, ...)"""
         return self.loss(logits, labels), logits
 
     @abstractmethod
-    def score(self, judged: dict[int, np.ndarray]) -> tuple[dict[str, float], dict[str, str] | None]:
+    def score(self, outputs: dict[int, np.ndarray]) -> tuple[dict[str, float], dict[str, str] | None]:
         """The `metrics`, and predictions by the examples' ids if the task has any.
 
         Args:
-            judged: row of the validation samples -> that sample's output from `judge`.
+            outputs: row of the validation samples -> that sample's output from `losses_and_outputs`.
         """
