@@ -198,7 +198,7 @@ STUDY = Study(
         "measure": "--measure {}",
         "peak_tflops": "peak {} TFLOPS",
         "deepspeed_settings": "{}",  # only the settings that differ
-        "script_digest": "script {:.8}",
+        "script_digest": "script {}",
     },
     autotuning=[
         Metric("throughput_samples_per_s", "throughput", "samples/s"),

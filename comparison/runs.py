@@ -19,7 +19,7 @@ NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", "seed", "
 LOWER_CASE = ["task", "precision", "schedule", "tuned_by", "dirty"]  # a run writes only lower case there
 # Columns that run.json may repeat. A spreadsheet takes some hashes for numbers (1e10 becomes 1.00E+10).
 IN_RUN_JSON = ["workload", "epoch_workload", "source_digest", "script_digest", "commit", *LIBRARIES]
-DIGITS = 8  # of a digest or commit, in headings and names
+DIGITS = 8  # of a commit, in headings and names
 BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # break lines, are invisible or not text
 TRIAL = {"exp.json", "ds_config.json"}  # files in the folder of a trial by DeepSpeed's autotuner
 TRIAL_RECORD = "run"  # the trial's own record below that folder, which is not a run to compare
@@ -54,10 +54,11 @@ def read_description(folder: Path) -> dict:
 def code_of(summary: dict) -> str | None:
     """Identifies the code in workload/ and measurement/ that made a run; None if nothing recorded does.
 
-    Runs from before `source_digest` are identified by their commit, apart from those with uncommitted changes on it.
+    A run that was resumed with other code has several digests. Runs from before `source_digest` are identified by their
+    commit, and by whether they had uncommitted changes.
     """
     if pd.notna(digest := summary["source_digest"]):
-        return digest[:DIGITS]
+        return digest
     if pd.isna(commit := summary["commit"]):
         return None
     return f"of commit {commit[:DIGITS]}" + (" with uncommitted changes" if summary["dirty"] == YES else "")
@@ -69,7 +70,8 @@ def recorded_versions(description: dict) -> dict[str, str | None]:
     found = {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
     texts = {column: found.get(column) for column in IN_RUN_JSON}
     texts = {column: text if isinstance(text, str) and text else None for column, text in texts.items()}
-    return texts | {"dirty": {True: YES, False: "no"}.get(found.get("dirty"))}
+    dirty = found.get("dirty")
+    return texts | {"dirty": YES if dirty is True else "no" if dirty is False else None}
 
 
 def read_summary(folder: Path, description: dict, study: Study) -> dict:
@@ -102,7 +104,8 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
         value, same = table[column].iloc[0], recorded.get(column)
         if BREAKS.search(str(value)):
             raise ValueError(f"summary.csv: {column} is {shown(value)}, not a usable name")
-        if column in IN_RUN_JSON and pd.notna(value) and same and value != same:
+        # A resumed run lists the values of all its attempts, run.json that of the last.
+        if column in IN_RUN_JSON and pd.notna(value) and same and same not in value.split(" + "):
             raise ValueError(f"summary.csv: {column} is {shown(value)}, but run.json says {shown(same)}")
         if column in LOWER_CASE and pd.notna(value):
             table[column] = value.lower()

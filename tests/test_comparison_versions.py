@@ -12,9 +12,9 @@ from comparison.runs import find_runs
 from comparison.scaling import pivot, weak_groups
 from tests.shared.made_up_runs import rows_of, write_run, write_seeds
 
-OLD, NEW = "0a" * 32, "1b" * 32  # digests, shown as their first 8 digits
+OLD, NEW = "0a" * 6, "1b" * 6  # digests
 VERSIONS = {"torch": "2.11.0", "transformers": "5.17.0", "deepspeed": "0.19.8"}
-RECORDED = {"source_digest": OLD, "script_digest": "5c" * 32, "commit": "c0" * 20, "dirty": "no", **VERSIONS}
+RECORDED = {"source_digest": OLD, "script_digest": "5c" * 6, "commit": "c0" * 20, "dirty": "no", **VERSIONS}
 MIXED = plots.STUDY.mixing_versions()
 
 
@@ -45,7 +45,7 @@ def write_old_run(folder, commit, dirty=False, **values):
 
 
 @pytest.mark.parametrize(("column", "other", "said"), [
-    ("source_digest", NEW, ["code 0a0a0a0a", "code 1b1b1b1b"]),
+    ("source_digest", NEW, ["code 0a0a0a0a0a0a", "code 1b1b1b1b1b1b"]),
     ("torch", "2.13.0", ["torch 2.11.0", "torch 2.13.0"]),
     ("transformers", "5.23.0", ["transformers 5.17.0", "transformers 5.23.0"]),
     ("deepspeed", "0.20.0", ["deepspeed 0.19.8", "deepspeed 0.20.0"]),
@@ -73,9 +73,9 @@ def test_mix_versions_puts_them_in_one_table_which_says_so(tmp_path, printed):
     write_run(tmp_path / "a", devices=2, throughput=100, **RECORDED)
     write_run(tmp_path / "b", "pipeline", 2, throughput=80, **RECORDED | {"source_digest": NEW, "torch": "2.13.0"})
     heading, _ = text = printed("--mix_versions")
-    assert heading.endswith(", mixed: code 0a0a0a0a and 1b1b1b1b, torch 2.11.0 and 2.13.0")
-    assert names_in(text[heading]) == ["DDP x 2, code 0a0a0a0a, torch 2.11.0 (baseline)",
-                                       "pipeline 2 stages, code 1b1b1b1b, torch 2.13.0"]
+    assert heading.endswith(", mixed: code 0a0a0a0a0a0a and 1b1b1b1b1b1b, torch 2.11.0 and 2.13.0")
+    assert names_in(text[heading]) == ["DDP x 2, code 0a0a0a0a0a0a, torch 2.11.0 (baseline)",
+                                       "pipeline 2 stages, code 1b1b1b1b1b1b, torch 2.13.0"]
     assert "80.0 (-20.0%)" in text[heading]
 
 
@@ -88,11 +88,11 @@ def test_mixing_averages_no_runs_of_different_code_and_prefers_a_baseline_of_the
     rows, _ = compare(find_runs(tmp_path, MIXED), MIXED)
     rows = rows.set_index("setting")
     assert rows["runs"].sum() == 10 and set(rows["runs"]) == {1, 2}
-    assert rows.loc["pipeline 2 stages, code 0a0a0a0a", "baseline"] == "DDP x 2, code 0a0a0a0a"
-    assert rows.loc["pipeline 2 stages, code 1b1b1b1b", "throughput_samples_per_s_change_pct"] == pytest.approx(-10)
-    assert list(rows.loc[["DDP x 2, code 0a0a0a0a", "DDP x 2, code 1b1b1b1b"], "speedup"]) == [2, 2]
+    assert rows.loc["pipeline 2 stages, code 0a0a0a0a0a0a", "baseline"] == "DDP x 2, code 0a0a0a0a0a0a"
+    assert rows.loc["pipeline 2 stages, code 1b1b1b1b1b1b", "throughput_samples_per_s_change_pct"] == pytest.approx(-10)
+    assert list(rows.loc[["DDP x 2, code 0a0a0a0a0a0a", "DDP x 2, code 1b1b1b1b1b1b"], "speedup"]) == [2, 2]
     titles = pivot(rows.reset_index(), "own_speedup", MIXED).splitlines()[0]
-    assert [title.strip() for title in titles.split("|")[2:-1]] == ["DDP, code 0a0a0a0a", "DDP, code 1b1b1b1b"]
+    assert [title.strip() for title in titles.split("|")[2:-1]] == ["DDP, code 0a0a0a0a0a0a", "DDP, code 1b1b1b1b1b1b"]
 
 
 @pytest.mark.parametrize(("study", "count"), [(plots.STUDY, 2), (MIXED, 1)])
@@ -105,7 +105,7 @@ def test_weak_scaling_holds_code_and_versions_equal_too(tmp_path, study, count):
     rows, _ = compare(find_runs(tmp_path, study), study)
     headings = [heading for heading, _, _ in weak_groups(rows, study)]
     assert len(headings) == count
-    assert all("code 0a0a0a0a" in heading or "code 1b1b1b1b" in heading for heading in headings)
+    assert all("code 0a0a0a0a0a0a" in heading or "code 1b1b1b1b1b1b" in heading for heading in headings)
 
 
 def test_runs_of_two_scripts_are_two_rows(tmp_path):
@@ -113,7 +113,7 @@ def test_runs_of_two_scripts_are_two_rows(tmp_path):
         write_seeds(tmp_path, name, [100, 102], devices=2, **RECORDED | {"script_digest": digest})
     write_run(tmp_path / "pipe", "pipeline", 2, **RECORDED)
     rows = rows_of(tmp_path)
-    assert list(rows.index) == ["DDP x 2, script 0a0a0a0a", "DDP x 2, script 1b1b1b1b", "pipeline 2 stages"]
+    assert list(rows.index) == ["DDP x 2, script 0a0a0a0a0a0a", "DDP x 2, script 1b1b1b1b1b1b", "pipeline 2 stages"]
     assert list(rows["runs"]) == [2, 2, 1]
     assert rows["group"].nunique() == 1
 
@@ -137,7 +137,7 @@ def test_a_run_without_a_digest_is_grouped_by_its_commit(tmp_path, printed):
     text = printed()
     *headings, reading = text
     assert {heading.rpartition("process, ")[2] for heading in headings} == {
-        "code 0a0a0a0a", "code of commit a1a1a1a1", "code of commit a1a1a1a1 with uncommitted changes",
+        "code 0a0a0a0a0a0a", "code of commit a1a1a1a1", "code of commit a1a1a1a1 with uncommitted changes",
         "code of commit b2b2b2b2", "unrecorded code"}
     assert "- Code of a commit, or unrecorded: " in text[reading]
     assert [heading for heading in headings if "†" in text[heading]] == [
@@ -150,6 +150,27 @@ def test_versions_come_from_run_json_where_the_summary_has_none(tmp_path):
     (row,) = rows_of(tmp_path).to_dict("records")
     assert {column: row[column] for column in VERSIONS} == VERSIONS
     assert row["runs"] == 2
+
+
+def test_a_run_that_was_resumed_with_other_code_shares_no_table_with_either(tmp_path):
+    """Such a row lists all its values, run.json has those of the last attempt."""
+    write_run(tmp_path / "old", devices=2, **RECORDED)
+    write_run(tmp_path / "new", devices=2, **RECORDED | {"source_digest": NEW})
+    both = RECORDED | {"source_digest": f"{OLD} + {NEW}", "script_digest": f"{OLD} + {NEW}"}
+    folder = write_run(tmp_path / "resumed", devices=2, **both)
+    record = {"status": "finished", "source_digest": NEW, "script_digest": NEW}
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    rows, _ = compare(find_runs(tmp_path, plots.STUDY), plots.STUDY)
+    assert sorted(rows["code"]) == [OLD, f"{OLD} + {NEW}", NEW]
+    assert rows["group"].nunique() == 3
+
+
+def test_a_run_json_with_nonsense_about_its_code_counts_as_unrecorded(tmp_path):
+    folder = write_run(tmp_path / "run")
+    record = {"status": "finished", "git": {"commit": 7, "dirty": ["yes"]}, "versions": [1], "source_digest": {}}
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    (row,) = rows_of(tmp_path).to_dict("records")
+    assert all(pd.isna(row[column]) for column in ("code", "torch", "dirty")) and not row["is_dirty"]
 
 
 def test_a_version_that_a_spreadsheet_changed_is_refused(tmp_path, capsys):
