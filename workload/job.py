@@ -83,7 +83,8 @@ class Job:
             "doc_stride": getattr(self.task, "stride", None),
             "micro_batch_size": self.batch_split.micro_batch_size, "num_gpus": self.devices,
             "precision": self.precision, "cpu_threads": self.processes.cpu_threads,
-            "warmup_steps": warmup_steps(self.arguments, self.steps), "eval_steps": self.eval_steps, "run_name": self.folder.name,
+            "warmup_steps": warmup_steps(self.arguments, self.steps), "eval_steps": self.eval_steps,
+            "run_name": self.folder.name,
             **({"stages": self.stages, "micro_batches": self.batch_split.micro_batches}
                if hasattr(self.arguments, "stages") else {})}
 
