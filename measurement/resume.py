@@ -13,12 +13,13 @@ from measurement.run_json import RESUMABLE_FLAGS
 from measurement.run_result import Progress
 from measurement.table import truncate_after
 from workload.batches import OrderHash
+from workload.checkpoints import Checkpoint
 from workload.errors import InputError
 from workload.job import Job
 from workload.training_state import TrainingState
 
 
-def join_earlier_attempts(job: Job, digests: dict) -> None:
+def join_earlier_attempts(job: Job, checkpoint: Checkpoint, digests: dict) -> None:
     """Move a job's start back by the time that its earlier attempts took; call on every rank.
 
     Args:
@@ -27,7 +28,7 @@ def join_earlier_attempts(job: Job, digests: dict) -> None:
     Raises:
         InputError: they trained something else; names what differs.
     """
-    checkpoint, flags = job.checkpoint, without_secrets(job.resolved_flags())
+    flags = without_secrets(job.resolved_flags())
     before, where = checkpoint.state["flags"], f"--resume: {job.folder}"
     for name in RESUMABLE_FLAGS:
         if before[name] != flags[name]:
@@ -40,7 +41,7 @@ def join_earlier_attempts(job: Job, digests: dict) -> None:
                              "--run_name")
     if begun["data"] != {split: digests["data"].get(split) for split in begun["data"]}:
         raise InputError(f"{where} began with other data; use the same files, or another --run_name")
-    seconds = [_seconds_so_far(job.folder) if job.processes.is_main else None]
+    seconds = [_seconds_so_far(job.folder) if job.processes.is_main else 0.0]
     dist.broadcast_object_list(seconds)
     job.started_at -= seconds[0]
 
@@ -70,24 +71,25 @@ def checkpoint_state(job: Job, deepspeed_config: dict | None, digests: dict, pro
             "work": dataclasses.asdict(progress.work), "data_s": [rank.work.data_s for rank in ranks]}
 
 
-def keeps_measurements(job: Job, deepspeed_config: dict | None) -> bool:
+def keeps_measurements(job: Job, checkpoint: Checkpoint, deepspeed_config: dict | None) -> bool:
     """Whether earlier measurements count as this run's: strategy, devices and DeepSpeed settings are the same.
 
     Args:
         deepspeed_config: of this attempt.
     """
-    state = job.checkpoint.state
+    state = checkpoint.state
     settings = deepspeed_settings(without_secrets(deepspeed_config))
     return state["setting"] == job.setting and state.get("deepspeed_settings") == settings
 
 
-def restore(job: Job, deepspeed_config: dict | None, training: TrainingState) -> Progress:
+def restore(job: Job, checkpoint: Checkpoint, deepspeed_config: dict | None, training: TrainingState) -> Progress:
     """Put the checkpoint's values into what is trained; returns this rank's progress. Call on every rank."""
-    checkpoint, state = job.checkpoint, job.checkpoint.state
+    state = checkpoint.state
     training.restore(checkpoint.folder, state["training"], state["setting"] == job.setting)
     throughput_s, work = 0.0, Work()
-    if keeps_measurements(job, deepspeed_config):
+    if keeps_measurements(job, checkpoint, deepspeed_config):
         throughput_s = state["throughput_s"]
         work = Work(**state["work"] | {"data_s": state["data_s"][job.processes.rank]})
-    return Progress(checkpoint.step, *state["consumed"], int(state["order"], 16) if job.processes.is_main else 0,
-                    throughput_s, work)
+    samples, real_tokens, padded_tokens = state["consumed"]
+    order_total = int(state["order"], 16) if job.processes.is_main else 0
+    return Progress(checkpoint.step, samples, real_tokens, padded_tokens, order_total, throughput_s, work)
