@@ -84,7 +84,7 @@ def tuner_parts(tuners: pd.DataFrame) -> list[str]:
     parts = []
     for (folder, metric), table in tuners.groupby(["folder", "metric"]):
         cells = [["tuning space", *table["tuning_space"]], ["experiments", *map(str, table["experiments"])],
-                 [f"tuner's best {metric}{UNITS.get(metric, '')}", *map(mean_text, table["best_value"])],
+                 [f"tuner's best {metric}{UNITS.get(str(metric), '')}", *map(mean_text, table["best_value"])],
                  ["best experiment", *table["best_experiment"]]]
         parts += [f"## Autotuning: what the tuner measured ({folder})", markdown(cells)]
     return [*parts, captions.TUNER] if parts else []

@@ -88,7 +88,7 @@ def line_chart(rows: pd.DataFrame, members: Members, curve: Curve, axis: str, he
         found = [run.curves[curve.column][[axis, curve.column]].dropna() for run in members[index]
                  if curve.column in run.curves]
         width, size = (1.8, 5.5) if len(found) == 1 else (0.9, 3.5)
-        for table in filter(len, found):
+        for table in (table for table in found if len(table)):
             points = table[curve.column]
             if curve.file == "steps.csv":  # a step's value is noisy: a faint line behind its rolling mean
                 axes.plot(table[axis], points, color=colour, linewidth=0.5, alpha=0.2 / len(found), zorder=1)

@@ -27,7 +27,8 @@ def read_published(folder: Path) -> dict[str, pd.DataFrame]:
         try:
             table = read_table(path)
             if list(table.columns) != COLUMNS:
-                raise ValueError(f"{path.name} has the columns {', '.join(table)}; needed are {', '.join(COLUMNS)}")
+                raise ValueError(f"{path.name} has the columns {', '.join(table.columns)}; "
+                                 f"needed are {', '.join(COLUMNS)}")
             for column in ("setting", "column", "value"):
                 if table[column].isna().any():
                     raise ValueError(f"{path.name} has no {column} in line {table[column].isna().argmax() + 2}")
@@ -66,14 +67,16 @@ def published_part(name: str, table: pd.DataFrame, rows: pd.DataFrame, study: St
     names = [", ".join(filter(None, [name, describe(row, differing, study)]))
              for name, (_, row) in zip(shown_names(ours), ours.iterrows(), strict=True)]
     shared = table[table["column"].isin(columns)]
-    theirs = dict(list(shared.groupby(["setting", "devices"], sort=False, dropna=False)))
-    for setting, devices in theirs:
-        names.append(f"published: {setting}" + (f", {devices} GPU{'s' * (devices > 1)}" if pd.notna(devices) else ""))
+    theirs = [lines for _, lines in shared.groupby(["setting", "devices"], sort=False, dropna=False)]
+    for lines in theirs:
+        setting, devices = lines["setting"].iloc[0], lines["devices"].iloc[0]
+        gpus = "" if pd.isna(devices) else f", {devices} GPU{'s' if devices > 1 else ''}"
+        names.append(f"published: {setting}{gpus}")
     cells = [["setting", *names]]
     for metric in metrics + [metric for metric in beside if ours[metric.column].notna().any()]:
         mean, half_width = ours[metric.column], ours[metric.column + MEAN[1]]
         own = [mean_text(*pair) if pd.notna(pair[0]) else EMPTY for pair in zip(mean, half_width, strict=True)]
-        cells.append([metric.title, *own, *(as_published(lines, metric) for lines in theirs.values())])
+        cells.append([metric.title, *own, *(as_published(lines, metric) for lines in theirs)])
     notes = [f"- published {metric.label} of {', '.join(lines['setting'].unique())}: {text}"
              for metric in metrics if metric.column in study.published_beside  # ours measures something else
              for text, lines in shared[shared["column"] == metric.column].groupby("measures", sort=False)]

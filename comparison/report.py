@@ -51,8 +51,8 @@ def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) ->
         for axis in curve.axes:
             chart = line_chart(group, members, curve, axis, heading, study)
             drawn |= {f"{curve.column}_over_{study.axes[axis].split()[0]}": chart} if chart else {}
-    aims = {aim_of(run.summary, study) for index in group.index for run in members[index]} - {None}
-    for aim in sorted(aims):
+    aims = {aim_of(run.summary, study) for index in group.index for run in members[index]}
+    for aim in sorted(aim for aim in aims if aim is not None):
         drawn[f"time_to_{aim.curve}_{aim.value:g}"] = quality_chart(group, members, aim, heading, study)
     return drawn | scaling_charts(group, heading, study, "strong")
 
@@ -79,7 +79,7 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
         tuners.to_csv(output / "autotuning.csv", index=False)
     differing = [column for column in study.group if rows[column].nunique(dropna=False) > 1]
     parts, count = ["# Comparison of training runs"], 0
-    for number, group in rows.groupby("group"):
+    for number, (_, group) in enumerate(rows.groupby("group")):
         row = group.iloc[0]  # all rows of a group are equal in these columns
         known = {column for column in study.group if pd.notna(row[column])} - {"workload", *VERSIONS}
         heading = describe(row, [column for column in study.group if column in known.union(differing)], study)

@@ -84,7 +84,8 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     add_targets(rows, table, study)
 
     seeds = table.groupby(["row", "seed"])[study.measured].mean()
-    samples = {index: seeds.loc[index] for index in rows.index} | {-1: seeds.loc[0].iloc[:0]}
+    samples: Samples = {index: seeds.loc[[index]].droplevel("row") for index in rows.index}
+    samples[-1] = samples[0].iloc[:0]
     rows = rows.join(pd.DataFrame([in_one_line(estimate(samples[index]), MEAN) for index in rows.index]))
     by_row = table.groupby("row")
     for column in ("epoch_workload", "source_digest"):

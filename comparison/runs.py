@@ -111,8 +111,8 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
             table[column] = value.lower()
     table["code"] = code_of(table.iloc[0].to_dict())
     known = {plain(name): name for name in study.strategies}
-    table["strategy"] = table["strategy"].map(lambda name: known.get(plain(name), name))
-    return table.iloc[0].to_dict()
+    summary = table.iloc[0].to_dict()
+    return summary | {"strategy": known.get(plain(summary["strategy"]), summary["strategy"])}
 
 
 def plain(name: str) -> str:

@@ -85,7 +85,7 @@ def weak_groups(rows: pd.DataFrame, study: Study) -> Iterator[tuple[str, str, pd
 
     The columns relative to one device are those of weak scaling.
     """
-    weak = {column.removeprefix(WEAK): rows[column] for column in rows if column.startswith(WEAK)}
+    weak = {column.removeprefix(WEAK): rows[column] for column in map(str, rows.columns) if column.startswith(WEAK)}
     rows = rows[rows["tuned_by"] != "autotuner"].assign(**weak)
     rows["batch_per_device"] = rows["global_batch_size"].astype(float) / rows["devices"].astype(float)
     rows = rows.sort_values(["rank", "strategy", "devices", *study.details])

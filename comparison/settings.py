@@ -133,7 +133,7 @@ def closest(choices: pd.DataFrame, row: pd.Series) -> int:
     for column in (*VERSIONS, "script_digest", "deepspeed_settings", "measure", "schedule", "micro_batch_size"):
         same = choices[choices[column] == row[column]]
         choices = choices if same.empty else same
-    return -1 if choices.empty else choices["throughput_samples_per_s"].fillna(0).idxmax()
+    return -1 if choices.empty else choices.index[int(choices["throughput_samples_per_s"].fillna(0).argmax())]
 
 
 def ddp_row(rows: pd.DataFrame, row: pd.Series) -> int:
@@ -156,4 +156,5 @@ def one_device_row(rows: pd.DataFrame, row: pd.Series, strategy: str, kind: str)
         same = (rows["epoch_group"] == row["epoch_group"]) & per_device
     by_hand = rows["tuned_by"] != "autotuner"
     choices = rows[same & by_hand & (rows["strategy"] == strategy) & (rows["devices"] == 1)]
-    return row.name if row.name in choices.index else closest(choices, row)
+    this = choices.index[choices.index == row.name]
+    return this[0] if len(this) else closest(choices, row)

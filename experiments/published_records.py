@@ -184,7 +184,7 @@ def main() -> None:
         if arguments.run is not None:
             tables |= run_tables(*read_run(arguments.run))
     except InputError as error:
-        fail(error)
+        fail(str(error))
     for title, table in tables.items():
         print(f"\n{title}\n{table.to_string(na_rep='not measured', float_format=lambda value: f'{value:.5g}')}")
 
