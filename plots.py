@@ -212,7 +212,7 @@ STUDY = Study(
 
 def main() -> None:
     print_anywhere(errors="replace")  # one character for each that cannot be shown, so that tables stay aligned
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="folder with runs")
     parser.add_argument("--output_dir", type=Path, help="where to write (default: the results folder)")
     parser.add_argument("--published", action="store_true", help="also print the studies' published figures")

@@ -53,7 +53,7 @@ def train_with_trainer(flags: list[str], result: str) -> None:
     padded = features.map(pad, remove_columns=features.column_names)
 
     class Clock(transformers.TrainerCallback):
-        def on_step_end(self, options, state, control, **_) -> None:
+        def on_step_end(self, args, state, control, **kwargs) -> None:
             if device.type == "cuda" and state.global_step in (WARM_UP, job.steps):
                 torch.cuda.synchronize()
             if state.global_step == WARM_UP:
@@ -77,6 +77,7 @@ def train_with_trainer(flags: list[str], result: str) -> None:
             yield task.losses_and_outputs(logits, micro_batch.labels)
 
     evaluation = evaluate(task, job.batches("validation", replica=0), job.processes, forward)
+    assert evaluation is not None  # there is one process
     rate = (job.steps - WARM_UP) * BATCH / clock.seconds
     tokens = features["length"][:]
     Path(result).write_text(json.dumps({"rate": rate, "loss": evaluation.validation_loss,
@@ -93,7 +94,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--trainer"]:  # started by this script
         train_with_trainer(sys.argv[3:], sys.argv[2])
         return
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--model", required=True, help="Hub name or local folder of a pretrained BERT")
     parser.add_argument("--file", required=True, help="a SQuAD file, to draw questions from")
     parser.add_argument("--rounds", type=int, default=3, help="of all trainings; each round has a seed of its own")
@@ -106,6 +107,7 @@ def main() -> None:
     trainers = {"Trainer": {}}
     if not torch.cuda.is_available():
         trainers["Trainer, memory kept"] = KEPT
+    tokens = 0.0  # real ones in a window, the same in every round
     ratios = {devices: [] for devices in options.devices}
     print("| seed | | samples/s | / Trainer's | validation loss |\n|--:|---|--:|--:|--:|", flush=True)
     with tempfile.TemporaryDirectory() as name:

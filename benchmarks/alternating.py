@@ -8,7 +8,9 @@ import importlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from measurement.clock import synchronize
 from measurement.monitor import Monitor
@@ -24,10 +26,10 @@ stretches: list[dict] = []
 
 
 class AlternatingRun(Run):
-    def training_steps(self, *arguments):
+    def training_steps(self, batches, training):
         global is_measured
         began, tokens = None, 0
-        for step, share in super().training_steps(*arguments):
+        for step, share in super().training_steps(batches, training):
             number, place = divmod(step - 1, STRETCH)
             if place == 0:
                 synchronize(self.device)
@@ -40,12 +42,12 @@ class AlternatingRun(Run):
             yield step, share
 
 
-def only_if_measured(method):
+def only_if_measured(method: Callable) -> Callable:
     return lambda *arguments: method(*arguments) if is_measured else None
 
 
 def main() -> None:
-    script = importlib.import_module(os.environ["ALTERNATING_SCRIPT"])
+    script: Any = importlib.import_module(os.environ["ALTERNATING_SCRIPT"])
     script.Run = AlternatingRun
     leave, script.leave = script.leave, lambda: None  # it ends the process
     GradientNoise.begin_step = only_if_measured(GradientNoise.begin_step)

@@ -55,8 +55,8 @@ class AlternatingRun(Run):
         for step, self.share in super().training_steps(batches, training):
             yield step, self.share
 
-    def record_step(self, *arguments) -> None:
-        super().record_step(*arguments)
+    def record_step(self, loss, update) -> None:
+        super().record_step(loss, update)
         moments = [self.began, self._now()]
         bare_step(self.job.task, self.share)
         moments.append(self._now())
@@ -80,7 +80,7 @@ def keep(name: str, function):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--stretches", type=int, default=40)
     parser.add_argument("--flags", default=FLAGS, help="of the run; one process")
     options = parser.parse_args()

@@ -114,7 +114,7 @@ def differences(run: Path, whole: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--only", nargs="+", default=list(STRATEGIES), choices=STRATEGIES, metavar="STRATEGY")
     parser.add_argument("--kills", type=int, default=20, help="of each strategy")
     parser.add_argument("--seed", type=int, default=0)

@@ -55,7 +55,7 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--pairs", type=int, default=40, help="pairs of stretches for each strategy")
     parser.add_argument("--devices", type=int, default=2, help="of DDP and the pipeline")
     parser.add_argument("--flags", default=FLAGS, help="of every run")

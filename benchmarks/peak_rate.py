@@ -17,7 +17,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--precision", choices=DTYPES, default="fp32")
     parser.add_argument("--cpu_threads", type=int, default=1)
     parser.add_argument("--size", type=int, default=None, help="of the square matrices (8192 on a GPU, 1024 on a CPU)")

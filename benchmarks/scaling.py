@@ -34,7 +34,7 @@ def unconnected(flags: list[str], folder: Path, name: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--model", required=True, help="Hub name or local folder of a BERT")
     parser.add_argument("--file", required=True, help="a SQuAD file, to draw questions from")
     parser.add_argument("--rounds", type=int, default=3, help="of all trainings; each round has a seed of its own")

@@ -35,7 +35,7 @@ def repeat(file: str, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--model", required=True, help="Hub name or local folder of a BERT")
     parser.add_argument("--file", required=True, help="a SQuAD file, whose questions are repeated")
     parser.add_argument("--script", default="bert_baseline.py")

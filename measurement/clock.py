@@ -129,6 +129,7 @@ class Mark:
     def seconds(self) -> float:
         """The moment in seconds since the epoch; the mark must have passed."""
         if self.moment is None:
+            assert self.previous and self.previous.event and self.event  # only a clock's first mark is given its moment
             self.moment = self.previous.seconds() + self.previous.event.elapsed_time(self.event) / 1000
             self.previous = None  # otherwise every mark of the run would stay in memory
         return self.moment

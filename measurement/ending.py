@@ -31,12 +31,14 @@ def finish(job: Job, recorder: Recorder, reports: list[RankReport], actions: Act
         actions, profile_has_devices: see `RunResult`.
     """
     step, spans = typical_step([report.spans for report in reports])
+    evaluation = recorder.evaluation
+    assert evaluation is not None, "the last step is always followed by an evaluation"
     peak, source = _peak_tflops(job, recorder.run_json.content["ranks"])
     result = RunResult(
         run_json=recorder.run_json.content, batch_split=job.batch_split,
         gradient_samples=job.batch_split_per_process.micro_batch_size,
         stages=job.stages, schedule=job.schedule, actions=actions, steps_per_epoch=job.steps_an_epoch,
-        runtime_s=recorder.elapsed(time.time()), evaluation=recorder.evaluation,
+        runtime_s=recorder.elapsed(time.time()), evaluation=evaluation,
         target_reached=recorder.target_reached, losses=recorder.losses, noise_norms=recorder.noise_norms,
         epoch_seconds=recorder.epoch_seconds, skipped_steps=recorder.skipped_steps, peak_tflops=peak,
         peak_tflops_source=source, reports=reports, spans=spans, profile_has_devices=profile_has_devices)

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from torch.cuda import nccl
 
 from workload.launch import launcher
 
@@ -93,8 +94,8 @@ def own_settings(*kinds: re.Pattern) -> list[str]:
 def versions() -> dict[str, str | None]:
     """Versions of Python, CUDA, NCCL and the libraries that compute."""
     cuda = torch.version.cuda
-    nccl = ".".join(map(str, torch.cuda.nccl.version())) if cuda and torch.cuda.is_available() else None
-    return {"python": platform.python_version(), "cuda": cuda, "nccl": nccl,
+    nccl_version = ".".join(map(str, nccl.version())) if cuda and torch.cuda.is_available() else None
+    return {"python": platform.python_version(), "cuda": cuda, "nccl": nccl_version,
             **{name: metadata.version(name) for name in VERSIONS_OF}}
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 
 from measurement.run_json import mark_ended
 
@@ -30,9 +31,11 @@ class Heartbeat:
         self.step = 0
         self.since: float | None = None  # when the step began; None between steps
         store = dist.distributed_c10d._get_default_store()
-        while hasattr(store, "underlying_store"):
+        while isinstance(store, PrefixStore):
             store = store.underlying_store
-        self.store = dist.PrefixStore("heartbeat", store.clone())  # the training's own connection may be blocked
+        # A clone, as the training's own connection may be blocked.
+        connection = store.clone()  # pyright: ignore[reportAttributeAccessIssue]  PyTorch's stub lacks it
+        self.store = PrefixStore("heartbeat", connection)
         self.store.set_timeout(timedelta(seconds=5))
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 

@@ -75,8 +75,9 @@ class Monitor:
         if self.counts:
             self.counts = False
             for device, energy in self._energy_j().items():
-                if energy is not None and self.energy_at_opening[device] is not None:
-                    self.window_energy_j[device] += energy - self.energy_at_opening[device]
+                before = self.energy_at_opening[device]
+                if energy is not None and before is not None:
+                    self.window_energy_j[device] += energy - before
 
     def _energy_j(self) -> dict[str, float | None]:
         return {device: gpu.energy_j() for device, gpu in self.gpus.items()}
@@ -146,7 +147,7 @@ class Monitor:
             readings[rank] = {"peak_memory_gib": self.peak_memory_gib.get(rank),
                               "cpu_utilization_pct": mean(self.samples["cpu"]["utilization_pct"])}
         energy = self._energy_j()
-        used = {device: None if energy[device] is None or began is None else energy[device] - began
+        used = {device: None if began is None or (now := energy[device]) is None else now - began
                 for device, began in self.energy_at_start.items()}
         for rank, gpus in self.gpus_of.items():
             if not gpus:
@@ -182,4 +183,5 @@ def mean(values: list[float]) -> float | None:
 
 def total(values: list[float | None]) -> float | None:
     """The sum, or None if any value is unknown."""
-    return None if None in values else sum(values)
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -1,5 +1,8 @@
 """One GPU through NVIDIA's management library (NVML), found by its UUID."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pynvml
 
 from measurement.environment import GIB
@@ -44,7 +47,7 @@ class Gpu:
         millijoules = self._read(pynvml.nvmlDeviceGetTotalEnergyConsumption)
         return None if millijoules is None else millijoules / 1000
 
-    def _read(self, query, *arguments):
+    def _read(self, query: Callable, *arguments: Any) -> Any:
         try:
             return query(self.handle, *arguments)
         except pynvml.NVMLError:

@@ -26,7 +26,7 @@ class StepProfiler:
         self.first, self.last, self.processes, self.folder = first, last, processes, folder
         self.is_tracing = self.is_paused = False
         self.cpu_seconds = 0.0
-        self.costs: dict[str, float] = {}  # per step, in the columns of ranks.csv; empty until `save`
+        self.costs: dict[str, float | None] = {}  # per step, in the columns of ranks.csv; empty until `save`
         on_gpu = processes.device.type == "cuda"
         self.activities = [ProfilerActivity.CPU]
         if on_gpu and ProfilerActivity.CUDA in supported_activities():

@@ -170,5 +170,5 @@ class Recorder:
         self.evaluations.close()
         self._write_epoch()
         self.epochs.close()
-        if self.evaluation.predictions is not None:
+        if self.evaluation and self.evaluation.predictions is not None:
             write_json(self.folder / "predictions.json", self.evaluation.predictions)

@@ -44,18 +44,17 @@ class StopListener:
         deadline = float("inf")
         while True:
             received = os.read(reader, 1)[0] if select.select([reader], [], [], 0.5)[0] else None
+            reason = None
             if received is None and self.launcher != os.getppid():
                 self.launcher = os.getppid()
-                received, reason = signal.SIGTERM, LAUNCHER
+                reason = LAUNCHER
             elif received in STOP_SIGNALS:
                 reason = signal.Signals(received).name
-            else:
-                received = None
-            if received == signal.SIGINT and self.reason == "SIGINT":
+            if reason == self.reason == "SIGINT":
                 self._end("stopped", "a second Ctrl-C", 128 + signal.SIGINT)
-            if received:
+            if reason:
                 self.reason = reason
-            if received == signal.SIGTERM:  # its sender will not wait forever
+            if reason in ("SIGTERM", LAUNCHER):  # its sender will not wait forever
                 deadline = time.monotonic() + PATIENCE_S + 3 * self.step_s
             if self.has_failed and deadline < float("inf"):
                 os._exit(128 + signal.SIGTERM)

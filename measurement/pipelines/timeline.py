@@ -3,10 +3,11 @@
 import contextlib
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,14 +76,15 @@ class StepTimeline:
         return [Span(self.replica, self.stage, kind, number, self._seconds(start), self._seconds(end), piece)
                 for kind, number, start, end, piece in self.marks]
 
-    def _moment(self):
+    def _moment(self) -> Any:
+        """Now: seconds since the epoch on a CPU, an event on a GPU."""
         if not self.on_gpu:
             return time.time()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def _seconds(self, moment) -> float:
+    def _seconds(self, moment: Any) -> float:
         return self.began + self.first.elapsed_time(moment) / 1000 if self.on_gpu else moment
 
 
@@ -109,9 +111,9 @@ def wall_s(spans: list[Span]) -> float:
     return max(span.end for span in spans) - min(span.start for span in spans)
 
 
-def seconds_by_kind(spans: list[Span]) -> Counter[str]:
+def seconds_by_kind(spans: list[Span]) -> defaultdict[str, float]:
     """Total seconds of the spans of each kind."""
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for span in spans:
         seconds[span.kind] += span.end - span.start
     return seconds
@@ -137,7 +139,7 @@ def bubble_schedule_pct(stages: int, micro_batches: int) -> float:
 
 def imbalance_pct(spans: list[Span]) -> float:
     """By how much the slowest stage's compute seconds exceed the stages' mean, in percent."""
-    seconds: Counter = Counter()
+    seconds: defaultdict[tuple[int, int], float] = defaultdict(float)
     for span in spans:
         if span.kind in COMPUTE:
             seconds[span.replica, span.stage] += span.end - span.start

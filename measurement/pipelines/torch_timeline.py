@@ -21,7 +21,8 @@ def actions_of(schedule: PipelineScheduleSingle | PipelineScheduleMulti) -> Acti
     if isinstance(schedule, PipelineScheduleSingle):
         return None
     return [[Action(KINDS[action.computation_type.value], action.stage_index, action.microbatch_index)
-             for action in schedule.pipeline_order[device] if action] for device in sorted(schedule.pipeline_order)]
+             for action in schedule.pipeline_order[device] if action and action.microbatch_index is not None]
+            for device in sorted(schedule.pipeline_order)]
 
 
 @contextlib.contextmanager
@@ -35,7 +36,7 @@ def watch_schedule(schedule: PipelineScheduleSingle | PipelineScheduleMulti,
     if timeline is None:
         yield
         return
-    stages = getattr(schedule, "_stages", None) or [schedule._stage]
+    stages = [schedule._stage] if isinstance(schedule, PipelineScheduleSingle) else schedule._stages
 
     def of_chunk(kind: str, piece: int, function: Callable) -> Callable:
         def call(chunk: int, *args, **kwargs):
@@ -45,7 +46,7 @@ def watch_schedule(schedule: PipelineScheduleSingle | PipelineScheduleMulti,
 
     def compute_loss(stage, output, targets, chunk: int, *args) -> None:
         with timeline.span("forward", chunk, stages.index(stage)) if stage.is_last else contextlib.nullcontext():
-            type(schedule)._maybe_compute_loss(schedule, stage, output, targets, chunk, *args)
+            maybe_compute_loss(stage, output, targets, chunk, *args)
 
     kinds: dict[int, str] = {}
 
@@ -58,9 +59,11 @@ def watch_schedule(schedule: PipelineScheduleSingle | PipelineScheduleMulti,
         with timeline.span(kinds[id(works)]) if works else contextlib.nullcontext():
             wait_for_messages(works)
 
+    maybe_compute_loss = schedule._maybe_compute_loss
     begin_messages, wait_for_messages = schedules._batch_p2p, schedules._wait_batch_p2p
     schedules._batch_p2p, schedules._wait_batch_p2p = begin, wait
-    schedule._maybe_compute_loss = compute_loss
+    # Private, and its last parameters differ between versions of PyTorch.
+    schedule._maybe_compute_loss = compute_loss  # pyright: ignore[reportAttributeAccessIssue]
     methods = {"forward_one_chunk": "forward", "backward_one_chunk": "backward", "backward_weight_one_chunk": "weight"}
     for piece, stage in enumerate(stages):
         for method, kind in methods.items():
