@@ -1,15 +1,17 @@
 # make demo      train the embedded sample with every strategy on this machine, and compare
-# make check     lint, and the tests that start no training (budget on 2 cores: 3 minutes)
+# make check     lint (ruff, types), and the tests that start no training (budget on 2 cores: 3 minutes)
 # make test      all tests but the slow ones (budget: 15 minutes)
 # make test-slow the slow tests: pretended GPUs, runs of 4 processes, runs that are killed (budget: 30 minutes)
 # make install   .venv with the pinned requirements
-# make lint      ruff
+# make lint      ruff, and types by pyright: no error outside tests/, and no more in them than there were
 # make audit     known vulnerabilities of all that is installed in .venv, asked of PyPI; see docs/security.md
 
 PYTHON ?= python3
 VENV := .venv
 PIP_AUDIT := 2.10.1
 AUDIT := $(VENV)/pip-audit-$(PIP_AUDIT)
+# Errors that pyright finds in tests/, in its mode "basic"; the number may only fall.
+TYPE_ERRORS_IN_TESTS := 264
 
 .PHONY: install demo check test test-slow lint audit
 
@@ -43,6 +45,11 @@ test-slow: install
 
 lint: install
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright
+	@$(VENV)/bin/pyright --project tests > $(VENV)/types_of_tests.txt || true
+	@grep -Eq '^$(TYPE_ERRORS_IN_TESTS) errors?,' $(VENV)/types_of_tests.txt || { cat $(VENV)/types_of_tests.txt; \
+		echo "error: tests/ should have $(TYPE_ERRORS_IN_TESTS) type errors: correct the new ones, or if there are" \
+		"fewer now, lower TYPE_ERRORS_IN_TESTS in the Makefile"; exit 1; }
 
 # What is installed, by its names on PyPI, which knows no torch "2.13.0+cpu"; --strict: a package that cannot be looked up
 # is a failure, not a silence.
