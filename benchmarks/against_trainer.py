@@ -1,12 +1,12 @@
-"""Fine-tuning on SQuAD v2: `transformers.Trainer` as its question-answering example is used, against bert_baseline.py.
+"""Fine-tuning on SQuAD v2 with `transformers.Trainer`, as in its question-answering example, and bert_baseline.py.
 
     python -m benchmarks.against_trainer --model FOLDER --file squad.json --devices 1 2
     python -m benchmarks.against_trainer --model bert-base-uncased --file train-v2.0.json --steps 300 --precision bf16
 
 Both train the same model from the same weights on the same windows, with the example's batch of 12 and its optimizer,
-in turn. The example pads every window to 384 tokens, and the Trainer shuffles as PyTorch does. On CPUs it is timed once
-more with the memory that a step frees kept for the next, as our scripts keep it. Prints samples a second of wall time
-without the first steps, ratios to the Trainer as it is, and the validation loss of each, which one function computes.
+in turn. The example pads every window to 384 tokens, and the Trainer shuffles as PyTorch does. On CPUs the Trainer is
+timed a second time with freed memory kept for the next step, as our scripts do. Prints samples per second of wall time
+without the first steps, their ratio to the unchanged Trainer's, and each validation loss, computed by one function.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def train_with_trainer(flags: list[str], result: str) -> None:
     from workload.launch import processes
     from workload.precision import autocast
 
-    processes.keep_freed_memory = lambda: None  # that is ours, and not the example's
+    processes.keep_freed_memory = lambda: None  # ours, not part of the example
     arguments = parse_arguments(Arguments, flags)
     job = prepare("trainer", arguments, 1)
     task, device, length = job.task, job.processes.device, job.task.max_length
@@ -85,7 +85,7 @@ def train_with_trainer(flags: list[str], result: str) -> None:
 
 
 def write_row(seed: int, what: str, rate: float, loss: float, over: float) -> float:
-    """Print a line of the table, as soon as it is known; gives the ratio of two rates."""
+    """Print a line of the table, as soon as it is known; returns the ratio of two rates."""
     tqdm.write(f"| {seed} | {what} | {rate:.2f} | {rate / over:.2f} | {loss:.4f} |", file=sys.stdout)
     return rate / over
 

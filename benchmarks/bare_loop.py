@@ -4,9 +4,9 @@
     python -m benchmarks.bare_loop --stretches 10 --flags="--model FOLDER --train_file FILE --eval_file FILE"
 
 The script runs as it is, with all that it measures, writes and loads on the clock. A bare step trains the same model on
-the same micro-batches: forward, backward, clipping, optimizer. Of two, one finds them lying ready in memory; the other
-is a step of a bare loop, which reads them as the script does. Prints step time / bare step time over stretches of 16
-steps, as the noise scale is sampled once in so many: the median, its 95 % interval, the middle half.
+the same micro-batches: forward, backward, clipping, optimizer. There are two: one finds its micro-batches in memory;
+the other is a step of a bare loop, which reads them as the script does. Prints step time / bare step time over
+stretches of 16 steps, in each of which the noise scale is sampled once: the median, its 95 % interval, the middle half.
 """
 
 import argparse

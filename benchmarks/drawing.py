@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def draw(file: str, folder: Path, training: int, evaluation: int, seed: int) -> list[str]:
-    """Write two SQuAD files with questions from all of `file`; gives the flags that name them."""
+    """Write two SQuAD files with questions from all of `file`; returns the flags that name them."""
     articles = json.loads(Path(file).read_text(encoding="utf-8"))["data"]
     questions = [(paragraph["context"], question) for article in articles for paragraph in article["paragraphs"]
                  for question in paragraph["qas"]]

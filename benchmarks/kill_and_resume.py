@@ -48,21 +48,21 @@ STRATEGIES = {  # processes and further flags
 
 
 class Setting:
-    """One script with its flags on so many processes; its runs lie in one folder."""
+    """One script with its flags and number of processes; its runs are in one folder."""
 
     def __init__(self, script: str, count: int, flags: str, folder: Path) -> None:
         self.script, self.count, self.folder = script, count, folder
         self.words = [*FLAGS, *flags.split(), "--num_gpus", str(count), "--output_dir", str(folder), "--run_name"]
 
     def finish(self, name: str, *more: str) -> Path:
-        """Run to the end; gives the run's folder."""
+        """Run to the end; returns the run's folder."""
         done = run_ranks(self.script, [*self.words, name, *more], self.count, ENVIRONMENT, self.folder, 600)
         if done.returncode:
             sys.exit((done.stderr.strip() or f"{self.script} failed").splitlines()[-1])
         return self.folder / name
 
     def kill(self, name: str, step: int, *more: str) -> tuple[int, int]:
-        """Run until that step is recorded, then kill all ranks; gives the step it began behind and the last one."""
+        """Run until that step is recorded, then kill all ranks; returns the step it began after and the last one."""
         run, before = self.folder / name, change_time(self.folder / name)
         ranks, _ = start_ranks(self.script, [*self.words, name, *more], self.count, ENVIRONMENT, self.folder)
         while all(rank.is_alive() for rank in ranks) and (change_time(run) == before or recorded_steps(run) < step):
@@ -89,12 +89,12 @@ def recorded_steps(run: Path) -> int:
 
 
 def first_step(run: Path) -> int:
-    """Behind which the run's latest attempt began."""
+    """The step after which the run's latest attempt began."""
     return json.loads((run / "run.json").read_text())["attempts"][-1]["from_step"]
 
 
 def differences(run: Path, whole: Path) -> list[str]:
-    """What is not the same bit for bit."""
+    """The files and values of two runs that are not the same bit for bit."""
     found = []
     for name, ignored in (("steps.csv", ("elapsed_s", "step_s", "data_s")), ("evaluations.csv", ("elapsed_s",)),
                           ("epochs.csv", ("epoch_s",))):

@@ -14,7 +14,7 @@ from workload.job import Job
 
 
 class Instruments:
-    """What runs beside the steps of one run. Paused while anything but training happens; begins paused.
+    """Measures a run's training steps. Paused at first, and whenever something other than training happens.
 
     Args:
         job: what is trained, and on what.

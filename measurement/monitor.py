@@ -66,12 +66,12 @@ class Monitor:
     # ------------------------------------------------------------------ the window in which throughput is measured
 
     def open_window(self) -> None:
-        """From now on samples and energy count towards the summary."""
+        """Samples and energy count towards the summary until the window is closed."""
         self.counts = True
         self.energy_at_opening = self._energy_j()
 
     def close_window(self) -> None:
-        """Training pauses."""
+        """Samples and energy no longer count: training pauses."""
         if self.counts:
             self.counts = False
             for device, energy in self._energy_j().items():

@@ -18,9 +18,9 @@ class GradientNoise:
     """Samples a step's squared gradient norms.
 
     Args:
-        parameters: this rank's, those that the forward pass uses.
+        parameters: this rank's, as the forward pass uses them.
         split: how a step's batch is cut. Each micro-batch's loss counts 1 / (micro-batches of a replica).
-        every: sample every so many steps; 0: none.
+        every: steps from one sample to the next; 0 samples none.
         shared: tied weight split over two stages, if the pipeline has one.
     """
 
@@ -34,7 +34,7 @@ class GradientNoise:
         self.norms: list[torch.Tensor] = []  # of each parameter's gradient in each micro-batch
 
     def begin_step(self, step: int, micro_batches: Sequence[MicroBatch] = ()) -> None:
-        """Watch the gradients of `step` (counted from 1), if it is one to sample.
+        """Watch the gradients of `step` (counted from 1) if it is sampled.
 
         Args:
             micro_batches: of this replica in the order of their backward passes; needed for a shared weight only.
@@ -69,22 +69,22 @@ class GradientNoise:
 
 
 class _SharedGradients:
-    """A shared weight's gradient is a sum a + b, of which two pieces of a pipeline make a part each: squared it is
-    |a|^2 + |b|^2 + 2 a.b. Here is a.b, summed over micro-batches.
+    """Computes a.b, summed over micro-batches, for a weight that two pieces of a pipeline share.
 
-    a is the embedding's part: zero but in the rows of the tokens that a micro-batch holds. So of b as well only those
-    rows are kept, and sent, once a sampled step.
+    The weight's gradient is a + b, one part from each piece; its squared norm is |a|^2 + |b|^2 + 2 a.b. The embedding's
+    part, a, is zero except in the rows of the tokens in the micro-batch. So only these rows of b are kept, and they are
+    sent once per sampled step.
     """
 
     def __init__(self, shared: SharedWeight) -> None:
         self.copies, self.group = shared.copies, shared.group
 
     def watch(self, micro_batches: Sequence[MicroBatch]) -> list[torch.utils.hooks.RemovableHandle]:
-        """Keep the rows of every micro-batch's gradients until `product`; gives the hooks to be removed."""
+        """Keep the rows of every micro-batch's gradients until `product`; returns the hooks to remove then."""
         self.kept: list[list[torch.Tensor]] = [[] for _ in self.copies]
         if not self.copies:
             return []
-        # Of the host's tokens: how many differ a device would have to tell.
+        # `unique` runs on the host: its result's size would make the host wait for the device.
         tokens = [to_device(micro_batch.host_tokens.unique(), self.copies[0].device) for micro_batch in micro_batches]
         return [copy.register_hook(lambda gradient, kept=kept: kept.append(gradient[tokens[len(kept)]].float()))
                 for copy, kept in zip(self.copies, self.kept, strict=True)]

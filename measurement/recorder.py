@@ -79,7 +79,7 @@ class Recorder:
         return {"noise_norms": self.noise_norms, "target_reached": self.target_reached}
 
     def begin_stretch(self, moment: float) -> None:
-        """From now on steps follow each other without a pause; `moment` is in seconds since the epoch."""
+        """Begin a stretch of steps without a pause, at `moment` in seconds since the epoch."""
         self.last_step_ended = moment
 
     def add_step(self, row: dict, values: torch.Tensor, clock: StepClock, is_measured: bool) -> None:
