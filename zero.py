@@ -13,6 +13,7 @@ there are fewer than `stage3_max_live_parameters`. --stage 0 shares out nothing,
 import contextlib
 import functools
 import warnings
+from pathlib import Path
 
 import torch
 
@@ -27,6 +28,7 @@ from workload.launch.processes import devices_asked_for, join_deepspeed, leave, 
 from workload.models.loading import write_model
 from workload.optimization import Optimization
 from workload.precision import keep_casts
+from workload.tasks import Task
 
 
 def main() -> None:
@@ -88,7 +90,7 @@ def main() -> None:
     leave()
 
 
-def save_model(task, model: torch.nn.Module, is_main: bool, folder) -> None:
+def save_model(task: Task, model: torch.nn.Module, is_main: bool, folder: Path) -> None:
     """Gather the parameters one by one, each from all devices, into a Hugging Face model on rank 0's CPU."""
     import deepspeed
 

@@ -5,7 +5,7 @@ import os
 import socket
 from urllib.parse import urlsplit
 
-import datasets
+import datasets.config
 import huggingface_hub
 
 
