@@ -24,7 +24,7 @@ from verification.machine import describe_machine, machine_lines
 from verification import settings
 from verification.compare import Computation
 from verification.proof import EQUAL, Proof, Row
-from verification.records import add_verification, family_of, read_verifications, verification
+from verification.records import add_verification, read_verifications, verification
 from workload.errors import one_line_errors
 from workload.launch.processes import devices_asked_for
 from workload.models.families import FAMILIES
@@ -95,8 +95,7 @@ def prove(task: str, options: argparse.Namespace, devices: int, folder: Path) ->
         bar.set_description(references[0].name)
         first = proof.run_reference(references[0])
         proof.check_room(first, len(references))
-        family = family_of(first)
-        can_be_cut = family in FAMILIES and FAMILIES[family].layers is not None
+        can_be_cut = first.family in FAMILIES and FAMILIES[first.family].layers is not None
         wanted = settings.settings(devices, first.layers if can_be_cut else None, torch.cuda.is_available())
         bar.total = len(references) + len(wanted)
         bar.update()
@@ -106,7 +105,7 @@ def prove(task: str, options: argparse.Namespace, devices: int, folder: Path) ->
             bar.update()
         say(heading(task, first, proof.limits))
         if not can_be_cut:
-            say(f"  pipelines are left out: a {family!r} model cannot be cut into stages here")
+            say(f"  pipelines are left out: a {first.family!r} model cannot be cut into stages here")
         rows = []
         for setting in wanted:
             bar.set_description(setting.name)
@@ -126,7 +125,7 @@ def heading(task: str, reference: Computation, limit: dict[str, float]) -> str:
 
 def line_of(row: Row) -> str:
     """A setting's line: its largest differences, or why it is not equal."""
-    numbers = "".join(f"{name} {row.differences[name].relative:.1e}  " for name in SHOWN if row.differences)
+    numbers = "".join(f"{name} {row.differences[name].relative:.1e}  " for name in SHOWN if row.status == EQUAL)
     return f"  {row.setting.name:32}{numbers}{row.status}" + (f": {row.reason}" if row.reason else "")
 
 

@@ -146,7 +146,8 @@ def _speed(result: RunResult, ranks: list[dict], empty: dict) -> dict:
     if peak is None:
         _because(result.peak_tflops_source, empty, ("peak_tflops", "mfu_pct", "hfu_pct"))
     if not work.model_flops:
-        _because("no FLOP formula for models of this family", empty, ("model_flops_per_sample", "mfu_pct", "hfu_pct"))
+        _because(f"no FLOP formula for a {result.run_json['model']['family']!r} model", empty,
+                 ("model_flops_per_sample", "mfu_pct", "hfu_pct"))
     if result.measures_all:
         empty["epoch_s"] = f"the run ended before its first epoch, of {result.steps_per_epoch} steps"
     row = {"runtime_s": result.runtime_s, "peak_tflops": peak, "throughput_samples_per_s": None,

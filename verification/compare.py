@@ -43,6 +43,11 @@ class Computation:
         return np.array([float(row[name] or "nan") for row in self.steps])
 
     @property
+    def family(self) -> str:
+        """The model's `config.model_type`."""
+        return self.run_json["model"]["family"]
+
+    @property
     def layers(self) -> int:
         """Transformer layers of the model."""
         config = json.loads((self.folder / "model" / "config.json").read_text(encoding="utf-8"))
@@ -63,10 +68,16 @@ class Difference:
 
     relative: float  # the largest over steps; for weights, norm of the difference by norm of the weights
     where: str  # the step or the parameter of the largest
+    by_step: tuple[float, ...] = ()  # for what is recorded in every step
 
     def exceeds(self, limit: float) -> bool:
         """Whether it is more than `limit`; NaN is."""
         return not self.relative <= limit
+
+    def in_words(self, limit: float) -> str:
+        """How far, and from where on it exceeds `limit`."""
+        first = next((step for step, value in enumerate(self.by_step, start=1) if not value <= limit), None)
+        return f"{self.relative:.1e} " + (f"at {self.where}" if first is None else f"from step {first} on")
 
 
 def differences(run: Computation, reference: Computation) -> dict[str, Difference]:
@@ -77,19 +88,17 @@ def differences(run: Computation, reference: Computation) -> dict[str, Differenc
     found = {ORDER: Difference(float(run.run_json["order_hash"] != reference.run_json["order_hash"]), "order_hash")}
     for quantity, (column, power) in COLUMNS.items():
         found[quantity] = _of_steps(run.column(column) ** power, reference.column(column) ** power)
-    found[VALIDATION] = _of_steps(np.array([float(run.summary["validation_loss"])]),
-                                  np.array([float(reference.summary["validation_loss"])]), "the evaluation")
+    loss, expected = (float(each.summary["validation_loss"]) for each in (run, reference))
+    found[VALIDATION] = Difference(abs(loss - expected) / abs(expected), "the evaluation")
     found[WEIGHTS] = _of_weights(run.weights, reference.weights)
     return found
 
 
-def _of_steps(values: np.ndarray, expected: np.ndarray, where: str = "") -> Difference:
+def _of_steps(values: np.ndarray, expected: np.ndarray) -> Difference:
     if len(values) != len(expected):
-        return Difference(float("inf"), f"{len(values)} steps instead of {len(expected)}")
-    relative = np.abs(values - expected) / np.abs(expected)
-    if not np.isfinite(relative).all():
-        return Difference(float("inf"), where or f"step {1 + np.flatnonzero(~np.isfinite(relative))[0]}")
-    return Difference(float(relative.max()), where or f"step {1 + relative.argmax()}")
+        return Difference(float("inf"), f"step {min(len(values), len(expected)) + 1}, which one of them lacks")
+    relative = np.nan_to_num(np.abs(values - expected) / np.abs(expected), nan=np.inf)
+    return Difference(float(relative.max()), f"step {1 + relative.argmax()}", tuple(relative.tolist()))
 
 
 def _of_weights(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> Difference:
@@ -128,9 +137,3 @@ def limits(references: list[Computation]) -> dict[str, float]:
         rounding = max((each[quantity].relative for each in found), default=0.0)
         limit[quantity] = min(max(TIMES_THE_ROUNDING * rounding, LEAST_LIMIT), LARGEST_LIMIT)
     return limit | {name: limit["gradient norm"] for name in COLUMNS if name.startswith("noise")} | {ORDER: 0.0}
-
-
-def excesses(run: Computation, reference: Computation, limit: dict[str, float]) -> dict[str, Difference]:
-    """The quantities in which a run differs from the reference by more than its limit."""
-    return {quantity: difference for quantity, difference in differences(run, reference).items()
-            if difference.exceeds(limit[quantity])}

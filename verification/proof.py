@@ -77,8 +77,7 @@ class Proof:
         run = Computation(self._folder_of(setting))
         found = differences(run, self.references[setting.micro_batch_size])
         beyond = {name: each for name, each in found.items() if each.exceeds(self.limits[name])}
-        reason = "; ".join(f"{name} by {each.relative:.1e} at {each.where}, more than {self.limits[name]:.1e}"
-                           for name, each in beyond.items())
+        reason = ", ".join(f"{name} {each.in_words(self.limits[name])}" for name, each in beyond.items())
         identity = {name: run.summary[name] for name in ("strategy", "devices", "pipeline_stages", "schedule")}
         return Row(setting, DIFFERS if beyond else EQUAL, reason, found, identity)
 

@@ -19,14 +19,8 @@ def verification(task: str, devices: int, reference: Computation, limits: dict[s
     """An entry of verification.json; code, versions and hardware are those of the reference run."""
     recorded = ("source_digest", "commit", "dirty", "torch", "transformers", "deepspeed", "hardware", "model")
     return {"date": time.strftime("%Y-%m-%d", time.gmtime()), **{name: reference.summary[name] for name in recorded},
-            "family": family_of(reference), "task": task, "devices": devices, "limits": limits,
+            "family": reference.family, "task": task, "devices": devices, "limits": limits,
             "rows": [row.as_json() for row in rows]}
-
-
-def family_of(computation: Computation) -> str:
-    """The model's `config.model_type`."""
-    config = computation.folder / "model" / "config.json"
-    return json.loads(config.read_text(encoding="utf-8"))["model_type"]
 
 
 def read_verifications(folder: Path) -> list[dict[str, Any]]:

@@ -62,7 +62,8 @@ class Optimization:
         self.job, self.noise, self.group, self.shards = job, noise, group, shards
         self.device, self.micro_batches = job.processes.device, job.batch_split.micro_batches
         self.named_parameters = list(named_parameters)
-        self.parameters = [p for _, p in self.named_parameters] if shards is None else list(shards.values())
+        distinct = dict.fromkeys(p for _, p in self.named_parameters)  # one stage has a shared weight in two layers
+        self.parameters = list(distinct if shards is None else shards.values())
         self.optimizer = build_optimizer(self.parameters, job.arguments)
         self.lr_schedule = build_lr_schedule(self.optimizer, job.arguments, job.steps)
         self.scaler = scaler or build_scaler(job.precision, self.device, group)
