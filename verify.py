@@ -11,6 +11,8 @@ verification.json in the results folder, and plots.py states it above its tables
 """
 
 import argparse
+import json
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,14 +20,13 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from verification.links import link_lines, measure_links
-from verification.machine import describe_machine, machine_lines
 
 from verification import settings
 from verification.compare import Computation
-from verification.proof import EQUAL, Proof, Row
+from verification.machine import describe_machine, machine_lines
+from verification.proof import EQUAL, Proof, Row, torchrun
 from verification.records import add_verification, read_verifications, verification
-from workload.errors import one_line_errors
+from workload.errors import InputError, one_line_errors
 from workload.launch.processes import devices_asked_for
 from workload.models.families import FAMILIES
 from workload.tasks import TASKS
@@ -59,17 +60,14 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
+    machine = describe_machine(options.num_gpus, str(options.output_dir))
     devices = devices_asked_for(options.num_gpus)
     if options.num_gpus is None and not torch.cuda.is_available():
         devices = 2
     options.output_dir.mkdir(parents=True, exist_ok=True)
     read_verifications(options.output_dir)  # a file that cannot be read is found now
-    print("The machine")
-    machine = describe_machine()
-    print(*machine_lines(machine), sep="\n")
-    print(f"The links of {devices} devices", flush=True)
+    print(*machine_lines(machine), sep="\n", flush=True)
     links = measure_links(devices)
-    print(*link_lines(links), sep="\n", flush=True)
     all_agree = True
     for task in TASKS if options.all_tasks else [options.task]:
         with tempfile.TemporaryDirectory(prefix=".verification-", dir=options.output_dir) as folder:
@@ -82,6 +80,18 @@ def main() -> None:
               f"{len(others)} of {count} settings do not train {task} as one device does: {', '.join(others)}.",
               f"Wrote {written}", flush=True)
     sys.exit(0 if all_agree else 1)
+
+
+def measure_links(devices: int) -> dict[str, Any]:
+    """What `verification.links` measures in processes of its own, and prints; empty for one device."""
+    if devices == 1:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "links.json"
+        command, environment = torchrun(devices, "verification.links", str(path))
+        if subprocess.run(command, env=environment).returncode:
+            raise InputError(f"--num_gpus {devices}: {devices} processes cannot exchange data on this machine; see above")
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def prove(task: str, options: argparse.Namespace, devices: int, folder: Path) -> dict[str, Any]:

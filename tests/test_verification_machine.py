@@ -56,7 +56,7 @@ def test_a_good_machine_in_lines():
 @pytest.mark.parametrize("changed, words", [
     ({"shm": {"folder": "/dev/shm", "total_gib": 0.0625, "free_gib": 0.06}}, "/dev/shm is only 64 MiB; .*--shm-size"),
     ({"shm": None}, "/dev/shm is missing"),
-    ({"open_files": 1024}, "at most 1024 open files, .*4 processes; use ulimit -n 4096"),
+    ({"open_files": 256}, "at most 256 open files in a process, .*; use ulimit -n 1024"),
     ({"compiler": None}, r"no C\+\+ compiler"),
     ({"hub": {"state": "cannot be reached", "is_unreachable": True}}, "Hub cannot be reached; only cached or local"),
     ({"gpus": [gpu(0, is_mig=True)], "peers": []}, r"GPU 0 is a part of a GPU \(MIG\)"),

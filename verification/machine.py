@@ -16,7 +16,7 @@ from verification.host import HubCheck, compiler, container_memory_gib, open_fil
 from workload.launch.processes import usable_cores
 
 SMALLEST_SHM_GIB = 1.0
-OPEN_FILES_PER_PROCESS = 1024
+FEWEST_OPEN_FILES = 1024  # of a process
 OTHERS_USE_GIB = 2.0  # memory in use before we start; the driver itself takes up to one GiB
 
 
@@ -96,10 +96,9 @@ def machine_warnings(description: dict[str, Any]) -> list[str]:
         size = "missing" if shm is None else f"only {1024 * shm['total_gib']:.0f} MiB"
         warnings.append(f"/dev/shm is {size}; NCCL and DeepSpeed exchange data there; start a container with "
                         "--shm-size=1g or more")
-    needed = OPEN_FILES_PER_PROCESS * processes
-    if description["open_files"] and description["open_files"] < needed:
-        warnings.append(f"at most {description['open_files']} open files, which may be too few for {processes} "
-                        f"process{'es' * (processes > 1)}; use ulimit -n {needed}")
+    if description["open_files"] and description["open_files"] < FEWEST_OPEN_FILES:
+        warnings.append(f"at most {description['open_files']} open files in a process, which may be too few; use "
+                        f"ulimit -n {FEWEST_OPEN_FILES}")
     if description["compiler"] is None:
         warnings.append("no C++ compiler, which DeepSpeed and --compile need; on Debian and Ubuntu: apt-get "
                         "install g++")

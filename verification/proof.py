@@ -110,12 +110,10 @@ class Proof:
     def _run(self, setting: Setting) -> Row | None:
         """Train; a row only if that failed."""
         run_folder = self._folder_of(setting)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-                   str(setting.processes), "-m", "verification.exact", str(PROJECT / setting.script), *setting.flags,
-                   *EXACT, *batch_flags(self.devices), *self.flags, "--output_dir", str(self.folder), "--run_name",
-                   run_folder.name, "--overwrite"]
-        environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-                                    "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
+        command, environment = torchrun(
+            setting.processes, "verification.exact", str(PROJECT / setting.script), *setting.flags, *EXACT,
+            *batch_flags(self.devices), *self.flags, "--output_dir", str(self.folder), "--run_name", run_folder.name,
+            "--overwrite")
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                    env=environment, start_new_session=True, errors="replace")
         try:
@@ -127,6 +125,14 @@ class Proof:
             _end(process)
             raise
         return Row(setting, *_why(run_folder, output)) if process.returncode else None
+
+
+def torchrun(processes: int, module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment that start a module of this project in so many processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m",
+               module, *arguments]
+    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    return command, {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
 
 
 def _why(run_folder: Path, output: str) -> tuple[str, str]:
