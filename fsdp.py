@@ -1,12 +1,12 @@
-"""BERT with PyTorch's FSDP2 (`fully_shard`): data parallelism whose devices keep a shard each of what DDP keeps whole.
+"""BERT with PyTorch's FSDP2 (`fully_shard`): data parallelism in which each device keeps one shard of the model.
 
     python fsdp.py --num_gpus 4
     torchrun --nproc-per-node 4 fsdp.py --reshard_after_forward false
     python fsdp.py --sample --model tiny --num_gpus 2 --max_steps 300 --learning_rate 1e-3
 
 Every device takes its slice of each batch, and keeps one shard of every parameter, of its gradient and of its
-optimizer states. A transformer layer is gathered from all devices just before it is run, and given back after its
-forward pass (as ZeRO-3 does) or, with --reshard_after_forward false, at the end of the step (as ZeRO-2).
+optimizer states. A transformer layer is gathered from all devices just before it runs, and freed after its forward
+pass (as in ZeRO-3) or, with --reshard_after_forward false, at the end of the step (as in ZeRO-2).
 """
 
 import torch

@@ -65,7 +65,7 @@ def main() -> None:
             return loader
 
         def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-            self.optimizer = optimization.optimizer  # with DeepSpeed it forgets what its constructor is given
+            self.optimizer = optimization.optimizer  # with DeepSpeed it ignores the one given to its constructor
             return self.optimizer
 
         def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):

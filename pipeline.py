@@ -101,7 +101,7 @@ def main() -> None:
                 for micro_batch in share.micro_batches)
 
     def forward(share: Share) -> Iterable[tuple[torch.Tensor, torch.Tensor]] | None:
-        engine.total_loss = None  # DeepSpeed adds up here what `loss_or_outputs` returns, whose shape may change
+        engine.total_loss = None  # the sum of the last evaluation's outputs, whose shape may differ
         return engine.eval_batch(through_pipeline(share), reduce_output=None, bcast_loss=False)
 
     part = Part(replica, stage, list(layers), sum(p.numel() for p in module.parameters() if is_counted(p)))

@@ -208,7 +208,7 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 class OrderHash:
-    """A digest of which samples were consumed at which step, equal however the batch was spread.
+    """A digest of the samples consumed at each step; it does not depend on how batches are spread.
 
     Every rank adds what it feeds to the model; the sum over ranks is the digest. A sample that is seen twice, left
     out, or seen at another step changes it.

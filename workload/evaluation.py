@@ -8,7 +8,8 @@ import torch
 
 from workload.batches import Batches, Share
 from workload.job import Job
-from workload.launch.processes import Processes, gather
+from workload.launch.groups import gather
+from workload.launch.processes import Processes
 from workload.precision import autocast
 from workload.tasks.task import Task
 

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub, where it can be reached; else what is cached of it."""
+"""The Hugging Face Hub; without a network, its local cache alone."""
 
 import functools
 import os

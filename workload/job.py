@@ -58,7 +58,7 @@ class Job:
 
     @property
     def setting(self) -> dict:
-        """What a run must have in common with its earlier attempts for their measurements to count with its own."""
+        """The settings that a run must share with its earlier attempts for their measurements to count."""
         return {"strategy": self.strategy, "device": self.processes.device.type, "devices": self.devices,
                 "stages": self.stages, "schedule": self.schedule, **dataclasses.asdict(self.batch_split)}
 
@@ -183,7 +183,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
 
 
 def _check_steps(arguments: Arguments, steps: int) -> None:
-    """Refuse a number of steps that leaves none for what was asked for."""
+    """Refuse fewer steps than --warmup_steps and --profile_steps need."""
     warmup_steps(arguments, steps)
     most = steps - min(UNTIMED_STEPS, steps // 4) - 2  # one step warms the profiler up, one is left to be timed
     if arguments.profile_steps > max(most, 0):

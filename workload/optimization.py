@@ -30,7 +30,7 @@ class Update:
     """One optimizer step, the same on every rank."""
 
     grad_norm: Tensor  # of the whole model's gradient, before clipping. ()
-    learning_rate: float
+    learning_rate: float  # of this step
     noise: Tensor | None  # from `Noise.end_step`. (2,)
 
 

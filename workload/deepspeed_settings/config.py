@@ -15,7 +15,7 @@ from workload.deepspeed_settings.checks import WHERE, check_no_pipeline, check_s
 from workload.deepspeed_settings.flags import check_offload, check_optimizer, check_precision, refuse_other
 from workload.errors import InputError
 
-BASE64 = "eyJ"  # what {" is in base64
+BASE64 = "eyJ"  # {" in base64
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -45,7 +45,7 @@ def read_deepspeed_config(arguments: PipelineArguments | ZeroArguments | Trainer
         raise InputError(f"{where}: should be a JSON object")
     if isinstance(content.get("zero_optimization"), bool):  # an old way to ask for stage 1
         content["zero_optimization"] = {"stage": int(content["zero_optimization"])}
-    # DeepSpeed, or the Trainer, knows what "auto" means in this block; no clipping would contradict --max_grad_norm.
+    # DeepSpeed and the Trainer resolve "auto" in this block. A null gradient_clipping contradicts --max_grad_norm.
     config: dict[str, Any] = {
         key: value if key == "zero_optimization" else _without_open(value) for key, value in content.items()
         if value != "auto" and (value is not None or key == "gradient_clipping")}

@@ -6,9 +6,9 @@ from workload.arguments import Arguments
 from workload.deepspeed_settings.checks import WHERE, get_setting, parsed_block, shown
 from workload.errors import InputError
 
-# How every strategy's AdamW works besides what the flags say of it, in the words of DeepSpeed's `optimizer.params`.
+# Settings of every strategy's AdamW that no flag decides, under their names in DeepSpeed's `optimizer.params`.
 ADAMW = {"betas": [0.9, 0.999], "bias_correction": True, "adam_w_mode": True, "amsgrad": False, "torch_adam": True}
-# How every strategy scales losses in fp16, in the words of DeepSpeed's `fp16`.
+# Settings of every strategy's fp16 loss scaling, under their names in DeepSpeed's `fp16`.
 LOSS_SCALING = {"loss_scale": 0, "initial_scale_power": 16, "loss_scale_window": 2000, "hysteresis": 1,
                 "consecutive_hysteresis": False, "auto_cast": False, "fp16_master_weights_and_grads": False}
 

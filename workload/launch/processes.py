@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import psutil
 import torch
@@ -36,9 +36,6 @@ from workload.storage import extensions_folder
 TRY_AGAIN = 75  # exit code of a stopped run that can be resumed: EX_TEMPFAIL of sysexits.h, so a scheduler requeues
 GRACE = timedelta(minutes=2)  # beyond --hang_timeout_s, for the run to say which rank is missing
 STARTED_AT = "RUN_STARTED_AT"  # environment: when the user's command began, in seconds since the epoch
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ def launch(processes: int) -> None:
                           MASTER_ADDR=loopback.ADDRESS, MASTER_PORT=str(_free_port()))
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # until the script sets its own; else torchrun warns
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its report repeats what ranks print
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its report repeats the ranks' messages
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, _PassOn())
     try:
@@ -187,21 +184,6 @@ def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1, ha
     waiting_room = dist.new_group(backend="gloo", timeout=timedelta(days=7))
     assert isinstance(waiting_room, dist.ProcessGroup)  # a number only on ranks outside a group
     return Processes(rank, local_rank, dist.get_world_size(), devices, threads, waiting_room)
-
-
-def new_groups(ranks: list[list[int]]) -> dist.ProcessGroup | None:
-    """Make groups of ranks; to be called on every rank. Returns the one that this rank is in, if any."""
-    group, _ = dist.new_subgroups_by_enumeration(ranks)
-    assert not isinstance(group, int)  # a number only on ranks outside a group
-    return group
-
-
-def gather(value: T) -> list[T] | None:
-    """Every rank's value, in the order of ranks, on rank 0; None on the others. To be called on every rank."""
-    values: list = [None] * dist.get_world_size()
-    is_main = dist.get_rank() == 0
-    dist.gather_object(value, values if is_main else None)
-    return values if is_main else None
 
 
 def leave(exit_code: int = 0) -> NoReturn:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import Parameter
 
-from workload.launch.processes import gather
+from workload.launch.groups import gather
 from workload.models.layers import Activation, Layer, shared_weight
 from workload.models.loading import write_model
 
