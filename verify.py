@@ -26,10 +26,13 @@ from verification.compare import Computation
 from verification.machine import describe_machine, machine_lines
 from verification.proof import EQUAL, Proof, Row, torchrun
 from verification.records import add_verification, read_verifications, verification
+from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError, one_line_errors
 from workload.launch.processes import devices_asked_for
 from workload.models.families import FAMILIES
-from workload.tasks import TASKS
+from workload.models.loading import TINY
+from workload.tasks import TASKS, open_task
+from workload.tasks.task import Task
 
 LENGTH = 128  # tokens
 TRAIN_EXAMPLES = 2000  # of the user's file, which may be large
@@ -37,7 +40,7 @@ SHOWN = ("loss", "gradient norm", "weights")
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--num_gpus", type=int, help="devices (default: all visible GPUs; without GPUs, 2 processes)")
     parser.add_argument("--task", choices=list(TASKS), default="squad_v2", help="(default: %(default)s)")
     parser.add_argument("--all_tasks", action="store_true", help="all tasks, with their embedded models and samples")
@@ -67,11 +70,13 @@ def main() -> None:
     options.output_dir.mkdir(parents=True, exist_ok=True)
     read_verifications(options.output_dir)  # a file that cannot be read is found now
     print(*machine_lines(machine), sep="\n", flush=True)
+    tasks = {task: flags_of(task, options) for task in (TASKS if options.all_tasks else [options.task])}
+    opened = {task: open_task(parse_arguments(Arguments, flags)) for task, flags in tasks.items()}  # or one error
     links = measure_links(devices)
     all_agree = True
-    for task in TASKS if options.all_tasks else [options.task]:
+    for task, flags in tasks.items():
         with tempfile.TemporaryDirectory(prefix=".verification-", dir=options.output_dir) as folder:
-            entry = prove(task, options, devices, Path(folder))
+            entry = prove(opened[task], Proof(Path(folder), devices, tuple(flags), options.limit_s))
         written = add_verification(options.output_dir, entry, machine, links)
         others = [row["name"] for row in entry["rows"] if row["status"] != EQUAL]
         all_agree = all_agree and not others
@@ -90,39 +95,39 @@ def measure_links(devices: int) -> dict[str, Any]:
         path = Path(folder) / "links.json"
         command, environment = torchrun(devices, "verification.links", str(path))
         if subprocess.run(command, env=environment).returncode:
-            raise InputError(f"--num_gpus {devices}: {devices} processes cannot exchange data on this machine; see above")
+            raise InputError(f"--num_gpus {devices}: the devices cannot exchange data on this machine; see above")
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def prove(task: str, options: argparse.Namespace, devices: int, folder: Path) -> dict[str, Any]:
+def flags_of(task: str, options: argparse.Namespace) -> list[str]:
+    """The flags of every run that say what is trained."""
+    flags = ["--task", task, "--model", options.model or TINY, "--max_seq_length", str(options.max_seq_length)]
+    return flags + (["--train_file", options.train_file, "--eval_file", options.eval_file, "--max_train_examples",
+                     str(TRAIN_EXAMPLES)] if options.train_file else ["--sample"])
+
+
+def prove(task: Task, proof: Proof) -> dict[str, Any]:
     """Run all settings of a task, with a line for each; returns the entry for verification.json."""
-    flags = ["--task", task, "--model", options.model or "tiny", "--max_seq_length", str(options.max_seq_length)]
-    flags += (["--train_file", options.train_file, "--eval_file", options.eval_file, "--max_train_examples",
-               str(TRAIN_EXAMPLES)] if options.train_file else ["--sample"])
-    proof = Proof(folder, devices, tuple(flags), options.limit_s)
-    references = settings.references(devices)
-    with tqdm(total=len(references), unit="run", leave=False) as bar:
-        bar.set_description(references[0].name)
-        first = proof.run_reference(references[0])
-        proof.check_room(first, len(references))
-        can_be_cut = first.family in FAMILIES and FAMILIES[first.family].layers is not None
-        wanted = settings.settings(devices, first.layers if can_be_cut else None, torch.cuda.is_available())
-        bar.total = len(references) + len(wanted)
-        bar.update()
-        for reference in references[1:]:
+    config, family = task.config, FAMILIES.get(task.config.model_type)
+    references = settings.references(proof.devices)
+    wanted = settings.settings(proof.devices, config.num_hidden_layers if family and family.layers else None,
+                               torch.cuda.is_available())
+    rows, computations = [], []
+    with tqdm(total=len(references) + len(wanted), unit="run", leave=False) as bar:
+        for reference in references:
             bar.set_description(reference.name)
-            proof.run_reference(reference)
+            computations.append(proof.run_reference(reference))
+            proof.check_room(computations[0], len(references))
             bar.update()
-        say(heading(task, first, proof.limits))
-        if not can_be_cut:
-            say(f"  pipelines are left out: a {first.family!r} model cannot be cut into stages here")
-        rows = []
+        say(heading(task.name, computations[0], proof.limits))
+        if not (family and family.layers):
+            say(f"  pipelines are left out: a {config.model_type!r} model cannot be cut into stages here")
         for setting in wanted:
             bar.set_description(setting.name)
             rows.append(proof.row(setting))
             bar.update()
             say(line_of(rows[-1]))
-    return verification(task, devices, first, proof.limits, rows)
+    return verification(task.name, proof.devices, computations[0], proof.limits, rows)
 
 
 def heading(task: str, reference: Computation, limit: dict[str, float]) -> str:

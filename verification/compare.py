@@ -47,12 +47,6 @@ class Computation:
         """The model's `config.model_type`."""
         return self.run_json["model"]["family"]
 
-    @property
-    def layers(self) -> int:
-        """Transformer layers of the model."""
-        config = json.loads((self.folder / "model" / "config.json").read_text(encoding="utf-8"))
-        return config.get("num_hidden_layers") or config["n_layer"]
-
     @cached_property
     def weights(self) -> dict[str, torch.Tensor]:
         """The saved weights by their Hugging Face names, as fp32."""

@@ -78,7 +78,7 @@ def machine_lines(description: dict[str, Any]) -> list[str]:
 
 def machine_warnings(description: dict[str, Any]) -> list[str]:
     """What stands out on this machine, each with the remedy if there is one."""
-    warnings, shm, processes = [], description["shm"], description["processes"]
+    warnings, shm = [], description["shm"]
     for number, gpu in enumerate(description["gpus"]):
         if gpu["is_mig"]:
             warnings.append(f"GPU {number} is a part of a GPU (MIG): a process can use only one such part, and NCCL "
