@@ -3,19 +3,21 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from verification.compare import Computation
-from verification.proof import Row
 from workload.atomic_files import write_json
 from workload.errors import InputError
+
+if TYPE_CHECKING:  # plots.py reads the file, and has no use for torch
+    from verification.compare import Computation
+    from verification.proof import Row
 
 NAME = "verification.json"
 KEY = ("source_digest", "torch", "transformers", "deepspeed", "hardware", "family", "task", "devices")
 
 
-def verification(task: str, devices: int, reference: Computation, limits: dict[str, float],
-                 rows: list[Row]) -> dict[str, Any]:
+def verification(task: str, devices: int, reference: "Computation", limits: dict[str, float],
+                 rows: "list[Row]") -> dict[str, Any]:
     """An entry of verification.json; code, versions and hardware are those of the reference run."""
     recorded = ("source_digest", "commit", "dirty", "torch", "transformers", "deepspeed", "hardware", "model")
     return {"date": time.strftime("%Y-%m-%d", time.gmtime()), **{name: reference.summary[name] for name in recorded},
