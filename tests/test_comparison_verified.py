@@ -15,9 +15,9 @@ ROWS = [{"strategy": "ddp", "devices": "2", "pipeline_stages": "1", "schedule": 
 ENTRY = {**SAME, "date": "2026-11-25", "devices": 2, "rows": ROWS}
 
 
-def row(name: str, strategy: str, devices: int = 2, stages: float = 1.0, schedule: str | None = None, **changed) -> dict:
+def row(name: str, strategy: str, devices: int = 2, stages: float = 1.0, schedule: str | None = None) -> dict:
     return {**SAME, "setting": name, "strategy": strategy, "devices": devices, "pipeline_stages": stages,
-            "schedule": schedule, **changed}
+            "schedule": schedule}
 
 
 ONE, DDP = row("DDP x 1", "ddp", devices=1), row("DDP x 2", "ddp")
