@@ -33,9 +33,11 @@ def main() -> None:
     # --- the strategy: a whole copy of the model on every device, and a slice of the batch for each
     replica = processes.rank
     model = parallel = job.build_model(device)
+    no_sync = contextlib.nullcontext
     if processes.count > 1:
         parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)  # gradients are not copied to be sent
         parallel.broadcast_buffers = False  # they hold positions, which never change
+        no_sync = parallel.no_sync
     # ---
 
     noise = GradientNoise(model.parameters(), job.batch_split, arguments.noise_scale_steps)
@@ -55,7 +57,7 @@ def main() -> None:
                     is_last = number == job.batch_split.micro_batches
                     if is_last and parallel is not model:
                         torch.clear_autocast_cache()  # so that gradients are sent as they come; see keep_casts
-                    with contextlib.nullcontext() if is_last or parallel is model else parallel.no_sync():
+                    with contextlib.nullcontext() if is_last else no_sync():
                         with autocast(job.precision, device):
                             logits = task.logits(parallel, micro_batch.inputs)
                         loss += optimization.backward(task.loss(logits, micro_batch.labels).mean())

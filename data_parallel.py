@@ -1,4 +1,4 @@
-"""BERT with torch.nn.DataParallel: one process that feeds all GPUs; what PyTorch had before DDP, and advises against.
+"""BERT with torch.nn.DataParallel: one process feeds all GPUs. It preceded DDP, and PyTorch advises against it.
 
     python data_parallel.py                       # all visible GPUs
     python data_parallel.py --num_gpus 2
@@ -24,7 +24,7 @@ from workload.precision import autocast
 
 
 class WithAutocast(torch.nn.Module):
-    """The model as each GPU runs it, in a thread that DataParallel tells that autocast is on, but not in which type."""
+    """The model under autocast. DataParallel's thread of each GPU inherits that autocast is on, but not its type."""
 
     def __init__(self, model: torch.nn.Module, precision: str) -> None:
         super().__init__()

@@ -1,12 +1,12 @@
-"""BERT with PyTorch's FSDP2 (`fully_shard`): data parallelism whose devices keep a shard each of what DDP keeps whole.
+"""BERT with PyTorch's FSDP2 (`fully_shard`): data parallelism in which each device keeps one shard of the model.
 
     python fsdp.py --num_gpus 4
     torchrun --nproc-per-node 4 fsdp.py --reshard_after_forward false
     python fsdp.py --sample --model tiny --num_gpus 2 --max_steps 300 --learning_rate 1e-3
 
 Every device takes its slice of each batch, and keeps one shard of every parameter, of its gradient and of its
-optimizer states. A transformer layer is gathered from all devices just before it is run, and given back after its
-forward pass (as ZeRO-3 does) or, with --reshard_after_forward false, at the end of the step (as ZeRO-2).
+optimizer states. A transformer layer is gathered from all devices just before it runs, and freed after its forward
+pass (as in ZeRO-3) or, with --reshard_after_forward false, at the end of the step (as in ZeRO-2).
 """
 
 import torch
@@ -47,7 +47,8 @@ def main() -> None:
                                   reduce_dtype=torch.float32, cast_forward_inputs=False)
     for module in transformer_modules(model).values():
         fully_shard(module, mesh=devices, mp_policy=policy, reshard_after_forward=arguments.reshard_after_forward)
-    fully_shard(model, mesh=devices, mp_policy=policy)  # moves shards to the device, so that none ever holds all
+    # The model itself, with FSDP's methods. Its shards move to the device only now, so that no device ever holds all.
+    sharded = fully_shard(model, mesh=devices, mp_policy=policy)
     # ---
 
     noise = GradientNoise(whole_parameters(model), job.batch_split, arguments.noise_scale_steps)
@@ -66,8 +67,8 @@ def main() -> None:
             # all, and each device keeps its shard of the mean
             for number, micro_batch in enumerate(share.micro_batches, start=1):
                 is_last = number == job.batch_split.micro_batches
-                model.set_requires_gradient_sync(is_last)
-                model.set_reshard_after_backward(is_last or arguments.reshard_after_forward)
+                sharded.set_requires_gradient_sync(is_last)
+                sharded.set_reshard_after_backward(is_last or arguments.reshard_after_forward)
                 with autocast(job.precision, device):
                     logits = task.logits(model, micro_batch.inputs)
                 loss += optimization.backward(task.loss(logits, micro_batch.labels).mean())

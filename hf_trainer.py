@@ -60,23 +60,24 @@ def main() -> None:
     class Trainer(transformers.Trainer):
         loss_is_scaled_for_ga = False  # each loss is a mean over its micro-batch
 
-        def get_train_dataloader(self) -> Iterator[dict]:
+        # Not a DataLoader, but the Trainer does no more than iterate over it.
+        def get_train_dataloader(self) -> Iterator[dict]:  # pyright: ignore[reportIncompatibleMethodOverride]
             return loader
 
         def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-            self.optimizer = optimization.optimizer  # with DeepSpeed it forgets what its constructor is given
+            self.optimizer = optimization.optimizer  # with DeepSpeed it ignores the one given to its constructor
             return self.optimizer
 
         def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
             self.lr_scheduler = optimization.lr_schedule
             return self.lr_scheduler
 
-        def compute_loss(self, model: torch.nn.Module, micro_batch: dict, **_) -> torch.Tensor:
-            loss = task.loss(task.logits(model, micro_batch["inputs"]), micro_batch["labels"]).mean()
+        def compute_loss(self, model: torch.nn.Module, inputs: dict, *_, **__) -> torch.Tensor:
+            loss = task.loss(task.logits(model, inputs["inputs"]), inputs["labels"]).mean()
             self.loss_of_step += loss.detach() / job.batch_split.micro_batches
             return loss
 
-        def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | float:
+        def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | float | None:
             self.grad_norm = super()._clip_grad_norm(model)
             skip_if_nonfinite(optimization.optimizer, torch.as_tensor(self.grad_norm), arguments)
             return self.grad_norm
@@ -100,6 +101,7 @@ def main() -> None:
 
     def micro_batches() -> Iterator[dict]:
         if config:
+            assert trainer.deepspeed is not None  # by the time that the Trainer asks for its first micro-batch
             optimization.under_zero(trainer.deepspeed.optimizer)
         for step, share in run.training_steps(training, optimization.state):
             optimization.begin_step(step)
@@ -124,8 +126,8 @@ def main() -> None:
         next(loader, None)  # the Trainer asks for nothing after its last step, which is still to be recorded
         if arguments.save_model:
             weights = accelerator.get_state_dict(trainer.model_wrapped)
-            if processes.is_main:
-                save_whole(task, model, run.folder / "model", weights)
+            if processes.is_main:  # accelerate declares no type, and pyright infers too many
+                save_whole(task, model, run.folder / "model", weights)  # pyright: ignore[reportArgumentType]
         run.finish()
     leave()
 
@@ -138,8 +140,9 @@ def zero_stage(config: dict, arguments: TrainerArguments) -> int:
     """
     check_no_pipeline(config)
     check_trainer(config)
-    where, zero = f"--deepspeed_config {arguments.deepspeed_config}: zero_optimization", config.get("zero_optimization")
-    stage = (zero or {}).get("stage")
+    where = f"--deepspeed_config {arguments.deepspeed_config}: zero_optimization"
+    zero = config.get("zero_optimization") or {}
+    stage = zero.get("stage")
     if stage not in (1, 2, 3):
         raise InputError(f"{where}.stage is {stage}; use 1, 2 or 3. Without DeepSpeed the Trainer uses DDP")
     for part in ("offload_optimizer", "offload_param"):

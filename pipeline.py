@@ -43,8 +43,8 @@ def main() -> None:
 
     def loss_or_outputs(logits: torch.Tensor,
                         labels: tuple[torch.Tensor, ...]) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        labels = dict(zip(task.label_names, labels, strict=True))
-        return task.loss(logits, labels).mean() if module.training else task.losses_and_outputs(logits, labels)
+        by_name = dict(zip(task.label_names, labels, strict=True))
+        return task.loss(logits, by_name).mean() if module.training else task.losses_and_outputs(logits, by_name)
 
     # --- the strategy: the ordered layers in pieces of about the same cost, a stage each. Where the first and the last
     # layer share a weight, both their stages keep a copy, and DeepSpeed adds up the copies' gradients.
@@ -92,7 +92,7 @@ def main() -> None:
     shape = None
 
     def through_pipeline(share: Share):
-        """What DeepSpeed takes the micro-batches from; stages agree anew on what they exchange if its shape changes."""
+        """The micro-batches in DeepSpeed's form; if their shape changes, stages agree anew on what they exchange."""
         nonlocal shape
         if shape != (share.length, share.is_padded):
             engine.reset_activation_shape()
@@ -101,7 +101,7 @@ def main() -> None:
                 for micro_batch in share.micro_batches)
 
     def forward(share: Share) -> Iterable[tuple[torch.Tensor, torch.Tensor]] | None:
-        engine.total_loss = None  # DeepSpeed adds up here what `loss_or_outputs` returns, whose shape may change
+        engine.total_loss = None  # the sum of the last evaluation's outputs, whose shape may differ
         return engine.eval_batch(through_pipeline(share), reduce_output=None, bcast_loss=False)
 
     part = Part(replica, stage, list(layers), sum(p.numel() for p in module.parameters() if is_counted(p)))
@@ -119,7 +119,7 @@ def main() -> None:
             run.evaluate_if_due(evaluation, forward)
 
         if arguments.save_model:
-            save_model(task, layers, replica, processes.is_main, run.folder / "model")
+            save_model(task, layers, replica, run.folder / "model")
         run.finish()
     leave()
 

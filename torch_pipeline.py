@@ -28,6 +28,7 @@ from workload.arguments import TorchPipelineArguments, parse_arguments
 from workload.batches import Share
 from workload.errors import one_line_errors
 from workload.job import prepare
+from workload.launch.groups import new_groups
 from workload.launch.processes import devices_asked_for, leave
 from workload.models.layers import ordered_layers
 from workload.optimization import Optimization
@@ -53,11 +54,10 @@ def main() -> None:
     # --- the strategy: the ordered layers in pieces, one or two for each device of a pipeline
     grid = torch.arange(devices).view(plan.stages, replicas)  # as DeepSpeed numbers them: replicas are neighbours
     stage, replica = divmod(processes.rank, replicas)
-    stage_group, _ = dist.new_subgroups_by_enumeration(grid.T.tolist())
-    replica_group, _ = dist.new_subgroups_by_enumeration(grid.tolist())
+    stage_group, replica_group = new_groups(grid.T.tolist()), new_groups(grid.tolist())
     all_pieces, mine = cut(ordered_layers(task.build_model()), plan.pieces), plan.pieces_of(stage)
     ends = [plan.stage_of(piece) for piece in (0, plan.pieces - 1)]  # may share a weight, of which each gets a copy
-    ends_group = dist.new_subgroups_by_enumeration(grid[ends].T.tolist())[0] if ends[0] != ends[1] else None
+    ends_group = new_groups(grid[ends].T.tolist()) if ends[0] != ends[1] else None
     shared = share_over(all_pieces, mine, ends_group)
     layers_of = {number: all_pieces[number] for number in mine}
     pieces = {number: Piece(layers, autocast(job.precision, device)) for number, layers in layers_of.items()}
@@ -132,7 +132,7 @@ def main() -> None:
                     shared.add_up_gradients()
             if replicas > 1:  # then the average over the replicas, in one message
                 with on_timeline(timeline, "reduce"):
-                    gradients = [parameter.grad for parameter in parameters]
+                    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
                     vector = parameters_to_vector(gradients)
                     dist.all_reduce(vector, group=replica_group)
                     vector_to_parameters(vector / replicas, gradients)
@@ -146,7 +146,7 @@ def main() -> None:
             run.evaluate_if_due(evaluation, forward)
 
         if arguments.save_model:
-            save_model(task, layers, replica, processes.is_main, run.folder / "model")
+            save_model(task, layers, replica, run.folder / "model")
         run.finish()
     leave()
 

@@ -1,18 +1,19 @@
-"""BERT with DeepSpeed's ZeRO: data parallelism whose devices share out what DDP keeps on every one of them.
+"""BERT with DeepSpeed's ZeRO: data parallelism in which devices divide what DDP keeps whole on each.
 
     python zero.py --num_gpus 4 --stage 3
     deepspeed --num_gpus 4 zero.py --stage 2 --offload
     python zero.py --sample --model tiny --num_gpus 2 --stage 1 --max_steps 300 --learning_rate 1e-3
 
-Every device computes with the whole model on its slice of each batch. What it keeps is a part only: of the
-optimizer's states (--stage 1), of the gradients as well (2), and of the parameters as well (3); those of a layer are
-then gathered from all devices just before the layer is run, and kept until the backward pass has used them while
-there are fewer than `stage3_max_live_parameters`. --stage 0 shares out nothing, as DDP.
+Every device computes with the whole model on its slice of each batch, but keeps only a part of the optimizer's states
+(--stage 1), also of the gradients (2), and also of the parameters (3). In stage 3 the parameters of a layer are
+gathered from all devices just before it runs, and kept for the backward pass as long as fewer than
+`stage3_max_live_parameters` are gathered. --stage 0 divides nothing, like DDP.
 """
 
 import contextlib
 import functools
 import warnings
+from pathlib import Path
 
 import torch
 
@@ -27,6 +28,7 @@ from workload.launch.processes import devices_asked_for, join_deepspeed, leave, 
 from workload.models.loading import write_model
 from workload.optimization import Optimization
 from workload.precision import keep_casts
+from workload.tasks import Task
 
 
 def main() -> None:
@@ -88,7 +90,7 @@ def main() -> None:
     leave()
 
 
-def save_model(task, model: torch.nn.Module, is_main: bool, folder) -> None:
+def save_model(task: Task, model: torch.nn.Module, is_main: bool, folder: Path) -> None:
     """Gather the parameters one by one, each from all devices, into a Hugging Face model on rank 0's CPU."""
     import deepspeed
 

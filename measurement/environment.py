@@ -108,6 +108,18 @@ def cpu_name() -> str:
         return platform.processor()
 
 
+def hardware_name(gpus: Iterable[str | None], cpu: str, settings: list[str]) -> str:
+    """The `hardware` of a run: its devices, and the user's settings of libraries.
+
+    Args:
+        gpus: the name of each device's GPU; None for a CPU.
+        cpu: the name of the CPU.
+        settings: from `own_settings`.
+    """
+    names = sorted({gpu or f"CPU {cpu}" for gpu in gpus})
+    return ", ".join([" + ".join(names), *settings])
+
+
 def path_in_project(path: str) -> str:
     """The path relative to the project for a file in it; any other path as it was given."""
     file = Path(path).resolve()

@@ -21,6 +21,7 @@ from measurement.columns import (
     YES,
     deepspeed_settings,
 )
+from measurement.environment import hardware_name
 from measurement.monitor import mean
 from measurement.peak_rates import utilization_pct
 from measurement.pipelines.idle_replay import mean_seconds, replayed_bubble_pct
@@ -93,15 +94,14 @@ def _setting(result: RunResult, empty: dict) -> dict:
     flags, run_json, split = result.flags, result.run_json, result.batch_split
     as_given = ("task", "global_batch_size", "micro_batch_size", "precision", "max_seq_length", "seed",
                 "reference_batch_size", "cpu_threads")
-    cpu = f"CPU {run_json['cpu']['name']}"
-    names = sorted({device["gpu"] or cpu for rank in run_json["ranks"] for device in rank["devices"]})
+    gpus = [device["gpu"] for rank in run_json["ranks"] for device in rank["devices"]]
     if result.schedule is None:
         empty["schedule"] = "not a pipeline"
     if run_json["deepspeed_config"] is None:
         empty["deepspeed_settings"] = "DeepSpeed is not used"
     return {name: flags[name] for name in as_given} | {
         "run_name": run_json["run_name"], "strategy": run_json["strategy"], "workload": run_json["workload"],
-        "hardware": ", ".join([" + ".join(names), *run_json["environment"]]),
+        "hardware": hardware_name(gpus, run_json["cpu"]["name"], run_json["environment"]),
         "model": os.path.basename(os.path.normpath(flags["model"])), "devices": flags["num_gpus"],
         "nodes": len({rank["node"] for rank in run_json["ranks"]}),
         "replicas": split.replicas, "pipeline_stages": result.stages, "schedule": result.schedule,
@@ -146,7 +146,8 @@ def _speed(result: RunResult, ranks: list[dict], empty: dict) -> dict:
     if peak is None:
         _because(result.peak_tflops_source, empty, ("peak_tflops", "mfu_pct", "hfu_pct"))
     if not work.model_flops:
-        _because("no FLOP formula for models of this family", empty, ("model_flops_per_sample", "mfu_pct", "hfu_pct"))
+        _because(f"no FLOP formula for a {result.run_json['model']['family']!r} model", empty,
+                 ("model_flops_per_sample", "mfu_pct", "hfu_pct"))
     if result.measures_all:
         empty["epoch_s"] = f"the run ended before its first epoch, of {result.steps_per_epoch} steps"
     row = {"runtime_s": result.runtime_s, "peak_tflops": peak, "throughput_samples_per_s": None,

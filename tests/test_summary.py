@@ -22,7 +22,7 @@ RANKS = [{"rank": rank, "node": 0, "replica": 0, "stage": rank, "parameters": 10
           "devices": [{"device": "cpu", "gpu": None}]} for rank in (0, 1)]
 RUN_JSON = {"run_name": "run", "strategy": "pipeline", "flags": FLAGS, "deepspeed_config": {"a": 1},
             "workload": "w", "epoch_workload": "e", "cpu": {"name": "X"}, "environment": ["MKL_CBWR=COMPATIBLE"],
-            "attempts": [CODE], "ranks": RANKS}
+            "attempts": [CODE], "ranks": RANKS, "model": {"family": "fnet"}}
 WORK = Work(steps=5, samples=100, tokens=1000, padded_tokens=1500, model_flops=2e12, hardware_flops=3e12, data_s=0.5)
 
 

@@ -1,1 +1,1 @@
-"""What is trained: the same job for every strategy."""
+"""The training job, the same for every strategy."""

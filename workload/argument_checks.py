@@ -1,17 +1,25 @@
-"""Flags that are refused before anything is loaded: out of range, contradicting each other, or given to be ignored.
+"""Refuses flags before anything is loaded: out of range, contradicting each other, or given but without effect.
 
-Defaults never contradict anything: what matters is which flags were *given*.
+Defaults never contradict anything: only flags that were *given* are compared.
 """
 
 import os
+from typing import TYPE_CHECKING
 
 from workload.errors import InputError
+
+if TYPE_CHECKING:
+    from workload.arguments import Arguments  # which imports this module
 
 OF_ONE_TASK = {"doc_stride": "squad_v2", "answerable_only": "squad_v2", "eval_mismatched_file": "mnli"}
 
 
-def check_arguments(arguments) -> None:
-    """Raise an `InputError` for the first of a command's flags that cannot stand."""
+def check_arguments(arguments: "Arguments") -> None:
+    """Check a command's flags.
+
+    Raises:
+        InputError: names the first flag that is refused.
+    """
     # --sample false, or --resume never, asks for nothing.
     given = {name for name in arguments.given
              if getattr(arguments, name) is not False and getattr(arguments, name) != "never"}

@@ -1,6 +1,6 @@
 """The command line: one dataclass of flags, with the same meaning in every script.
 
-What is refused is in `argument_checks.py`, but for what one script alone takes.
+The flags of all scripts are checked in `argument_checks.py`; those of one script where they are declared, below.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import difflib
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from transformers import HfArgumentParser
 
@@ -18,8 +18,8 @@ from workload.errors import InputError
 from workload.launch import launcher
 
 
-def flag(help_text: str, default=None, **options):
-    """A dataclass field whose help text shows in `--help`; `options` go to argparse."""
+def flag(help_text: str, default: Any = None, **options: Any) -> Any:
+    """A dataclass field whose help text shows in `--help`; `options` go to argparse. Any, as `dataclasses.field`."""
     return field(default=default, metadata={"help": help_text, **options})
 
 
@@ -101,7 +101,7 @@ class Arguments:
 
 @dataclass
 class StageArguments(Arguments):
-    """What pipelines take besides."""
+    """The flags that pipelines take besides."""
 
     stages: int | None = flag("devices that the layers are spread over. Default: all; "
                               "devices / stages is the number of replicas")
@@ -111,7 +111,7 @@ class StageArguments(Arguments):
 
 @dataclass
 class PipelineArguments(StageArguments):
-    """What DeepSpeed's pipeline takes besides."""
+    """The flags that DeepSpeed's pipeline takes besides."""
 
     deepspeed_config: str = flag("file with DeepSpeed's own settings. Default: the one beside the script",
                                  "ds_config.json")
@@ -119,7 +119,7 @@ class PipelineArguments(StageArguments):
 
 @dataclass
 class TorchPipelineArguments(StageArguments):
-    """What PyTorch's pipeline takes besides."""
+    """The flags that PyTorch's pipeline takes besides."""
 
     schedule: Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "zbv"] = flag(
         "order in which devices work off the micro-batches; the last three put two pieces of the model on each device",
@@ -128,7 +128,7 @@ class TorchPipelineArguments(StageArguments):
 
 @dataclass
 class ZeroArguments(Arguments):
-    """What DeepSpeed's ZeRO takes besides."""
+    """The flags that DeepSpeed's ZeRO takes besides."""
 
     stage: Literal[0, 1, 2, 3] = flag("what the devices share out: 0 nothing, 1 the optimizer's states, 2 and the "
                                       "gradients, 3 and the parameters", 2)
@@ -149,7 +149,7 @@ class ZeroArguments(Arguments):
 
 @dataclass
 class TrainerArguments(Arguments):
-    """What hf_trainer.py takes besides."""
+    """The flags that hf_trainer.py takes besides."""
 
     deepspeed_config: str | None = flag("file with DeepSpeed's own settings, among them a ZeRO stage. Default: no "
                                         "DeepSpeed, but DDP")
@@ -157,7 +157,7 @@ class TrainerArguments(Arguments):
 
 @dataclass
 class FsdpArguments(Arguments):
-    """What FSDP takes besides."""
+    """The flags that FSDP takes besides."""
 
     reshard_after_forward: bool = flag("give a layer's gathered parameters back after its forward pass, and gather "
                                        "them again for the backward pass; false: keep them until the step's end", True)
@@ -176,7 +176,7 @@ A = TypeVar("A", bound=Arguments)
 
 
 class _Parser(HfArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
 
@@ -187,8 +187,9 @@ def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
         InputError: unknown or abbreviated flags, values out of range, flags that contradict each other.
     """
     words = sys.argv[1:] if command is None else list(command)
-    parser = _Parser(kind, allow_abbrev=False, description=kind.__doc__,
-                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = _Parser(
+        kind,  # pyright: ignore[reportArgumentType]  declared as a NewType, though any dataclass is meant
+        allow_abbrev=False, description=kind.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # old launchers add it
     names = [f.name for f in dataclasses.fields(kind)]
     not_given = object()  # argparse fills in a default only where there is no value yet

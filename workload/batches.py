@@ -3,12 +3,14 @@
 Per seed there is one list of global batches. A replica takes its slice of each, and cuts it into micro-batches.
 """
 
+import functools
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import pyarrow as pa
 import torch
 from datasets import Dataset
 
@@ -18,6 +20,7 @@ from workload.errors import InputError
 SORTED_BATCHES = 50  # batches sorted by length together; with 64 samples each, 3,200 samples
 # Batches are padded to a multiple of this. On GPUs a large one, so that kernels are chosen and compiled for few shapes.
 PAD_TO_MULTIPLE_OF = {"cuda": 64, "cpu": 8}
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,10 @@ class BatchSplit:
 
 @dataclass
 class MicroBatch:
-    """What one forward pass takes, padded to the longest window of its global batch."""
+    """The samples of one forward pass, padded to the longest of their global batch."""
 
-    inputs: dict[str, torch.Tensor]  # input_ids, token_type_ids, attention_mask if padded: (micro_batch, length)
-    labels: dict[str, torch.Tensor]  # what the task's loss needs besides the logits
+    inputs: Tensors  # input_ids, token_type_ids, attention_mask if padded: (micro_batch, length)
+    labels: Tensors  # the arguments of the task's loss besides the logits
     indices: list[int]  # rows of the data set
     sample_ids: list[str]
     host_tokens: torch.Tensor  # input_ids on the host
@@ -83,11 +86,7 @@ def split_batch(arguments: Arguments, replicas: int, micro_batches: int | None =
     share = batch // replicas
     divisors = [size for size in range(1, share + 1) if share % size == 0]
     size = arguments.micro_batch_size
-    if size is None and micro_batches is None:
-        # At least 4 micro-batches over all devices, so that the noise scale has two batch sizes to compare.
-        enough = [divisor for divisor in divisors if batch // divisor >= 4]
-        size = max(enough, default=1)
-    elif micro_batches is not None:
+    if micro_batches is not None:
         if share % micro_batches:
             raise InputError(f"--micro_batches {micro_batches}: {share} samples a replica cannot be divided into that "
                              f"many; use {_in_words(divisors)}")
@@ -95,6 +94,10 @@ def split_batch(arguments: Arguments, replicas: int, micro_batches: int | None =
             raise InputError(f"--micro_batch_size {size} and --micro_batches {micro_batches} make "
                              f"{size * micro_batches} samples a replica, not {share}; give one of them")
         size = share // micro_batches
+    elif size is None:
+        # At least 4 micro-batches over all devices, so that the noise scale has two batch sizes to compare.
+        enough = [divisor for divisor in divisors if batch // divisor >= 4]
+        size = max(enough, default=1)
     if share % size:
         raise InputError(f"--micro_batch_size {size}: {share} samples a device cannot be divided into that; "
                          f"use {_in_words(divisors)}")
@@ -108,15 +111,16 @@ class Batches:
         features: rows with `feature_id`, `length` (tokens) and whatever `collate` needs.
         collate: (Arrow table of rows, length, whether any is shorter) -> (inputs, labels), padded to `length`.
         split: how a global batch is spread.
-        replica: which slice is ours.
-        device: that the micro-batches go to.
-        max_length: that no batch is padded beyond.
+        replica: number of the replica whose slices this rank takes.
+        device: the micro-batches' device.
+        max_length: upper limit of padded lengths, in tokens.
         is_grouped: whether the samples of a batch have similar lengths.
         needed: whether this rank feeds the model or computes its loss; a pipeline's middle stages do neither.
     """
 
-    def __init__(self, features: Dataset, collate, split: BatchSplit, replica: int, device: torch.device,
-                 max_length: int, is_grouped: bool, needed: bool) -> None:
+    def __init__(self, features: Dataset, collate: Callable[[pa.Table, int, bool], tuple[Tensors, Tensors]],
+                 split: BatchSplit, replica: int, device: torch.device, max_length: int, is_grouped: bool,
+                 needed: bool) -> None:
         self.features, self.collate = features.with_format("arrow"), collate
         self.lengths = torch.from_numpy(features.with_format("numpy")["length"][:])  # (rows,)
         self.split, self.replica, self.device, self.needed = split, replica, device, needed
@@ -150,8 +154,11 @@ class Batches:
             epoch += 1
 
     def evaluation(self) -> Iterator[torch.Tensor]:
-        """Every row once, the longest first, so that what fits into memory is seen at once; the last batch is filled up
-        with repeats of its last row. (global_batch,)"""
+        """Every row once. (global_batch,)
+
+        The longest come first, so that a run that needs too much memory fails at once. The last batch is filled up with
+        repeats of its last row.
+        """
         for rows in self.lengths.argsort(stable=True, descending=True).split(self.global_batch_size):
             yield torch.cat([rows, rows[-1:].expand(self.global_batch_size - len(rows))])
 
@@ -182,10 +189,10 @@ class Batches:
 
     def shares(self, batches: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, Share]]:
         """Each global batch with our share of it, made by a thread while the devices work on the one before."""
-        on_gpu = self.device.type == "cuda"  # a thread has a current GPU of its own, by default the first
-        with ThreadPoolExecutor(1, initializer=torch.cuda.set_device if on_gpu else None,
-                                initargs=(self.device,) if on_gpu else ()) as loader:
-            coming: deque = deque()
+        # A thread has a current GPU of its own, by default the first.
+        set_gpu = functools.partial(torch.cuda.set_device, self.device) if self.device.type == "cuda" else None
+        with ThreadPoolExecutor(1, initializer=set_gpu) as loader:
+            coming: deque[tuple[torch.Tensor, Future[Share]]] = deque()
             for batch in batches:
                 coming.append((batch, loader.submit(self.share, batch)))
                 if len(coming) > 1:
@@ -201,7 +208,7 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 class OrderHash:
-    """A digest of which samples were consumed at which step, equal however the batch was spread.
+    """A digest of the samples consumed at each step; it does not depend on how batches are spread.
 
     Every rank adds what it feeds to the model; the sum over ranks is the digest. A sample that is seen twice, left
     out, or seen at another step changes it.

@@ -1,4 +1,4 @@
-"""A run's checkpoints: folders `checkpoints/step-N` of safetensors files, and a `state.json` that says what they are.
+"""A run's checkpoints: folders `checkpoints/step-N` of safetensors files, each with a `state.json` that describes it.
 
 Each is written under another name and renamed when it is whole; the last two are kept. Reading one runs no code.
 """
@@ -22,7 +22,7 @@ KEPT = 2
 class Checkpoint:
     """A whole checkpoint, to resume from."""
 
-    step: int  # the last one that was done
+    step: int  # the last completed step
     folder: Path
     state: dict  # the content of `state.json`
 
@@ -31,7 +31,7 @@ def write_checkpoint(run_folder: Path, step: int, training: TrainingState, more:
     """Write the state after `step`; to be called on every rank.
 
     Args:
-        more: what else `state.json` is to hold, on the main rank.
+        more: further entries for `state.json`, on the main rank.
 
     Raises:
         OSError: the disk is full; nothing of this checkpoint is left, and the earlier ones are untouched.

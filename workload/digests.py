@@ -1,4 +1,4 @@
-"""What a job trains, by its content: behind one path, or one name on the Hub, there may be other files tomorrow."""
+"""Digests of the model, the tokenizer and the data of a job. A path, or a name on the Hub, may hold others tomorrow."""
 
 import contextlib
 import hashlib
@@ -7,22 +7,26 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 from datasets import Dataset
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from workload.errors import InputError
 from workload.launch.processes import usable_cores
 from workload.models.weights import weight_files
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from workload.tasks.task import Task  # which imports this module
+
 CONFIG = "config.json"
 CHUNK = 2**24  # bytes
 
 
-def content_of(task) -> dict[str, Any]:
+def content_of(task: "Task") -> dict[str, Any]:
     """Digests of a task's model, tokenizer and data, to be called on one rank only: it reads all weights once.
 
     Returns:
@@ -34,7 +38,7 @@ def content_of(task) -> dict[str, Any]:
     folder, commit = _model_folder(task.model_source)
     files = [folder / CONFIG] if folder else []
     if folder and not task.from_scratch:
-        with contextlib.suppress(InputError) if commit else contextlib.nullcontext():  # the commit says which they are
+        with contextlib.suppress(InputError) if commit else contextlib.nullcontext():  # the commit identifies them
             files += weight_files(folder)
     digests = _file_digests(files)
     model = [[file.name, digest] for file, digest in zip(files, digests, strict=True)] or task.model_name
@@ -44,7 +48,7 @@ def content_of(task) -> dict[str, Any]:
 
 
 def _model_folder(source: str) -> tuple[Path | None, str | None]:
-    """The folder with a loaded model's files, None if it has none; and its commit, if they are from the Hub."""
+    """The folder with a loaded model's files, and their commit if they are from the Hub; None in place of either."""
     if os.path.isdir(source):
         return Path(source), None
     cached = huggingface_hub.try_to_load_from_cache(source, CONFIG)
@@ -68,10 +72,10 @@ def _file_digests(files: list[Path]) -> list[str]:
             return list(pool.map(digest_of, files))
 
 
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of all that decides how texts become tokens, whichever files say it."""
+def tokenizer_digest(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """SHA-256 of everything that determines how texts become tokens, in whichever files it is stored."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    for name in ("truncation", "padding"):  # how it was called last
+    for name in ("truncation", "padding"):  # left over from its last call
         rules.pop(name, None)
     return _json_digest([rules, tokenizer.special_tokens_map, tokenizer.model_input_names, tokenizer.truncation_side])
 

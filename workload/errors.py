@@ -37,11 +37,12 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _report(error: BaseException) -> int:
-    """Print what the user is to know of it; returns the exit code."""
+    """Print an error's line, or its traceback if the user did not cause it; returns the exit code."""
     if isinstance(error, SystemExit):
         if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
-        return int(isinstance(error.code, str)) or error.code or 0
+            return 1
+        return error.code or 0
     line = str(error) if isinstance(error, InputError) else storage_problem(error)
     if launcher.rank() != 0 and isinstance(error, Exception):
         # Usually rank 0 met the same error, or its end is why a connection was lost. It reports, and when it has ended
@@ -55,10 +56,10 @@ def _report(error: BaseException) -> int:
 
 
 def end_process(exit_code: int) -> NoReturn:
-    """End this process, but not by way of Python's own end.
+    """End this process without Python's own shutdown.
 
-    There the threads of libraries race with the removal of what they use. Once in some eighty processes a run that had
-    finished was aborted ("terminate called without an active exception", exit code 134).
+    That frees objects which threads of libraries still use. About one in eighty finished runs was aborted there
+    ("terminate called without an active exception", exit code 134).
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -71,7 +72,7 @@ def storage_problem(error: BaseException, run_folder: Path | None = None) -> str
     """The line for a disk that is full or may not be written to; None for every other error.
 
     Args:
-        run_folder: what was written to, where the error does not know, if that was for a run.
+        run_folder: the run's folder, to be named where the error names no file.
     """
     number, file = getattr(error, "errno", None), getattr(error, "filename", None)
     if written_in_rust := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors and tokenizers, on saving a model

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.distributed as dist
 
 from workload.batches import Batches, Share
 from workload.job import Job
+from workload.launch.groups import gather
 from workload.launch.processes import Processes
 from workload.precision import autocast
+from workload.tasks.task import Task
 
 # This replica's share -> each micro-batch's `Task.losses_and_outputs`; None on a rank without the model's head.
 Forward = Callable[[Share], Iterable[tuple[torch.Tensor, torch.Tensor]] | None]
@@ -17,18 +19,18 @@ Forward = Callable[[Share], Iterable[tuple[torch.Tensor, torch.Tensor]] | None]
 
 @dataclass
 class Evaluation:
-    """What rank 0 learns from an evaluation."""
+    """The outcome of an evaluation, on rank 0."""
 
     validation_loss: float  # mean over samples
     metrics: dict[str, float]
     predictions: dict[str, str] | None
 
 
-def whole_model(job: Job, model: torch.nn.Module, called: Callable | None = None) -> Forward:
+def whole_model(job: Job, model: torch.nn.Module, called: torch.nn.Module | None = None) -> Forward:
     """The forward pass of a rank that runs all of the model.
 
     Args:
-        called: what is called in its place, such as an engine around it.
+        called: called in its place, such as an engine around it.
     """
     def forward(share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         model.eval()
@@ -39,9 +41,10 @@ def whole_model(job: Job, model: torch.nn.Module, called: Callable | None = None
     return forward
 
 
-def evaluate(task, batches: Batches, processes: Processes, forward: Forward) -> Evaluation | None:
+def evaluate(task: Task, batches: Batches, processes: Processes, forward: Forward) -> Evaluation | None:
     """Run `forward` over the evaluation samples; on rank 0 the scores, elsewhere None."""
-    losses, outputs = {}, {}
+    losses: dict[int, float] = {}  # by row of the samples, as are the outputs
+    outputs: dict[int, np.ndarray] = {}
     global_batches = list(batches.evaluation())
     bar = processes.progress_bar(batches.shares(global_batches), total=len(global_batches), desc="evaluating",
                                  unit="batch", leave=False)
@@ -55,9 +58,8 @@ def evaluate(task, batches: Batches, processes: Processes, forward: Forward) -> 
                 losses.update(zip(micro_batch.indices, loss.tolist(), strict=True))
                 outputs.update(zip(micro_batch.indices, output.float().cpu().numpy(), strict=True))
 
-    parts = [None] * processes.count if processes.is_main else None
-    dist.gather_object((losses, outputs), parts)
-    if not processes.is_main:
+    parts = gather((losses, outputs))
+    if parts is None:
         return None
     losses = {row: loss for part, _ in parts for row, loss in part.items()}
     outputs = {row: values for _, part in parts for row, values in part.items()}

@@ -1,11 +1,11 @@
-"""The Hugging Face Hub, where it can be reached; else what is cached of it."""
+"""The Hugging Face Hub; without a network, its local cache alone."""
 
 import functools
 import os
 import socket
 from urllib.parse import urlsplit
 
-import datasets
+import datasets.config
 import huggingface_hub
 
 

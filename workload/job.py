@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import datasets
 import huggingface_hub
@@ -25,9 +25,11 @@ from workload.models.layers import ORDERED_LAYERS
 from workload.optimizer import warmup_steps
 from workload.precision import choose_precision
 from workload.storage import check_cache, check_names, check_writable, keep_sockets_short
-from workload.tasks import TASKS, open_task
+from workload.tasks import TASKS, Task, open_task
 
-A = TypeVar("A", bound=Arguments)
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds
+
 # Flags that say how to run, not what to train; they may change on --resume.
 HOW_TO_RUN = {"resume", "overwrite", "checkpoint_steps", "hang_timeout_s", "output_dir", "run_name"}
 UNTIMED_STEPS = 5  # at the start, or a quarter of a very short run
@@ -35,11 +37,11 @@ UNTIMED_STEPS = 5  # at the start, or a quarter of a very short run
 
 @dataclass
 class Job:
-    """What is trained, on which devices, for how long."""
+    """The model and the data to train on, the devices, and the number of steps."""
 
     strategy: str
     arguments: Arguments
-    task: Any
+    task: Task
     processes: Processes
     devices: int
     stages: int
@@ -56,7 +58,7 @@ class Job:
 
     @property
     def setting(self) -> dict:
-        """What a run must have in common with its earlier attempts for their measurements to count with its own."""
+        """The settings that a run must share with its earlier attempts for their measurements to count."""
         return {"strategy": self.strategy, "device": self.processes.device.type, "devices": self.devices,
                 "stages": self.stages, "schedule": self.schedule, **dataclasses.asdict(self.batch_split)}
 
@@ -88,9 +90,10 @@ class Job:
             **({"stages": self.stages, "micro_batches": self.batch_split.micro_batches}
                if hasattr(self.arguments, "stages") else {})}
 
-    def build_model(self, device: torch.device | str) -> torch.nn.Module:
+    def build_model(self, device: torch.device | str) -> "PreTrainedModel":
         """The Hugging Face model, the same on every rank, in the type that its weights are trained in."""
-        return self.task.build_model().to(device, self.weights_dtype)
+        model = self.task.build_model()
+        return model.to(device, self.weights_dtype)  # pyright: ignore[reportArgumentType]  transformers hides its self
 
     @property
     def weights_dtype(self) -> torch.dtype:
@@ -180,7 +183,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
 
 
 def _check_steps(arguments: Arguments, steps: int) -> None:
-    """Refuse a number of steps that leaves none for what was asked for."""
+    """Refuse fewer steps than --warmup_steps and --profile_steps need."""
     warmup_steps(arguments, steps)
     most = steps - min(UNTIMED_STEPS, steps // 4) - 2  # one step warms the profiler up, one is left to be timed
     if arguments.profile_steps > max(most, 0):
@@ -192,8 +195,9 @@ def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, batc
             precision: str) -> Path:
     """The run's folder. Only rank 0 checks whether it exists: the others may get here after it was created."""
     model = os.path.basename(os.path.normpath(arguments.model or TASKS[arguments.task].default_model))
+    schedule = getattr(arguments, "schedule", None)
     name = arguments.run_name or "-".join([
-        arguments.task, model, strategy, *([arguments.schedule] if hasattr(arguments, "schedule") else []),
+        arguments.task, model, strategy, *([schedule] if schedule else []),
         f"{devices}dev", *([f"{launcher.nodes()}nodes"] if launcher.nodes() > 1 else []),
         *([f"{stages}stages", f"{batch_split.micro_batches}micro"] if stages > 1 else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])

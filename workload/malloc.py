@@ -1,4 +1,4 @@
-"""The C library's memory on CPUs: what one step frees is kept for the next."""
+"""The C library's allocator on CPUs: it keeps memory that one step frees for the next."""
 
 import ctypes
 import os
@@ -10,11 +10,11 @@ def malloc_settings() -> list[str]:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what one step frees for the next, as PyTorch does on GPUs.
+    """Let the C library keep memory that one step frees for the next, as PyTorch does on GPUs.
 
-    By default large blocks go back to the kernel, and every step pays for their pages again. What that costs, and how
-    much more memory a run takes instead, is in benchmarks/README.md. glibc only, see mallopt(3); a user's own MALLOC_
-    variables take precedence.
+    By default large blocks go back to the kernel, and every step pays for their pages again. benchmarks/README.md says
+    how much time that takes, and how much more memory a run takes without it. glibc only, see mallopt(3); a user's own
+    MALLOC_ variables take precedence.
 
     A new size can still page-fault about seven times before its memory is reused. PyTorch asks for aligned blocks; the
     unaligned head that is cut off goes to glibc's per-thread cache, which keeps up to seven chunks of a size class, and

@@ -1,8 +1,8 @@
-"""What follows forward and backward, the same for every strategy: unscale, clip, update, set the next learning rate."""
+"""The step after forward and backward, the same for every strategy: unscale, clip, update, set the learning rate."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -30,12 +30,12 @@ class Update:
     """One optimizer step, the same on every rank."""
 
     grad_norm: Tensor  # of the whole model's gradient, before clipping. ()
-    learning_rate: float  # that the step was made with
-    noise: Tensor | None  # what `Noise.end_step` gave. (2,) or None
+    learning_rate: float  # of this step
+    noise: Tensor | None  # from `Noise.end_step`. (2,)
 
 
 class Noise(Protocol):
-    """Samples what the gradient noise scale is made of; see `measurement.noise_scale.GradientNoise`."""
+    """Samples gradient norms for the noise scale; see `measurement.noise_scale.GradientNoise`."""
 
     def begin_step(self, step: int, micro_batches: Sequence[MicroBatch]) -> None: ...
 
@@ -45,12 +45,12 @@ class Noise(Protocol):
 class Optimization:
     """AdamW with its learning rate, clipping by the norm of the whole model, and fp16's loss scaling.
 
-    A strategy's loop calls `begin_step`, `backward` for each micro-batch, and `step`. Where an engine makes the update,
-    it is given `optimizer`, `clip` is called just before, and the loop ends with `end_step`.
+    A strategy's loop calls `begin_step`, `backward` for each micro-batch, and `step`. An engine that makes the update
+    itself gets `optimizer`, has `clip` called just before its update, and is followed by `end_step`.
 
     Args:
         named_parameters: this rank's, under their names in the Hugging Face model.
-        noise: watches the gradients.
+        noise: samples the gradients' norms.
         group: the ranks that hold the model's other parts; None where this rank holds all of it.
         shards: plain tensors in the place of sharded parameters, see `workload.shards`.
         scaler: an engine's own, for fp16.
@@ -62,18 +62,19 @@ class Optimization:
         self.job, self.noise, self.group, self.shards = job, noise, group, shards
         self.device, self.micro_batches = job.processes.device, job.batch_split.micro_batches
         self.named_parameters = list(named_parameters)
-        self.parameters = [p for _, p in self.named_parameters] if shards is None else list(shards.values())
+        distinct = dict.fromkeys(p for _, p in self.named_parameters)  # one stage has a shared weight in two layers
+        self.parameters = list(distinct if shards is None else shards.values())
         self.optimizer = build_optimizer(self.parameters, job.arguments)
         self.lr_schedule = build_lr_schedule(self.optimizer, job.arguments, job.steps)
         self.scaler = scaler or build_scaler(job.precision, self.device, group)
-        rest = self.optimizer, self.lr_schedule, self.scaler, job.processes.devices
-        self.state = (TrainingState(self.named_parameters, *rest) if shards is None
-                      else shards.training_state(self.named_parameters, *rest))
-        self.zero = None
+        training_state = TrainingState if shards is None else shards.training_state
+        self.state = training_state(self.named_parameters, self.optimizer, self.lr_schedule, self.scaler,
+                                    job.processes.devices)
+        self.zero: Any = None  # DeepSpeed's optimizer around ours, under ZeRO 1 to 3
         self.overflowed = torch.full((), float("inf"), device=self.device)  # the norm of a step that an engine skips
 
-    def under_zero(self, zero_optimizer) -> None:
-        """DeepSpeed's ZeRO 1 to 3 has taken `optimizer`; it scales, clips and skips by itself."""
+    def under_zero(self, zero_optimizer: Any) -> None:
+        """Leave loss scaling, clipping and skipped steps to DeepSpeed's ZeRO 1 to 3, which has wrapped `optimizer`."""
         if self.job.precision == "fp16":
             replace_zero_loss_scaler(zero_optimizer)
         self.zero = zero_optimizer
@@ -81,32 +82,21 @@ class Optimization:
                                        self.job.processes.devices)
 
     def begin_step(self, step: int, micro_batches: Sequence[MicroBatch] = ()) -> None:
-        """Prepare `step`, counted from 1.
-
-        Args:
-            micro_batches: see `GradientNoise.begin_step`; needed for a weight that two stages share.
-        """
+        """Prepare `step`, counted from 1; a weight that two stages share needs `micro_batches`, see `GradientNoise`."""
         self.noise.begin_step(step, micro_batches)
         self.grad_norm = self.overflowed
-        self.learning_rate = self.lr_schedule.get_last_lr()[0]
+        self.learning_rate = float(self.lr_schedule.get_last_lr()[0])
         self.scale = (loss_scale(self.scaler, self.device) if self.zero is None
                       else torch.full((1,), self.zero.loss_scale, device=self.device))
 
     def backward(self, loss: Tensor) -> Tensor:
-        """Add a micro-batch to the gradients.
-
-        Args:
-            loss: mean over the micro-batch. ()
-
-        Returns:
-            Its part of the step's mean loss over this replica. ()
-        """
+        """Add a micro-batch's gradients, given its mean loss; returns its part of the replica's mean loss. () -> ()"""
         loss = loss / self.micro_batches
         self.scaler.scale(loss).backward()
         return loss.detach()
 
-    def clip(self, *_) -> None:
-        """Clip the gradients, which are complete and unscaled; an optimizer's pre-step hook may call it."""
+    def clip(self, *_: Any) -> None:
+        """Clip the complete, unscaled gradients. Can be registered as the optimizer's pre-step hook."""
         self.grad_norm = clip_by_global_norm(self.parameters, self.job.arguments.max_grad_norm, self.group)
         skip_if_nonfinite(self.optimizer, self.grad_norm, self.job.arguments)
 
@@ -123,11 +113,7 @@ class Optimization:
         return self.end_step()
 
     def end_step(self, grad_norm: Tensor | float | None = None) -> Update:
-        """End a step whose update is done.
-
-        Args:
-            grad_norm: as an engine gives it that clips by itself.
-        """
+        """End a step after its update; `grad_norm` comes from an engine that clips by itself. ()"""
         if grad_norm is not None:
             self.grad_norm = norm_on_device(grad_norm, self.device)
         return Update(self.grad_norm, self.learning_rate, self.noise.end_step(self.grad_norm, self.scale))

@@ -49,9 +49,10 @@ def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: floa
     Returns:
         The norm before clipping, the same on every rank of the group. ()
     """
-    parameters = [p for p in parameters if p.grad is not None]
+    parameters = list(parameters)
     # In fp32, whatever the gradients are. A weight that two stages share counts once.
-    norm = torch.nn.utils.get_total_norm([p.grad.float() for p in parameters if is_counted(p)])
+    norm = torch.nn.utils.get_total_norm([p.grad.float() for p in parameters
+                                          if p.grad is not None and is_counted(p)])
     if group is not None:
         squared = norm.square()
         dist.all_reduce(squared, group=group)
@@ -73,4 +74,5 @@ def skip_if_nonfinite(optimizer: torch.optim.AdamW, grad_norm: torch.Tensor, arg
     The fused update checks it on the device, as it does for a GradScaler. ZeRO 1 to 3 skip such steps by themselves.
     """
     if arguments.skip_nonfinite:
-        optimizer.found_inf = (~grad_norm.isfinite()).float()
+        found_inf = (~grad_norm.isfinite()).float()
+        optimizer.found_inf = found_inf  # pyright: ignore[reportAttributeAccessIssue]  PyTorch reads but never declares it

@@ -1,6 +1,7 @@
-"""Precision: what products are computed in, which casts are kept, and how fp16's losses are scaled."""
+"""Precision: the type of matrix products, casts that are kept for a whole step, and fp16's loss scaling."""
 
 import contextlib
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_precision(precision: str | None, tf32: bool, device: torch.device) -> str:
-    """`--precision`, or what fits the device; `--tf32` is switched on.
+    """`--precision`, or the device's default; switches `--tf32` on.
 
     Raises:
         InputError: bf16 or TF32 on a device without it, TF32 where products are not in fp32.
@@ -62,13 +63,14 @@ def build_scaler(precision: str, device: torch.device,
         def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
             super().unscale_(optimizer)
             [ranks] = self._found_inf_per_device(optimizer).values()  # how many ranks found one. (1,)
-            optimizer.found_inf = (ranks > 0).float().squeeze()
+            found_inf = (ranks > 0).float().squeeze()
+            optimizer.found_inf = found_inf  # pyright: ignore[reportAttributeAccessIssue]  PyTorch reads but never declares it
 
-        def step(self, optimizer: torch.optim.Optimizer, *_) -> None:
+        def step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
             if not hasattr(optimizer, "found_inf"):
                 self.unscale_(optimizer)
             optimizer.step()
-            del optimizer.found_inf
+            del optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]  as above
 
     scaler = Scaler(device.type, process_group=group or dist.group.WORLD)
     # A scaler makes its state when it first scales; ranks that compute no loss never would.
@@ -76,11 +78,11 @@ def build_scaler(precision: str, device: torch.device,
     return scaler
 
 
-def replace_zero_loss_scaler(zero_optimizer) -> None:
+def replace_zero_loss_scaler(zero_optimizer: Any) -> None:
     """Scale losses under DeepSpeed's ZeRO as its own fp16 does, by the constants of PyTorch's GradScaler.
 
-    What `torch_autocast` comes with clips by the norm of the gradient before its scale is taken out, lets each rank
-    skip a step for itself, and never lowers a scale that overflows.
+    The scaler of its `torch_autocast` clips by the norm of the still scaled gradient, lets each rank skip a step for
+    itself, and never lowers a scale that overflows.
     """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
@@ -92,5 +94,5 @@ def replace_zero_loss_scaler(zero_optimizer) -> None:
 
 
 def loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> torch.Tensor:
-    """What the scaler multiplies a loss with, 1 where it is off; a tensor, so that the host need not wait. (1,)"""
+    """The factor by which a scaler multiplies losses, 1 if it is off; a tensor, so that the host does not wait. (1,)"""
     return scaler.scale(torch.ones(1, device=device))

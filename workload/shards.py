@@ -7,6 +7,7 @@ shard's own elements, but for one sum over the ranks, so they need none of that.
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
@@ -21,13 +22,13 @@ class LocalShards(dict[Parameter, Parameter]):
         parameters: DTensors whose memory stays where it is during training.
     """
 
-    def __init__(self, parameters: list[Parameter]) -> None:
-        super().__init__({parameter: Parameter(parameter.to_local()) for parameter in parameters})
+    def __init__(self, parameters: Iterable[Parameter]) -> None:
+        super().__init__({parameter: Parameter(_as_dtensor(parameter).to_local()) for parameter in parameters})
 
     def take_gradients(self) -> None:
         """Move the gradients of the sharded parameters to the plain ones."""
         for parameter, shard in self.items():
-            shard.grad = None if parameter.grad is None else parameter.grad.to_local()
+            shard.grad = None if parameter.grad is None else _as_dtensor(parameter.grad).to_local()
             parameter.grad = None
 
     def training_state(self, named_parameters: Iterable[tuple[str, Parameter]], *rest) -> "ShardedTrainingState":
@@ -42,11 +43,16 @@ class ShardedTrainingState(TrainingState):
         super().__init__(*rest)
         self.shards = shards
 
-    def _moment(self, parameter: Parameter, name: str) -> torch.Tensor:
+    def _moment(self, parameter: Parameter, name: str) -> Tensor:
         """A moment as a DTensor with the parameter's placement."""
-        return DTensor.from_local(self.optimizer.state[self.shards[parameter]][name], parameter.device_mesh,
-                                  parameter.placements, run_check=False, shape=parameter.shape,
-                                  stride=parameter.stride())
+        sharded = _as_dtensor(parameter)
+        return DTensor.from_local(self.optimizer.state[self.shards[parameter]][name], sharded.device_mesh,
+                                  sharded.placements, run_check=False, shape=sharded.shape, stride=sharded.stride())
+
+
+def _as_dtensor(tensor: Tensor) -> DTensor:
+    assert isinstance(tensor, DTensor)  # as every parameter and gradient of a sharded model
+    return tensor
 
 
 def whole_parameters(model: torch.nn.Module) -> list[Parameter]:

@@ -1,4 +1,4 @@
-"""Checks of where results, caches and temporary files go, before anything takes long."""
+"""Checks the folders of results, caches and temporary files before anything takes long."""
 
 import atexit
 import contextlib
@@ -8,14 +8,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import datasets
+import datasets.config
 from multiprocess import util
 
 from workload.arguments import Arguments
 from workload.errors import InputError
 
 LONGEST_SOCKET = 107  # bytes of a socket's path on Linux
-SOCKET = "/pymp-12345678/listener-12345678"  # what multiprocess calls them in the temporary folder
+SOCKET = "/pymp-12345678/listener-12345678"  # as multiprocess names them in the temporary folder
 
 
 def check_writable(folder: Path) -> None:

@@ -7,15 +7,16 @@ import io
 import locale
 import os
 import sys
+from collections.abc import Iterator
 
 GONE = (errno.EPIPE, errno.EIO)  # `| head` has seen enough; the terminal was closed
 
 
 class _Output(io.TextIOWrapper):
-    """A stream that drops what is written after its reader has gone, instead of ending who writes.
+    """A stream that drops all output once its reader has gone, instead of ending the writer.
 
     Args:
-        stream: that it replaces.
+        stream: the stream to replace.
         errors: how characters are written that the terminal's encoding lacks; see `codecs`.
     """
 
@@ -34,12 +35,12 @@ class _Output(io.TextIOWrapper):
             super().flush()
 
     @contextlib.contextmanager
-    def _dropping(self):
+    def _dropping(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # also for what is still in buffers
+            os.dup2(nowhere, self.fileno())  # also for text that is still in buffers
             os.close(nowhere)
             if error.errno not in GONE:
                 raise

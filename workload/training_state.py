@@ -1,4 +1,4 @@
-"""What training changes, in a form that every strategy can resume from: whole tensors by their Hugging Face names.
+"""The state of training, in a form that every strategy can resume from: whole tensors by their Hugging Face names.
 
 For each parameter these are its value and AdamW's two moments, however the devices divide them. Everything else that a
 strategy keeps is rebuilt: a resumed run first does one step and discards it, which leaves buckets, buffers and empty
@@ -25,7 +25,7 @@ class TrainingState:
     Args:
         parameters: this rank's, under their names in the Hugging Face model; copies of one share its name.
         optimizer: ours, of `build_optimizer`.
-        schedule: its learning rate's.
+        schedule: of its learning rate.
         scaler: fp16's loss scaler; anything with `state_dict` and `load_state_dict`.
         devices: those whose random generators dropout uses.
     """
@@ -42,32 +42,36 @@ class TrainingState:
         Raises:
             OSError: on every rank, if one could not write.
         """
-        import torch.distributed.checkpoint as checkpoint  # takes a second, and few runs come here
+        # These take a second, and few runs write checkpoints.
+        from torch.distributed.checkpoint.api import CheckpointException
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import save
 
         try:
-            checkpoint.save(self._tensors() | self._random_states(), storage_writer=checkpoint.HuggingFaceStorageWriter(
-                str(folder), save_distributed=True))
-        except checkpoint.CheckpointException as error:  # not even an Exception: what a rank met is in it
+            save(self._tensors() | self._random_states(),
+                 storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        except CheckpointException as error:  # a BaseException that holds each rank's error
             raise next(iter(error.failures.values()))[0] from None
         steps = {int(state["step"]) for state in self.optimizer.state.values()}
         return {"optimizer_updates": steps.pop(), "schedule_steps": self.schedule.last_epoch,
                 "scaler": self.scaler.state_dict(), "processes": dist.get_world_size()}
 
     def restore(self, folder: Path, rest: dict, same_processes: bool) -> None:
-        """Put back what `save` wrote and gave; every rank reads what it holds.
+        """Put back the tensors in `folder`, of which each rank reads its own, and the `rest` that `save` returned.
 
         Args:
-            same_processes: whether the same strategy wrote it with as many processes. Else random numbers continue
-                from where they are, for other processes draw others; so they do where this process has a device for
-                which none were saved, as a GPU after CPU processes.
+            same_processes: whether the same strategy saved them with as many processes. If not, random generators are
+                left as they are, because other processes draw other numbers. So they are if this process has a device
+                for which no state was saved, such as a GPU after CPU processes.
         """
-        import torch.distributed.checkpoint as checkpoint
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.state_dict_loader import load
 
-        reader = checkpoint.HuggingFaceStorageReader(str(folder))
+        reader = HuggingFaceStorageReader(str(folder))
         tensors, random_states = self._tensors(), self._random_states()
         if not same_processes or not random_states.keys() <= reader.read_metadata().state_dict_metadata.keys():
             random_states = {}
-        checkpoint.load(tensors | random_states, storage_reader=reader)
+        load(tensors | random_states, storage_reader=reader)
         with torch.no_grad():
             self._put(tensors)
         for state in self.optimizer.state.values():
@@ -96,7 +100,7 @@ class TrainingState:
         return self.optimizer.state[parameter][name]
 
     def _put(self, tensors: dict[str, Tensor]) -> None:
-        """Copy what was read to where it is trained, unless it is there already."""
+        """Copy tensors that were read to those that are trained, unless they are the same."""
         for name, parameter in self.parameters:
             parameter.copy_(tensors[name])
             for moment in MOMENTS:
@@ -119,7 +123,7 @@ class ZeroTrainingState(TrainingState):
     """
 
     def __init__(self, parameters: Iterable[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.AdamW,
-                 schedule: LRScheduler, zero_optimizer, devices: Iterable[torch.device]) -> None:
+                 schedule: LRScheduler, zero_optimizer: Any, devices: Iterable[torch.device]) -> None:
         super().__init__(parameters, optimizer, schedule, _ZeroLossScaler(zero_optimizer), devices)
         self.zero_optimizer = zero_optimizer
 
@@ -130,15 +134,14 @@ class ZeroTrainingState(TrainingState):
             safe_get_full_optimizer_state,
         )
 
-        # ZeRO 1 and 2 look where a parameter's moments are while they update the first group, when those of the second
-        # are not made yet.
+        # ZeRO 1 and 2 look up where all moments are while they update the first group; those of the second are missing.
         for whole, piece in zip(getattr(self.zero_optimizer, "bit16_groups", ()),
                                 getattr(self.zero_optimizer, "single_partition_of_fp32_groups", ()), strict=True):
             lazy_init_hp_params_optimizer_state(whole, piece, self.optimizer.state)
         tensors = {}
         for name, parameter in self.parameters:
-            tensors[name] = safe_get_full_fp32_param(parameter).cpu()
-            tensors |= {f"{name}/{moment}": safe_get_full_optimizer_state(parameter, moment).cpu()
+            tensors[name] = _on_cpu(safe_get_full_fp32_param(parameter))
+            tensors |= {f"{name}/{moment}": _on_cpu(safe_get_full_optimizer_state(parameter, moment))
                         for moment in MOMENTS}
         return tensors
 
@@ -158,8 +161,12 @@ class ZeroTrainingState(TrainingState):
         for name, moment in zip(MOMENTS, moments, strict=True):
             safe_set_full_optimizer_state(parameter, moment, name)
 
-    def _put_into_partition(self, parameter: torch.nn.Parameter, value: Tensor, *moments: Tensor) -> None:
-        """For ZeRO-3. DeepSpeed's functions for whole tensors fail on those that do not divide evenly."""
+    def _put_into_partition(self, parameter: Any, value: Tensor, *moments: Tensor) -> None:
+        """For ZeRO-3. DeepSpeed's functions for whole tensors fail on those that do not divide evenly.
+
+        Args:
+            parameter: with the attributes that ZeRO-3 gives to a `torch.nn.Parameter`.
+        """
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
         size = parameter.ds_tensor.ds_numel
@@ -176,14 +183,19 @@ class ZeroTrainingState(TrainingState):
             safe_set_local_optimizer_state(parameter, mine(moment), name)
 
 
+def _on_cpu(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None  # DeepSpeed has none for a parameter that it does not train
+    return tensor.cpu()
+
+
 class _ZeroLossScaler:
     """DeepSpeed's scaler of ZeRO's fp16 losses, to be saved and put back as PyTorch's is.
 
     Args:
-        zero_optimizer: that holds it.
+        zero_optimizer: DeepSpeed's, which holds the scaler.
     """
 
-    def __init__(self, zero_optimizer) -> None:
+    def __init__(self, zero_optimizer: Any) -> None:
         self.zero_optimizer = zero_optimizer
 
     def state_dict(self) -> dict[str, int | float | bool]:

@@ -40,6 +40,7 @@ def install(device: ModuleType) -> None:
         uuid=f"00000000-0000-0000-0000-{cuda._utils._get_device_index(of, True):012}")
     cuda.mem_get_info = lambda of=None: (70 * GIB, 80 * GIB)
     cuda.is_current_stream_capturing = lambda: False
+    cuda.can_device_access_peer = lambda one, other: True
     _install_streams(device, count)
 
     storage_resize = torch.UntypedStorage.resize_

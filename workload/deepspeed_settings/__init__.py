@@ -1,1 +1,1 @@
-"""A DeepSpeed configuration: what a user's file may say, and what our flags make of it."""
+"""DeepSpeed configurations: the checks of a user's file, and the settings that our flags add to it."""

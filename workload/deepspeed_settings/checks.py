@@ -1,13 +1,13 @@
-"""What is refused in a DeepSpeed config, before anything is loaded.
+"""Refuses settings of a DeepSpeed config before anything is loaded.
 
-What DeepSpeed itself does not know or accept, and what would change the training instead of how it is spread over
-devices: then a comparison's rows would differ in more than the strategy. DeepSpeed drops unknown keys in silence at
-the top, and in those blocks that are plain dictionaries.
+These are settings that DeepSpeed itself does not know or accept, and those that would change the training, not only
+how it is spread over devices: then a comparison's rows would differ in more than the strategy. DeepSpeed silently
+ignores unknown keys at the top level, and in those blocks that are plain dictionaries.
 """
 
 import copy
 import difflib
-import importlib
+import importlib.util
 import json
 import typing
 from collections.abc import Iterable
@@ -110,19 +110,19 @@ def check_settings(config: dict[str, Any]) -> None:
 
 
 def check_no_pipeline(config: dict[str, Any]) -> None:
-    """Refuse what only a pipeline would follow."""
+    """Refuse settings that only a pipeline would follow."""
     if get_setting(config, "pipeline.activation_checkpoint_interval"):
         raise InputError(f"{WHERE}pipeline.activation_checkpoint_interval is set, but there is no pipeline here; take "
                          "it out, or use pipeline.py")
 
 
 def check_pipeline(config: dict[str, Any]) -> None:
-    """Refuse what ends in an error within DeepSpeed's pipelines: their timers are started twice."""
+    """Refuse settings that fail within DeepSpeed's pipelines, because their timers are started twice."""
     _refuse_on(config, ("wall_clock_breakdown", "flops_profiler", "autotuning"), "DeepSpeed's pipelines fail with it")
 
 
 def check_trainer(config: dict[str, Any]) -> None:
-    """Refuse what the Trainer would pass over."""
+    """Refuse settings that the Trainer would ignore."""
     _refuse_on(config, ("autotuning",), "DeepSpeed's autotuner works with zero.py only")
 
 
@@ -149,7 +149,7 @@ def get_setting(config: dict[str, Any], key: str) -> Any:
 
 
 def check_block(key: str, block: Any, model: type[BaseModel]) -> BaseModel:
-    """What DeepSpeed's own class makes of a block.
+    """A block as an instance of DeepSpeed's own class.
 
     Raises:
         InputError: it refuses the block; names the key and its value.
@@ -171,8 +171,8 @@ def check_block(key: str, block: Any, model: type[BaseModel]) -> BaseModel:
         raise InputError(f"{WHERE}{found}; {reason}") from error
 
 
-def parsed_block(config: dict[str, Any], key: str) -> BaseModel:
-    """What DeepSpeed makes of one of the blocks that it checks."""
+def parsed_block(config: dict[str, Any], key: str) -> Any:
+    """One of the blocks in `MODELS` as an instance of DeepSpeed's own class, whose fields hold the defaults as well."""
     return check_block(key, config.get(key, {}), _deepspeeds(MODELS[key]))
 
 
@@ -189,7 +189,7 @@ def _deepspeeds(name: str) -> type:
 
 
 def _ask_deepspeed(config: dict[str, Any]) -> None:
-    """Whatever else this version of DeepSpeed refuses, such as features that it no longer has."""
+    """Refuse a config that this version of DeepSpeed refuses, such as one with a feature that it has dropped."""
     alone = {"train_batch_size": 1, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
     kind = _deepspeeds("runtime.config.DeepSpeedConfig")
     try:
@@ -225,7 +225,7 @@ def _unknown(key: str, value: Any, known: Iterable[str]) -> str:
 
 
 def _is_off(value: Any) -> bool:
-    """Nothing, false, or a block that is not enabled, or in which nothing is."""
+    """Whether a value is null, false or 0, or a block that is not enabled or in which everything is off."""
     if isinstance(value, dict):
         return value.get("enabled") is False or all(map(_is_off, value.values()))
     return value is None or value == 0

@@ -1,4 +1,4 @@
-"""DeepSpeed's settings: the file as it stands, and what the flags decide. A file that says otherwise is refused."""
+"""DeepSpeed's settings: those of the file, and those that flags decide. A file that contradicts a flag is refused."""
 
 import base64
 import contextlib
@@ -9,17 +9,17 @@ from typing import Any
 
 import hjson
 
-from workload.arguments import Arguments, ZeroArguments
+from workload.arguments import Arguments, PipelineArguments, TrainerArguments, ZeroArguments
 from workload.batches import BatchSplit
 from workload.deepspeed_settings.checks import WHERE, check_no_pipeline, check_settings, parsed_block, shown
 from workload.deepspeed_settings.flags import check_offload, check_optimizer, check_precision, refuse_other
 from workload.errors import InputError
 
-BASE64 = "eyJ"  # what {" is in base64
+BASE64 = "eyJ"  # {" in base64
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def read_deepspeed_config(arguments: Arguments) -> dict[str, Any]:
+def read_deepspeed_config(arguments: PipelineArguments | ZeroArguments | TrainerArguments) -> dict[str, Any]:
     """The settings in `--deepspeed_config`, by default in the file beside the scripts, without those left open.
 
     The file is JSON, also with comments and trailing commas, which DeepSpeed accepts. Its autotuner hands the settings
@@ -29,24 +29,26 @@ def read_deepspeed_config(arguments: Arguments) -> dict[str, Any]:
         InputError: no such file, not JSON, or a setting that `check_settings` refuses.
     """
     path = arguments.deepspeed_config
+    assert path is not None  # without a config there is no DeepSpeed
     where = f"--deepspeed_config {path}"
     try:
         if path.startswith(BASE64):
             text = base64.urlsafe_b64decode(path).decode()
         else:
             text = (Path(path) if "deepspeed_config" in arguments.given else ROOT / path).read_text("utf-8-sig")
-        config = _parse(text)
+        content = _parse(text)
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error})") from error
-    if not isinstance(config, dict):
+    if not isinstance(content, dict):
         raise InputError(f"{where}: should be a JSON object")
-    if isinstance(config.get("zero_optimization"), bool):  # an old way to ask for stage 1
-        config["zero_optimization"] = {"stage": int(config["zero_optimization"])}
-    # DeepSpeed, or the Trainer, knows what "auto" means in this block; no clipping would contradict --max_grad_norm.
-    config = {key: value if key == "zero_optimization" else _without_open(value) for key, value in config.items()
-              if value != "auto" and (value is not None or key == "gradient_clipping")}
+    if isinstance(content.get("zero_optimization"), bool):  # an old way to ask for stage 1
+        content["zero_optimization"] = {"stage": int(content["zero_optimization"])}
+    # DeepSpeed and the Trainer resolve "auto" in this block. A null gradient_clipping contradicts --max_grad_norm.
+    config: dict[str, Any] = {
+        key: value if key == "zero_optimization" else _without_open(value) for key, value in content.items()
+        if value != "auto" and (value is not None or key == "gradient_clipping")}
     check_settings(config)
     if config.get("zero_optimization", {}).get("stage", "auto") != "auto":
         config["zero_optimization"]["stage"] = int(parsed_block(config, "zero_optimization").stage)  # may be "2"
@@ -81,6 +83,7 @@ def follow_config(config: dict[str, Any], arguments: ZeroArguments, devices: int
                              "device cannot be divided into that; take it out, or give another --global_batch_size")
     if not is_tuned:
         return
+    assert micro_batch_size is not None  # the tuner always sets it
     accumulation = _whole_number(config, "gradient_accumulation_steps") or 1
     arguments.global_batch_size = micro_batch_size * accumulation * devices
     if os.path.exists(tuner["metric_path"]):  # written by the trial, which was this command as well
@@ -93,9 +96,9 @@ def follow_config(config: dict[str, Any], arguments: ZeroArguments, devices: int
 
 
 def tuned_by(path: str | None) -> str:
-    """Who chose the settings in a run's --deepspeed_config: `hand`, or `autotuner`, DeepSpeed's.
+    """Whether DeepSpeed's `autotuner` chose the settings in a run's --deepspeed_config; else `hand`.
 
-    It hands them over in base64, and keeps its best ones in a file of this name.
+    The autotuner hands them over in base64, and keeps the best ones in ds_config_optimal.json.
     """
     is_tuned = path and (path.startswith(BASE64) or os.path.basename(path) == "ds_config_optimal.json")
     return "autotuner" if is_tuned else "hand"
@@ -106,9 +109,9 @@ def complete_config(config: dict[str, Any], arguments: Arguments, zero_stage: in
     """The file's settings with those that the flags decide.
 
     Args:
-        zero_stage: of ZeRO; 0 where it has no part in the strategy.
+        zero_stage: ZeRO's stage; 0 for a strategy without ZeRO.
         offload: whether ZeRO keeps the optimizer's states on the CPU.
-        split, precision: what `prepare` made of the flags.
+        split, precision: as `prepare` derived them from the flags.
 
     Raises:
         InputError: the file contradicts a flag, or would change the workload.
@@ -156,7 +159,7 @@ def _whole_number(config: dict[str, Any], key: str) -> int | None:
     """A setting that counts something; None where it is left open.
 
     Raises:
-        InputError: it is no whole number above 0.
+        InputError: it is not a whole number above 0.
     """
     value = config.get(key)
     if value is None:

@@ -1,4 +1,4 @@
-"""What is refused in a DeepSpeed config because it contradicts the flags, or what all strategies have in common."""
+"""Refuses settings of a DeepSpeed config that contradict the flags, or the AdamW and loss scaling of all strategies."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ from workload.arguments import Arguments
 from workload.deepspeed_settings.checks import WHERE, get_setting, parsed_block, shown
 from workload.errors import InputError
 
-# How every strategy's AdamW works besides what the flags say of it, in the words of DeepSpeed's `optimizer.params`.
+# Settings of every strategy's AdamW that no flag decides, under their names in DeepSpeed's `optimizer.params`.
 ADAMW = {"betas": [0.9, 0.999], "bias_correction": True, "adam_w_mode": True, "amsgrad": False, "torch_adam": True}
-# How every strategy scales losses in fp16, in the words of DeepSpeed's `fp16`.
+# Settings of every strategy's fp16 loss scaling, under their names in DeepSpeed's `fp16`.
 LOSS_SCALING = {"loss_scale": 0, "initial_scale_power": 16, "loss_scale_window": 2000, "hysteresis": 1,
                 "consecutive_hysteresis": False, "auto_cast": False, "fp16_master_weights_and_grads": False}
 
 
 def check_optimizer(config: dict[str, Any], arguments: Arguments) -> None:
-    """Refuse another optimizer than every strategy's AdamW, and any schedule: that is --lr_scheduler's."""
+    """Refuse any optimizer but every strategy's AdamW, and any schedule: --lr_scheduler decides it."""
     if config.get("scheduler"):
         raise InputError(f"{WHERE}scheduler is set, but the schedule comes from --lr_scheduler; take it out")
     optimizer = config.get("optimizer", {})
@@ -35,10 +35,10 @@ def check_optimizer(config: dict[str, Any], arguments: Arguments) -> None:
 
 
 def check_precision(config: dict[str, Any], precision: str, dtype: str) -> None:
-    """Refuse what --precision decides otherwise.
+    """Refuse settings that contradict --precision.
 
     Args:
-        dtype: of parameters and gradients.
+        dtype: the type of parameters and gradients.
     """
     blocks = {key: parsed_block(config, key) for key in ("fp16", "bf16", "bfloat16")}
     is_on = {key: block.enabled for key, block in blocks.items()}
@@ -60,7 +60,7 @@ def check_precision(config: dict[str, Any], precision: str, dtype: str) -> None:
 
 
 def check_offload(zero: dict[str, Any], offload: bool) -> None:
-    """Refuse to keep on the CPU what --offload does not, and the other way round."""
+    """Refuse settings that contradict --offload."""
     for key in ("offload_optimizer", "offload_param", "cpu_offload", "cpu_offload_param"):
         value = zero.get(key)
         device = value.get("device", "unsaid") if isinstance(value, dict) else "cpu" if value else "none"
@@ -71,7 +71,7 @@ def check_offload(zero: dict[str, Any], offload: bool) -> None:
 
 
 def refuse_other(key: str, found: Any, who_says: str, value: Any) -> None:
-    """Raise an `InputError` if a setting is not what flags or strategies say."""
+    """Raise an `InputError` if a setting differs from the value that flags or strategies give it."""
     if found != value or isinstance(found, bool) != isinstance(value, bool):
         raise InputError(f"{WHERE}{key} is {shown(found)}, but {who_says} {shown(value)}; take it out or let "
                          "them agree")

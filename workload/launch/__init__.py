@@ -1,1 +1,1 @@
-"""How processes come about and find each other: the launcher that started us, or ours."""
+"""Starts the processes of a run, or takes them from the launcher that started us, and connects them."""

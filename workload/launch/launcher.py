@@ -1,4 +1,4 @@
-"""What the launcher that started this process says about it: torchrun's environment variables, or DeepSpeed's.
+"""Reads the environment variables that this process's launcher has set: torchrun's, or DeepSpeed's.
 
 Shells, containers and cluster jobs leave some of these variables behind. They count only if they are complete.
 """
@@ -18,7 +18,7 @@ TASKS = {"srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), "mpirun": ("OMPI_COMM
 
 
 def problem() -> str | None:
-    """What is wrong with the variables, in one line; None if they are complete, or nobody set them."""
+    """The problem with the variables, in one line; None if they are complete, or none is set."""
     size = os.environ.get("WORLD_SIZE") or "0"
     missing = [name for name in NEEDED if not os.environ.get(name)]
     if size == "0" or size == "1" and missing:  # no launcher, or a container with one process: nobody else is there
@@ -75,7 +75,7 @@ def node() -> int:
 
 
 def without_local_rank(words: list[str]) -> list[str]:
-    """A command's words without `--local_rank`, which old launchers add, and which LOCAL_RANK says as well."""
+    """A command's words without `--local_rank`, which old launchers add although LOCAL_RANK says the same."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--local_rank", "--local-rank", nargs="?")
     return parser.parse_known_args(words)[1]

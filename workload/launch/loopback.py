@@ -9,7 +9,7 @@ import os
 import socket
 
 import psutil
-import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]  documented there
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.elastic.rendezvous import (
     RendezvousInfo,
@@ -23,18 +23,18 @@ ADDRESS = "127.0.0.1"
 BACKEND = "loopback"  # the name of our rendezvous backend for torchrun, beside its own "c10d" and "static"
 
 
-def listening_store(port: int = 0) -> dist.TCPStore:
+def listening_store(port: int = 0) -> TCPStore:
     """A store for the processes of this machine, on a free port by default."""
     listener = socket.create_server((ADDRESS, port))
-    return dist.TCPStore(ADDRESS, listener.getsockname()[1], is_master=True, timeout=default_pg_timeout,
-                         wait_for_workers=False, master_listen_fd=listener.detach())
+    return TCPStore(ADDRESS, listener.getsockname()[1], is_master=True, timeout=default_pg_timeout,
+                    wait_for_workers=False, master_listen_fd=listener.detach())
 
 
-def store_of_one_machine(rank: int) -> dist.TCPStore | None:
+def store_of_one_machine(rank: int) -> TCPStore | None:
     """The ranks' store on rank 0, where a loopback MASTER_ADDR says that all of them are on this machine.
 
-    What the ranks open for each other later, gloo's and NCCL's sockets, stays on loopback then as well. None where
-    PyTorch's own way is right: there are several nodes, or the launcher itself holds the store.
+    The ranks' later sockets, gloo's and NCCL's, then stay on loopback as well. None on several nodes, or where the
+    launcher itself holds the store: PyTorch's own rendezvous serves these.
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if not _is_loopback(address):
@@ -45,7 +45,7 @@ def store_of_one_machine(rank: int) -> dist.TCPStore | None:
         return None
     if rank == 0:
         return listening_store(port)
-    return dist.TCPStore(ADDRESS, port, is_master=False, timeout=default_pg_timeout)
+    return TCPStore(ADDRESS, port, is_master=False, timeout=default_pg_timeout)
 
 
 class _LoopbackRendezvous(StaticTCPRendezvous):
@@ -59,7 +59,7 @@ class _LoopbackRendezvous(StaticTCPRendezvous):
         return BACKEND
 
     def next_rendezvous(self) -> RendezvousInfo:
-        return RendezvousInfo(dist.PrefixStore(self.run_id, self.store), self.rank, self.world_size,
+        return RendezvousInfo(PrefixStore(self.run_id, self.store), self.rank, self.world_size,
                               RendezvousStoreInfo(self.master_addr, self.master_port))
 
 

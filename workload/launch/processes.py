@@ -1,4 +1,4 @@
-"""One process per device: how many there are, how many were asked for, and what starts the missing ones."""
+"""One process per device: counts the processes that there are, and launches those that were asked for."""
 
 import contextlib
 import getpass
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 import psutil
@@ -51,7 +51,7 @@ class Processes:
 
     @property
     def device(self) -> torch.device:
-        """The one where batches, losses and gradients are; of most strategies a process has no other."""
+        """The device of batches, losses and gradients. With most strategies a process drives no other."""
         return self.devices[0]
 
     def wait(self) -> None:
@@ -126,7 +126,7 @@ def launch(processes: int) -> None:
                           MASTER_ADDR=loopback.ADDRESS, MASTER_PORT=str(_free_port()))
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # until the script sets its own; else torchrun warns
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its report repeats what ranks print
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its report repeats the ranks' messages
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, _PassOn())
     try:
@@ -139,7 +139,7 @@ def launch(processes: int) -> None:
         sys.exit(128 + stopped.sigval)
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
-        if failure.exitcode not in (2, TRY_AGAIN):  # then the rank has said all there is to say
+        if failure.exitcode not in (2, TRY_AGAIN):  # after these the rank itself has printed why
             print(f"error: rank {rank} ended with exit code {failure.exitcode}", file=sys.stderr, flush=True)
         sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
     sys.exit(0)
@@ -150,12 +150,12 @@ def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1, ha
     """Join the process group: NCCL between GPUs, gloo between CPU processes (and for small objects).
 
     Args:
-        hang_timeout_s: after which a run that hangs is ended with a reason; no limit of PyTorch's comes before.
+        hang_timeout_s: seconds after which a hanging run is ended with a reason; PyTorch's own limits are set above it.
         sends_messages: whether ranks send each other messages in batches, as in a pipeline. A group that is bound to a
             device would send these one after the other (pytorch issues 154132, 129147).
 
     Raises:
-        InputError: another process has the port at which the ranks are to meet.
+        InputError: another process uses MASTER_PORT.
     """
     rank, local_rank = launcher.rank(), launcher.local_rank()
     threads = cpu_threads or max(usable_cores() // (launcher.processes_on_this_node() or processes), 1)
@@ -171,7 +171,8 @@ def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1, ha
         backend, device = "gloo", None
     limit = max(default_pg_timeout, timedelta(seconds=hang_timeout_s) + GRACE)
     # Groups that are made later, by DeepSpeed's pipelines for instance, take these.
-    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = limit
+    distributed_c10d.default_pg_timeout = limit
+    distributed_c10d.default_pg_nccl_timeout = limit  # pyright: ignore[reportPrivateImportUsage]  no public name
     try:
         store = loopback.store_of_one_machine(rank)
         dist.init_process_group(backend, store=store, rank=rank, world_size=processes, device_id=device, timeout=limit)
@@ -180,8 +181,9 @@ def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1, ha
             raise
         raise InputError(f"port {os.environ['MASTER_PORT']} of this machine is in use, perhaps by another run; give "
                          "the launcher another --master_port") from error
-    return Processes(rank, local_rank, dist.get_world_size(), devices, threads,
-                     dist.new_group(backend="gloo", timeout=timedelta(days=7)))
+    waiting_room = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+    assert isinstance(waiting_room, dist.ProcessGroup)  # a number only on ranks outside a group
+    return Processes(rank, local_rank, dist.get_world_size(), devices, threads, waiting_room)
 
 
 def leave(exit_code: int = 0) -> NoReturn:
@@ -204,8 +206,8 @@ def join_deepspeed() -> ModuleType:
     deepspeed = import_deepspeed()
     with quiet_libraries():
         deepspeed.init_distributed()
-    # On CPUs its ranks of a machine share 66 MiB each through files in memory, which it leaves there for good. Without
-    # their names, which nobody needs any more, they go when the last process goes, however it ends.
+    # On CPUs its ranks of a machine share 66 MiB each through files in memory, which it never removes. Once unlinked,
+    # they are freed when the last process ends, however it ends.
     dist.barrier()
     Path("/dev/shm", "_".join(["deepspeed_allreduce_buffer", str(os.getuid()), os.environ["MASTER_ADDR"],
                                os.environ["MASTER_PORT"], str(dist.get_rank())])).unlink(missing_ok=True)
@@ -214,7 +216,7 @@ def join_deepspeed() -> ModuleType:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hold back what libraries print and log while they start; errors are raised, not printed, so none is lost."""
+    """Silence libraries while they start. They raise errors instead of printing them, so none is lost."""
     logging.disable(logging.WARNING)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -235,12 +237,12 @@ def usable_cores() -> int:
 
 
 class _PassOn:
-    """A launcher's signal handler: the ranks hear the signal and end in good order; with a second Ctrl-C at once."""
+    """A launcher's signal handler: passes the signal on to the ranks, which end cleanly. A second Ctrl-C kills them."""
 
     def __init__(self) -> None:
         self.heard = 0
 
-    def __call__(self, number: int, frame) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         self.heard += 1
         is_enough = number == signal.SIGINT and self.heard > 1
         children = psutil.Process().children(recursive=is_enough)

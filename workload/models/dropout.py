@@ -7,7 +7,7 @@ the same generator decides about four values. On GPUs, where attention kernels i
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from workload.models.attention import mask_as_given
@@ -20,12 +20,12 @@ UNUSUAL = {"position_bias", "softcap", "cache"}  # options of neither BERT nor G
 class PackedDropout(nn.Dropout):
     """`torch.nn.Dropout` with random numbers that are drawn four at a time."""
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(...) -> (...)"""
         if not self.training or not self.p:
-            return values
-        kept, scale = draw_kept(values, self.p)
-        return values * kept.mul_(scale)
+            return input
+        kept, scale = draw_kept(input, self.p)
+        return input * kept.mul_(scale)
 
 
 def draw_kept(like: Tensor, probability: float) -> tuple[Tensor, float]:
@@ -69,7 +69,7 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     return (weights * kept @ (value * scale)).transpose(1, 2), None
 
 
-def pack_dropout(model: nn.Module) -> None:
+def pack_dropout(model: PreTrainedModel) -> None:
     """Replace the dropouts of a Hugging Face model, including those in its attention if that is SDPA."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():

@@ -8,6 +8,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from workload.models.encoder_config import EncoderClassifierConfig
 from workload.models.layers import visible_keys
+from workload.models.loading import output_names
 
 
 class Embeddings(nn.Module):
@@ -59,7 +60,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.output = nn.Linear(config.hidden_size, config.num_labels)
+        self.output = nn.Linear(config.hidden_size, len(output_names(config)))
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         tokens = self.norm(hidden)

@@ -10,6 +10,7 @@ converts it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,11 @@ from torch.nn import Module
 from transformers import PretrainedConfig
 
 from workload.models.flops import TransformerShape
+
+if TYPE_CHECKING:  # they take seconds
+    from transformers import BertForQuestionAnswering, BertForSequenceClassification, GPT2LMHeadModel
+
+    from workload.models.encoder_classifier import EncoderClassifier  # which imports this module
 
 # The model's inputs at first; then hidden states (batch, length, hidden) and, if the batch is padded, the mask.
 Activation = tuple[Tensor, ...]
@@ -34,7 +40,7 @@ class Layer(Module):
     def __init__(self, module: Module, run: Callable[["Layer", Activation], Activation | Tensor],
                  dropout: Module | None = None) -> None:
         super().__init__()
-        self.module, self.run, self.dropout = module, run, dropout
+        self.module, self.run, self.dropout = module, run, dropout or torch.nn.Identity()
 
     def forward(self, activation: Activation) -> Activation | Tensor:
         return self.run(self, activation)
@@ -47,11 +53,12 @@ class Family:
     Args:
         shape: the dimensions that FLOPs depend on, from a configuration and the head's outputs per token. The model
             must make exactly the matrix products that `TransformerShape` counts.
-        layers: the layers of a model in order, each under its module's name; None if pipelines cannot cut the model.
+        layers: the layers of a model of the family's own class, in order, each under its module's name; None if
+            pipelines cannot cut the model.
     """
 
     shape: Callable[[PretrainedConfig, int], TransformerShape]
-    layers: Callable[[Module], dict[str, Layer]] | None = None
+    layers: Callable[[Any], dict[str, Layer]] | None = None
 
 
 def visible_keys(mask: Tensor) -> Tensor:
@@ -61,8 +68,10 @@ def visible_keys(mask: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------- layers
 
-def bert_layers(model: Module) -> dict[str, Layer]:
+def bert_layers(model: "BertForQuestionAnswering | BertForSequenceClassification") -> dict[str, Layer]:
     """Ordered layers of a `BertForQuestionAnswering` or a `BertForSequenceClassification`."""
+    from transformers import BertForQuestionAnswering
+
     def embed(layer: Layer, inputs: Activation) -> Activation:
         input_ids, token_type_ids, *mask = inputs  # each (batch, length)
         return layer.module(input_ids=input_ids, token_type_ids=token_type_ids), *mask
@@ -80,16 +89,18 @@ def bert_layers(model: Module) -> dict[str, Layer]:
     def classify(layer: Layer, activation: Activation) -> Tensor:  # (batch, classes)
         return layer.module(layer.dropout(activation[0]))
 
-    layers = {"bert.embeddings": Layer(model.bert.embeddings, embed)}
-    for index, module in enumerate(model.bert.encoder.layer):
+    bert = model.bert
+    layers = {"bert.embeddings": Layer(bert.embeddings, embed)}
+    for index, module in enumerate(bert.encoder.layer):
         layers[f"bert.encoder.layer.{index}"] = Layer(module, encode)
-    if hasattr(model, "qa_outputs"):
+    if isinstance(model, BertForQuestionAnswering):
         return layers | {"qa_outputs": Layer(model.qa_outputs, answer)}
-    return layers | {"bert.pooler": Layer(model.bert.pooler, pool),
+    assert bert.pooler is not None  # the classes without one are those for other tasks
+    return layers | {"bert.pooler": Layer(bert.pooler, pool),
                      "classifier": Layer(model.classifier, classify, model.dropout)}
 
 
-def encoder_classifier_layers(model: Module) -> dict[str, Layer]:
+def encoder_classifier_layers(model: "EncoderClassifier") -> dict[str, Layer]:
     """Ordered layers of this project's `EncoderClassifier`."""
     def embed(layer: Layer, inputs: Activation) -> Activation:
         input_ids, *mask = inputs
@@ -105,7 +116,7 @@ def encoder_classifier_layers(model: Module) -> dict[str, Layer]:
     return {"embeddings": Layer(model.embeddings, embed), **layers, "classifier": Layer(model.classifier, classify)}
 
 
-def gpt2_layers(model: Module) -> dict[str, Layer]:
+def gpt2_layers(model: "GPT2LMHeadModel") -> dict[str, Layer]:
     """Ordered layers of a `GPT2LMHeadModel`; the first and the last share one weight.
 
     There is no mask: every sample is a full block of tokens.

@@ -1,9 +1,14 @@
 """A model as a list of layers: all of them in order, for pipelines to cut, or the repeated ones that give its depth."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch.nn import Module
 
 from workload.models.families import FAMILIES, Activation, Layer, visible_keys
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds
 
 __all__ = ["ORDERED_LAYERS", "Activation", "Layer", "layer_names", "ordered_layers", "shared_weight",
            "transformer_modules", "visible_keys"]
@@ -11,7 +16,7 @@ __all__ = ["ORDERED_LAYERS", "Activation", "Layer", "layer_names", "ordered_laye
 ORDERED_LAYERS = {model_type: family.layers for model_type, family in FAMILIES.items() if family.layers}
 
 
-def ordered_layers(model: Module) -> dict[str, Layer]:
+def ordered_layers(model: "PreTrainedModel") -> dict[str, Layer]:
     """The layers of a model in order, each under its module's name. Its `model_type` must be in `ORDERED_LAYERS`."""
     return ORDERED_LAYERS[model.config.model_type](model)
 
@@ -23,7 +28,7 @@ def transformer_modules(model: Module) -> dict[str, Module]:
     return {f"{name}.{index}": module for index, module in enumerate(stack)}
 
 
-def layer_names(model: Module) -> list[str]:
+def layer_names(model: "PreTrainedModel") -> list[str]:
     """The layers of a rank that holds the whole model, for its record; only the repeated ones if others are unknown."""
     is_known = model.config.model_type in ORDERED_LAYERS
     return list(ordered_layers(model) if is_known else transformer_modules(model))

@@ -5,17 +5,24 @@ No code that comes with a model is ever run.
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
 from workload.models.encoder_config import ENCODER_CLASSIFIER, EncoderClassifierConfig
 from workload.models.weights import load_weights, refuse_pointers, refuse_unreadable_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds
+
+    from workload.tasks.task import Task  # which imports this module
 
 TINY = "tiny"
 EMBEDDED = (TINY, ENCODER_CLASSIFIER)  # values of --model that are not names on the Hub; no trained weights
@@ -68,6 +75,12 @@ def load_config(model: str, dropout: float | None) -> PretrainedConfig:
     return config
 
 
+def output_names(config: PretrainedConfig) -> dict[int, str]:
+    """The names of a classifier's outputs by number. `transformers` invents them ("LABEL_0") where none are given."""
+    assert config.id2label is not None
+    return {int(number): name for number, name in config.id2label.items()}
+
+
 def _name_outputs(config: PretrainedConfig, content: dict) -> None:
     """Name a model's outputs by `label2id` if `id2label` does not name them.
 
@@ -78,11 +91,11 @@ def _name_outputs(config: PretrainedConfig, content: dict) -> None:
     is_named = not all(map(UNNAMED.fullmatch, names))
     if is_named and all(UNNAMED.fullmatch(str(name)) for name in (content.get("id2label") or {}).values()):
         config.id2label = {number: name for name, number in names.items()}
-    if is_named and any(names.get(name, number) != number for number, name in config.id2label.items()):
+    if is_named and any(names.get(name, number) != number for number, name in output_names(config).items()):
         raise ValueError("its id2label and label2id contradict each other")
 
 
-def load_tokenizer(name: str, flag: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, flag: str) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a name or folder given by `--flag`. Slow tokenizers have no character offsets.
 
     Raises:
@@ -97,7 +110,7 @@ def load_tokenizer(name: str, flag: str) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, do_lower_case=False)
     except NOT_LOADED as error:
         raise InputError(_not_loaded(flag, name, "a tokenizer", error)) from error
-    if not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(f"--{flag} {name}: has no fast tokenizer (tokenizer.json or vocab.txt)")
     return tokenizer
 
@@ -109,7 +122,7 @@ def _lowers_a_cased_vocabulary(tokenizer: PreTrainedTokenizerBase, name: str) ->
     """
     if os.path.exists(os.path.join(name, "tokenizer.json")) or not os.path.isdir(name):
         return False
-    normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
+    normalizer = tokenizer.backend_tokenizer.normalizer if isinstance(tokenizer, PreTrainedTokenizerFast) else None
     if normalizer is None or normalizer.normalize_str("A") != "a":
         return False
     words = [word for word in tokenizer.get_vocab() if not word.startswith(("[", "<"))]  # not [CLS], not <s>
@@ -132,7 +145,7 @@ def check_model_files(model: str) -> None:
 
 
 def load_model(kind: type, model: str, config: PretrainedConfig, seed: int,
-               from_scratch: bool) -> tuple[torch.nn.Module, list[str]]:
+               from_scratch: bool) -> "tuple[PreTrainedModel, list[str]]":
     """A model with the weights of `model`, or with random ones.
 
     Random weights (of the head, or all) are drawn from `seed`: every rank passes the same one, so all hold the same
@@ -158,13 +171,14 @@ def load_model(kind: type, model: str, config: PretrainedConfig, seed: int,
     return made, [name for name, _ in made.named_parameters()]
 
 
-def save_whole(task, model: torch.nn.Module, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
-    """Write a model and its tokenizer for `from_pretrained`; `weights` in the place of those that it holds."""
+def save_whole(task: "Task", model: "PreTrainedModel", folder: Path,
+               weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write a model and its tokenizer for `from_pretrained`, with `weights` in place of the model's own if given."""
     model.save_pretrained(folder, state_dict=weights)
     task.tokenizer.save_pretrained(folder)
 
 
-def write_model(task, state: dict[str, torch.Tensor], folder: Path) -> None:
+def write_model(task: "Task", state: Mapping[str, Any], folder: Path) -> None:
     """Write a whole model's weights, gathered from several ranks, for `from_pretrained`."""
     model = task.build_model()
     model.load_state_dict(state)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -21,6 +21,9 @@ from workload.models.loading import (
     vocabulary_size,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds
+
 
 class TaskModel(ABC):
     """A task's model and tokenizer.
@@ -31,6 +34,7 @@ class TaskModel(ABC):
         from_scratch: whether the model starts from random weights.
         config, tokenizer: of `transformers`.
         max_length: tokens of a sample, at most.
+        outputs_per_token: of the head, for FLOPs; 0 for a classifier's head, which sees one vector per sample.
         fresh_parameters: names of the parameters that start from random values, once the model has been loaded.
         model_record: the entry `model` of run.json, once the model has been built.
 
@@ -42,12 +46,13 @@ class TaskModel(ABC):
     default_from_scratch: ClassVar[bool] = False
     default_length: ClassVar[int]  # tokens of a sample, at most
     tiny: ClassVar[Path]  # folder of the embedded small model
+    outputs_per_token: int
 
     def __init__(self, arguments: Arguments) -> None:
         self.arguments = arguments
         self.fresh_parameters: list[str] = []
         self.model_record: dict = {}
-        self._loaded: torch.nn.Module | None = None
+        self._loaded: PreTrainedModel | None = None
         self._choose_model()
 
     # ------------------------------------------------------------------ choosing
@@ -56,9 +61,8 @@ class TaskModel(ABC):
         arguments = self.arguments
         self.model_name = arguments.model or self.default_model
         is_embedded = self.model_name in EMBEDDED
-        self.from_scratch = arguments.from_scratch
-        if self.from_scratch is None:
-            self.from_scratch = is_embedded or arguments.model is None and self.default_from_scratch
+        by_default = is_embedded or arguments.model is None and self.default_from_scratch
+        self.from_scratch = by_default if arguments.from_scratch is None else arguments.from_scratch
         if is_embedded and not self.from_scratch:
             raise InputError(f"--from_scratch false: --model {self.model_name} has no trained weights; leave it out")
         self.model_source = str(self.tiny) if self.model_name == TINY else self.model_name
@@ -111,11 +115,6 @@ class TaskModel(ABC):
         """Whether both tokenizer and model tell the two texts of a pair apart."""
         return "token_type_ids" in self.tokenizer.model_input_names and getattr(self.config, "type_vocab_size", 0) > 1
 
-    @property
-    @abstractmethod
-    def outputs_per_token(self) -> int:
-        """Outputs of the head per token, for FLOPs; 0 for a classifier's head, which sees one vector per sample."""
-
     @abstractmethod
     def logits_shape(self, samples: int, length: int) -> tuple[int, ...]:
         """Shape of the logits for `samples` samples padded to `length` tokens."""
@@ -136,7 +135,7 @@ class TaskModel(ABC):
     def model_class(self) -> type:
         """The Hugging Face class, or an `AutoModelFor...`. Imported only when needed, because that takes seconds."""
 
-    def load_model(self) -> torch.nn.Module:
+    def load_model(self) -> "PreTrainedModel":
         """The Hugging Face model with its stored weights, or with random ones.
 
         Raises:
@@ -154,7 +153,7 @@ class TaskModel(ABC):
         """
         self._loaded = self.load_model()
 
-    def build_model(self) -> torch.nn.Module:
+    def build_model(self) -> "PreTrainedModel":
         """The Hugging Face model ready for training, the same on every rank."""
         model, self._loaded = self._loaded or self.load_model(), None
         # Imported here because it takes seconds, which a launcher need not spend.

@@ -8,12 +8,16 @@ import re
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig
 
 from workload.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json",
            "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that exists is used
@@ -31,7 +35,7 @@ def is_pointer(file: Path | str) -> bool:
     return _first_bytes(file, len(POINTER)) == POINTER
 
 
-def refuse_pointers(flag: str, folder: str, *patterns: str) -> None:
+def refuse_pointers(flag: str, folder: str | Path, *patterns: str) -> None:
     """Refuse a folder, given by `--flag`, in which a file that matches a pattern is a git-lfs pointer.
 
     Raises:
@@ -104,7 +108,7 @@ def _first_bytes(file: Path | str, count: int) -> bytes:
         return opened.read(count)
 
 
-def load_weights(kind: type, model: str, config: PretrainedConfig) -> tuple[torch.nn.Module, list[str]]:
+def load_weights(kind: type, model: str, config: PretrainedConfig) -> "tuple[PreTrainedModel, list[str]]":
     """The model with its stored weights in fp32, and the names of its parameters that were not stored.
 
     Raises:
@@ -131,14 +135,14 @@ def load_weights(kind: type, model: str, config: PretrainedConfig) -> tuple[torc
     return loaded, sorted(info["missing_keys"])
 
 
-def head_of(model: torch.nn.Module) -> list[str]:
+def head_of(model: "PreTrainedModel") -> list[str]:
     """The names of a model's parameters outside its base model, the output layer's last; none if it has no head."""
     prefix = model.base_model_prefix + "."
     return [] if model.base_model is model else [
         name for name, _ in model.named_parameters() if not name.startswith(prefix)]
 
 
-def _refuse_other_weights(name: str, model: torch.nn.Module, info: dict) -> None:
+def _refuse_other_weights(name: str, model: "PreTrainedModel", info: dict) -> None:
     """Refuse weights unless they differ from the model's by a whole head at most.
 
     Args:

@@ -5,16 +5,21 @@ import functools
 import itertools
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch.nn import Parameter
 
+from workload.launch.groups import gather
 from workload.models.layers import Activation, Layer, shared_weight
 from workload.models.loading import write_model
 
+if TYPE_CHECKING:
+    from workload.tasks.task import Task
 
-class Piece(torch.nn.Sequential):
+
+class Piece(torch.nn.Module):
     """Consecutive layers as one module for PyTorch's pipelines, which pass each tensor as an argument.
 
     Args:
@@ -22,12 +27,12 @@ class Piece(torch.nn.Sequential):
     """
 
     def __init__(self, layers: dict[str, Layer], autocast: contextlib.AbstractContextManager) -> None:
-        super().__init__(*layers.values())
-        self.autocast = autocast
+        super().__init__()
+        self.layers, self.autocast = torch.nn.Sequential(*layers.values()), autocast
 
     def forward(self, *activation: torch.Tensor) -> Activation | torch.Tensor:
         with self.autocast:
-            return super().forward(activation)
+            return self.layers(activation)
 
 
 def step_cost(layer: Layer) -> float:
@@ -83,9 +88,10 @@ class SharedWeight:
         if self.group is not None and self.copies:
             dist.all_reduce(self.copies[0].grad, group=self.group)
         elif self.copies:
-            first, last = self.copies
-            first.grad += last.grad
-            last.grad.copy_(first.grad)
+            first, last = (copy.grad for copy in self.copies)
+            assert first is not None and last is not None  # every backward pass goes through both
+            first += last
+            last.copy_(first)
 
 
 def is_counted(parameter: Parameter) -> bool:
@@ -104,11 +110,10 @@ def share_over(pieces: list[dict[str, Layer]], mine: list[int], group: dist.Proc
     weight = shared_weight({name: layer for piece in pieces for name, layer in piece.items()})
     if weight is None or len(pieces) == 1:
         return None
-    first, last = next(iter(pieces[0].values())), list(pieces[-1].values())[-1]
-    last.module.weight = Parameter(weight.detach().clone())
-    last.module.weight.ds_pipe_replicated = True
-    copies = [layer.module.weight for layer, piece in ((first, 0), (last, len(pieces) - 1)) if piece in mine]
-    return SharedWeight(copies, group)
+    last, copy = list(pieces[-1].values())[-1], Parameter(weight.detach().clone())
+    copy.ds_pipe_replicated = True  # pyright: ignore[reportAttributeAccessIssue]  an attribute of DeepSpeed's
+    last.module.weight = copy
+    return SharedWeight([each for each, piece in ((weight, 0), (copy, len(pieces) - 1)) if piece in mine], group)
 
 
 def hugging_face_state(layers: dict[str, Layer]) -> dict[str, torch.Tensor]:
@@ -117,9 +122,8 @@ def hugging_face_state(layers: dict[str, Layer]) -> dict[str, torch.Tensor]:
             for name, layer in layers.items() for key, tensor in layer.module.state_dict().items()}
 
 
-def save_model(task, layers: dict[str, Layer], replica: int, is_main: bool, folder: Path) -> None:
+def save_model(task: "Task", layers: dict[str, Layer], replica: int, folder: Path) -> None:
     """Gather the layers of all ranks on rank 0 and save them as one Hugging Face model."""
-    states = [None] * dist.get_world_size() if is_main else None
-    dist.gather_object(hugging_face_state(layers) if replica == 0 else {}, states)
-    if is_main:
+    states = gather(hugging_face_state(layers) if replica == 0 else {})
+    if states is not None:
         write_model(task, {name: tensor for state in states for name, tensor in state.items()}, folder)

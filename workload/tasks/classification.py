@@ -2,7 +2,7 @@
 
 import inspect
 from abc import abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import datasets
 import numpy as np
@@ -13,9 +13,12 @@ from datasets import Dataset
 
 from workload.errors import InputError
 from workload.models.encoder_config import ENCODER_CLASSIFIER
-from workload.models.loading import UNNAMED
+from workload.models.loading import UNNAMED, output_names
 from workload.models.weights import head_of
 from workload.tasks.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds
 
 
 class Classification(Task):
@@ -36,7 +39,7 @@ class Classification(Task):
             if self.config.model_type not in ENCODERS or self.config.is_encoder_decoder:
                 raise InputError(f"--model {self.model_name}: a {self.config.model_type!r} model is no encoder; use "
                                  "one, such as a 'bert' model")
-        names = [str(self.config.id2label[number]) for number in sorted(self.config.id2label)]
+        names = [str(name) for _, name in sorted(output_names(self.config).items())]
         is_unnamed = all(map(UNNAMED.fullmatch, names))
         self.order = [self.class_number(name) for name in names]
         self.other_classes: list[str] = []  # the model's classes, if they are not this task's
@@ -85,7 +88,7 @@ class Classification(Task):
 
         return AutoModelForSequenceClassification
 
-    def load_model(self) -> torch.nn.Module:
+    def load_model(self) -> "PreTrainedModel":
         model = super().load_model()
         self.taken = inspect.signature(model.forward).parameters  # FNet takes no mask: it mixes all tokens
         head = head_of(model)
@@ -94,7 +97,7 @@ class Classification(Task):
                              f"{', '.join(self.classes)}; use a model without a head, or with one for this task")
         return model
 
-    def build_model(self) -> torch.nn.Module:
+    def build_model(self) -> "PreTrainedModel":
         model = super().build_model()
         self.model_record |= {"outputs": [self.classes[number] for number in self.order],
                               "outputs_named_by": "the model" if self.is_named else "the task"}
@@ -102,14 +105,15 @@ class Classification(Task):
 
     def check_model(self) -> None:
         super().check_model()
+        assert self._loaded is not None  # from now until `build_model`
         self._try_out(self._loaded)
 
-    def _try_out(self, model: torch.nn.Module) -> None:
+    def _try_out(self, model: "PreTrainedModel") -> None:
         """Refuse a model that cannot take samples of full length, or whose scores depend on masked padding."""
         long, short = "a " * self.max_length, "a"
         pair = [long, short] if self.examples["train"][0]["pair"] is not None else [None, None]
         features = self._tokenise({"id": ["0", "1"], "text": [long, short], "pair": pair, "label": [0, 0]}, [0, 1])
-        rows = Dataset.from_dict(features).with_format("arrow")[:]
+        rows = pa.table(features)
         length = features["length"][1]
         try:
             with torch.no_grad():

@@ -9,10 +9,10 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import fsspec
 import zstandard
@@ -20,6 +20,9 @@ from tqdm import tqdm
 
 from workload.errors import InputError
 from workload.models.weights import is_pointer
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # possible in JSON and in names of files, but not in UTF-8
 MOST_SHOWN = 100  # characters of a file quoted in an error message
@@ -89,7 +92,8 @@ def open_text(path: str, newline: str | None = None) -> Iterator[TextIO]:
 
 @contextmanager
 def _unpacked(path: str) -> Iterator[BinaryIO]:
-    with fsspec.open(path) if "://" in path else open(path, "rb") as packed:  # local paths contain no "//"
+    opened: Any = fsspec.open(path) if "://" in path else open(path, "rb")  # local paths contain no "//"
+    with opened as packed:
         yield _UNPACK.get(Path(path).suffix.lower(), lambda file: file)(packed)
 
 
@@ -102,7 +106,7 @@ class _Unzstd(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
         while not (count := self.part.readinto(buffer)):
             if not (chunk := self.packed.read(io.DEFAULT_BUFFER_SIZE)):
                 if self.frame:
@@ -117,7 +121,7 @@ class _Unzstd(io.RawIOBase):
         return count
 
 
-_UNPACK: dict[str, Callable[[BinaryIO], BinaryIO]] = {
+_UNPACK: dict[str, Callable[[BinaryIO], Any]] = {  # Any: Python's stubs declare neither a BinaryIO
     ".gz": lambda packed: gzip.GzipFile(fileobj=packed), ".zst": lambda packed: io.BufferedReader(_Unzstd(packed))}
 
 
@@ -152,8 +156,8 @@ def parse_json(text: str, path: str, line: int = 1) -> Any:
         raise InputError(f"{path}: JSON with a number of too many digits (what begins in line {line})") from error
 
 
-def read_table(path: str, columns: dict[str, Sequence[str]], kind: str, synonyms: dict[str, dict[str, Any]],
-               **form) -> Iterator[tuple[str, dict[str, str]]]:
+def read_table(path: str, columns: Mapping[str, Sequence[str]], kind: str, synonyms: dict[str, dict[str, Any]],
+               **form: Any) -> Iterator[tuple[str, dict[str, str]]]:
     """The rows of a CSV file that are not blank, one at a time.
 
     Yields:

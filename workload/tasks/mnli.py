@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
+from workload.arguments import Arguments
 from workload.errors import InputError
 from workload.models.loading import DATA
 from workload.tasks.classification import Classification
@@ -83,20 +84,21 @@ class Mnli(Classification):
               "validation_mismatched": DATA / "mnli" / "dev_mismatched.tsv"}
     classes = CLASSES
     class_numbers = {name: number for number, name in enumerate(CLASSES)}
+    metrics = ("accuracy",)
     example_word = "pair of sentences"
     read = staticmethod(read_pairs)
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Mismatched accuracy is among them only if there is data for it."""
-        return "accuracy", *["accuracy_mismatched"] * ("validation_mismatched" in self.files)
+    def __init__(self, arguments: Arguments) -> None:
+        super().__init__(arguments)
+        if "validation_mismatched" in self.files:
+            self.metrics = ("accuracy", "accuracy_mismatched")
 
     def _files_given(self) -> dict[str, str | None]:
         files, mismatched = super()._files_given(), self.arguments.eval_mismatched_file
         return files | ({"validation_mismatched": mismatched} if mismatched or not files["train"] else {})
 
-    def _reading(self, split: str) -> dict:
-        return super()._reading(split) | {"is_scored": split != "train"}
+    def _reading(self, split: str, path: str) -> dict:
+        return super()._reading(split, path) | {"is_scored": split != "train"}
 
     def _from_hub(self, split: str) -> Dataset:
         examples = self.load_from_hub(HUB_DATASET, "mnli", split=HUB_SPLITS[split])

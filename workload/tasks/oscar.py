@@ -105,7 +105,7 @@ class Oscar(Task):
     sample = {"train": DATA / "oscar" / "train.jsonl", "validation": DATA / "oscar" / "eval.jsonl"}
     columns = datasets.Features({"text": datasets.Value("string")})
     metrics = ("perplexity",)
-    input_names = label_names = ("input_ids",)
+    label_names = ("input_ids",)
     example_word = "document"
     read = staticmethod(read_documents)
 
@@ -120,11 +120,12 @@ class Oscar(Task):
         if self.tokenizer.eos_token_id is None:
             raise InputError(f"--tokenizer {self.tokenizer_name}: has no end-of-text token to put between documents; "
                              "use a 'gpt2' tokenizer")
+        self.outputs_per_token = self.config.vocab_size  # a score for every token of the vocabulary
 
     @property
-    def outputs_per_token(self) -> int:
-        """One score for every token of the vocabulary."""
-        return self.config.vocab_size
+    def input_names(self) -> tuple[str, ...]:
+        """Without a mask: every sample is a full block of tokens."""
+        return ("input_ids",)
 
     def _from_hub(self, split: str) -> Dataset:
         go_offline_without_network()
@@ -147,7 +148,7 @@ class Oscar(Task):
         """Cut some documents into blocks. The tokens after the last full block are dropped."""
         end = self.tokenizer.eos_token_id
         encoded = self.tokenizer(examples["text"], return_attention_mask=False, add_special_tokens=False, verbose=False)
-        tokens = np.concatenate([np.append(document, end) for document in encoded["input_ids"]]).astype(np.int64)
+        tokens = np.concatenate([np.array([*document, end]) for document in encoded["input_ids"]]).astype(np.int64)
         blocks = tokens[: len(tokens) // self.max_length * self.max_length].reshape(-1, self.max_length)
         return {"feature_id": [f"{indices[0]}:{number}" for number in range(len(blocks))], "input_ids": list(blocks),
                 "length": [self.max_length] * len(blocks)}

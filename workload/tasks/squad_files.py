@@ -1,9 +1,12 @@
 """Reads SQuAD's official files (v2.0, and v1.1 with the same layout) and checks that every answer is in its place."""
 
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 from workload.errors import InputError
 from workload.tasks.files import HALF_CHARACTER, open_text, parse_json, shown
+
+T = TypeVar("T")
 
 
 def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[dict]:
@@ -21,7 +24,7 @@ def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[d
     with open_text(path) as file:
         document = parse_json(file.read(), path)
 
-    def member(parent, name: str, kind: type, place: str):
+    def member(parent: Any, name: str, kind: type[T], place: str) -> T:
         if not isinstance(parent, dict):
             raise InputError(f"{path}: {place or 'the top level'} should be an object, not {_json_name(parent)}")
         where = f"{place}.{name}" if place else name
@@ -30,7 +33,7 @@ def read_squad(path: str, answerable_only: bool, digest: str = "") -> Iterator[d
         value = parent[name]
         if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
             raise InputError(f"{path}: {where} should be {_JSON_NAMES[kind]}, not {_json_name(value)}")
-        if kind is str and HALF_CHARACTER.search(value):
+        if isinstance(value, str) and HALF_CHARACTER.search(value):
             raise InputError(f"{path}: {where} holds half of a surrogate pair, which is not text")
         return value
 
@@ -77,5 +80,5 @@ _JSON_NAMES = {dict: "an object", list: "a list", str: "a string", int: "a whole
                float: "a number", type(None): "null"}
 
 
-def _json_name(value) -> str:
+def _json_name(value: Any) -> str:
     return _JSON_NAMES.get(type(value), type(value).__name__)

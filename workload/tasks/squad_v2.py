@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 
+from workload.arguments import Arguments
 from workload.errors import InputError
 from workload.models.loading import DATA
 from workload.tasks.squad_files import read_squad
@@ -38,6 +39,10 @@ class SquadV2(Task):
     scoring_columns = ["example_index", "offsets"]
     read = staticmethod(read_squad)
 
+    def __init__(self, arguments: Arguments) -> None:
+        self.example_word = "question" + " with an answer" * arguments.answerable_only
+        super().__init__(arguments)
+
     def _check_config(self) -> None:
         if self.config.model_type != "bert":
             raise InputError(f"--model {self.model_name}: its config.json says {self.config.model_type!r}; this task "
@@ -61,12 +66,8 @@ class SquadV2(Task):
 
     # ------------------------------------------------------------------ data
 
-    @property
-    def example_word(self) -> str:
-        return "question" + " with an answer" * self.arguments.answerable_only
-
-    def _reading(self, split: str) -> dict:
-        return super()._reading(split) | {"answerable_only": self.arguments.answerable_only}
+    def _reading(self, split: str, path: str) -> dict:
+        return super()._reading(split, path) | {"answerable_only": self.arguments.answerable_only}
 
     def _from_hub(self, split: str) -> Dataset:
         examples = self.load_from_hub(HUB_DATASET, split=split).remove_columns("title")

@@ -2,7 +2,7 @@
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -43,9 +43,10 @@ class Task(TaskModel):
     columns: ClassVar[datasets.Features]  # of the examples
     label_names: ClassVar[tuple[str, ...]]
     scoring_columns: ClassVar[list[str]] = []  # columns of the features that only `score` needs, not training
-    example_word: ClassVar[str] = "example"  # for error messages
-    metrics: tuple[str, ...]
+    read: ClassVar[Callable[..., Iterator[dict]]]  # yields the examples of a local file or folder; see `_reading`
     digest = staticmethod(file_digest)  # SHA-256 of everything that `read` reads from a path
+    example_word = "example"  # for error messages
+    metrics: tuple[str, ...]
 
     def __init__(self, arguments: Arguments) -> None:
         super().__init__(arguments)
@@ -58,7 +59,7 @@ class Task(TaskModel):
         self.examples: dict[str, Dataset] = {}
         self.draws: dict[str, dict | None] = {}  # how a limit drew a split's examples; None where all were kept
         for split, path in self.files.items():
-            examples = self._from_file(split) if path else self._from_hub(split)
+            examples = self._from_file(split, path) if path else self._from_hub(split)
             flag = "max_train_examples" if split == "train" else "max_eval_examples"
             self.examples[split], self.draws[split] = limited(
                 examples, self._classes(split, examples), getattr(arguments, flag), f"--{flag}", path or split)
@@ -68,20 +69,15 @@ class Task(TaskModel):
     def _files_given(self) -> dict[str, str | None]:
         return {"train": self.arguments.train_file, "validation": self.arguments.eval_file}
 
-    @staticmethod
-    @abstractmethod
-    def read(path: str, **options) -> Iterator[dict]:
-        """The examples of a local file or folder, one at a time."""
-
-    def _reading(self, split: str) -> dict:
+    def _reading(self, split: str, path: str) -> dict:
         """Keyword arguments for `read`; together they are the cache key."""
-        return {"path": os.path.abspath(self.files[split]), "digest": self.data_digest[split] + CODE}
+        return {"path": os.path.abspath(path), "digest": self.data_digest[split] + CODE}
 
-    def _from_file(self, split: str) -> Dataset:
+    def _from_file(self, split: str, path: str) -> Dataset:
         """The examples of a local file, read and checked once, then taken from the cache of `datasets`."""
         try:
             return Dataset.from_generator(read_some, features=self.columns, gen_kwargs={
-                "read": self.read, "example_word": self.example_word, "reading": self._reading(split)})
+                "read": self.read, "example_word": self.example_word, "reading": self._reading(split, path)})
         except DatasetGenerationError as error:
             raise error.__cause__ or error from None  # the error that `read` raised
 
@@ -93,7 +89,7 @@ class Task(TaskModel):
         """The class of each example; limits draw from each class in proportion. All 0 without classes. (examples,)"""
         return np.zeros(len(examples), dtype=int)
 
-    def load_from_hub(self, dataset: str, *options: str, **more) -> Dataset:
+    def load_from_hub(self, dataset: str, *options: str, split: str) -> Dataset:
         """`datasets.load_dataset`, whose errors become one clear line.
 
         Raises:
@@ -101,7 +97,7 @@ class Task(TaskModel):
         """
         go_offline_without_network()
         try:
-            return datasets.load_dataset(dataset, *options, **more)
+            return datasets.load_dataset(dataset, *options, split=split)
         except Exception as error:  # noqa: BLE001  the Hub's clients raise dozens of unrelated kinds
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise InputError(f"{dataset} cannot be had from the Hugging Face Hub (no network?); give local files "
