@@ -23,6 +23,7 @@ from comparison.report import write_comparison
 from comparison.rows import compare
 from comparison.runs import find_runs
 from comparison.study import Curve, Metric, Study, Target
+from comparison.verified import find_verifications
 from workload.terminal import print_anywhere
 
 PUBLISHED = Path(__file__).resolve().parent / "results" / "published"
@@ -231,7 +232,8 @@ def main() -> None:
     published = published_parts(PUBLISHED, rows, study) if options.published else []
     output = options.output_dir or options.results
     try:
-        text, figures = write_comparison(rows, members, output, study, tuners, published)
+        text, figures = write_comparison(rows, members, output, study, tuners, published,
+                                         find_verifications(options.results))
     except OSError as error:
         parser.error(f"cannot write to {output}: {error}")
     try:

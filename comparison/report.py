@@ -1,6 +1,8 @@
 """Write comparison.md, comparison.csv and the figures of every group of comparable rows."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,6 +16,7 @@ from comparison.settings import describe, mixed_versions, name_start
 from comparison.study import SPEEDUPS, VERSIONS, Study
 from comparison.tables import metrics_table, without_empty
 from comparison.targets import TIMES, aim_of
+from comparison.verified import verified
 
 
 def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
@@ -30,7 +33,7 @@ def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
 
 def tables(group: pd.DataFrame, study: Study) -> list[str]:
     """The tables of a group: the first with all its columns, the others without empty rows and columns."""
-    parts = []
+    parts: list[str] = []
     for place, (title, metrics) in enumerate(study.tables.items()):
         if place:
             filled, metrics = without_empty(group, metrics)
@@ -65,12 +68,13 @@ def save(drawn: dict[str, Figure], folder: Path, prefix: str) -> int:
 
 
 def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: Study, tuners: pd.DataFrame,
-                     published: list[str]) -> tuple[str, int]:
+                     published: list[str], verifications: Sequence[dict[str, Any]] = ()) -> tuple[str, int]:
     """Write tables and figures of every group and of weak scaling. Returns the tables as text, and the figure count.
 
     Args:
         tuners: a line per tuning space of each autotuner.
         published: parts of the text that follow the tables of our own runs.
+        verifications: entries of verification.json.
     """
     figures = output / "figures"
     figures.mkdir(parents=True, exist_ok=True)
@@ -86,7 +90,8 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
         heading += mixed_versions(group, study)
         slug = name_start(describe(row, differing, study), number) if differing else ""
         by_hand = group[group["tuned_by"] != "autotuner"]  # autotuned rows have a table of their own
-        parts += [f"## {heading}", *(tables(by_hand, study) if len(by_hand) else []), *end_to_end(group, study)]
+        shown = [verified(by_hand, verifications), *tables(by_hand, study)] if len(by_hand) else []
+        parts += [f"## {heading}", *shown, *end_to_end(group, study)]
         count += save(charts(by_hand, members, heading, study) if len(by_hand) else {}, figures, slug)
     for heading, slug, group in weak_groups(rows, study):
         parts += [f"## {heading}", *scaling_tables(group, study, "weak")]

@@ -75,7 +75,7 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     Several runs of one seed count as one, with their mean. `dirty` is "yes" if any run of the row was.
     """
     numbers = [*dict.fromkeys([*study.targets, *study.measured, *TIMES])]
-    columns = ["seed", "epoch_workload", "source_digest", "commit", "dirty", *study.settings, *numbers]
+    columns = ["seed", "epoch_workload", "source_digest", "family", "commit", "dirty", *study.settings, *numbers]
     table = pd.DataFrame([run.summary for run in runs]).reindex(columns=columns)
     table = with_settings(table.astype(dict.fromkeys(numbers, float)), study)
     settings = table.groupby(study.settings, dropna=False, sort=False)
@@ -88,7 +88,7 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     samples[-1] = samples[0].iloc[:0]
     rows = rows.join(pd.DataFrame([in_one_line(estimate(samples[index]), MEAN) for index in rows.index]))
     by_row = table.groupby("row")
-    for column in ("epoch_workload", "source_digest"):
+    for column in ("epoch_workload", "source_digest", "family"):
         rows[column] = by_row[column].first()
     rows["commit"] = by_row["commit"].agg(lambda commits: " ".join(commits.dropna().unique()))
     rows["is_dirty"] = by_row["dirty"].agg(lambda states: (states == YES).any()).astype(bool)

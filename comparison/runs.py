@@ -110,6 +110,8 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
         if column in LOWER_CASE and pd.notna(value):
             table[column] = value.lower()
     table["code"] = code_of(table.iloc[0].to_dict())
+    model = description.get("model")
+    table["family"] = model.get("family") if isinstance(model, dict) else None
     known = {plain(name): name for name in study.strategies}
     summary = table.iloc[0].to_dict()
     return summary | {"strategy": known.get(plain(summary["strategy"]), summary["strategy"])}

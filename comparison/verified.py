@@ -1,5 +1,6 @@
 """Whether `verify.py` proved a table's rows equal to one device, with the same code, on the same hardware."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def find_verifications(root: Path) -> list[dict[str, Any]]:
     return found
 
 
-def verified(group: pd.DataFrame, entries: list[dict[str, Any]]) -> str:
+def verified(group: pd.DataFrame, entries: Sequence[dict[str, Any]]) -> str:
     """A sentence above the table of a group: when its rows were verified, and which were not."""
     known = [entry for entry in entries if any(_matches(row, entry) for _, row in group.iterrows())]
     if not known:

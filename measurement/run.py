@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from measurement.clock import Work, synchronize, work_of_step
 from measurement.ending import end_badly, fail, finish, stop
@@ -45,7 +46,7 @@ class Part:
     parameters: int  # tied copies counted on one rank only
 
     @classmethod
-    def whole(cls, model: torch.nn.Module, replica: int) -> "Part":
+    def whole(cls, model: PreTrainedModel, replica: int) -> "Part":
         """The part of a rank that runs all of the model, whatever it stores."""
         return cls(replica, 0, layer_names(model), sum(parameter.numel() for parameter in model.parameters()))
 

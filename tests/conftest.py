@@ -137,12 +137,12 @@ def environment(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def start(environment, common_folder):
     """Start a command in the project's folder and wait for it."""
-    def start(*words: str) -> subprocess.CompletedProcess:
+    def start(*words: str, limit_s: float = 240) -> subprocess.CompletedProcess:
         # DeepSpeed's launcher takes the same port each time, unlike torchrun's.
         alone = only_one(common_folder / "deepspeed.lock") if "deepspeed" in words else contextlib.nullcontext()
         with alone:
             return subprocess.run([str(word) for word in words], cwd=ROOT, env=environment, capture_output=True,
-                                  text=True, timeout=240)
+                                  text=True, timeout=limit_s)
     return start
 
 

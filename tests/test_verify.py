@@ -88,7 +88,7 @@ def test_a_model_that_cannot_be_cut_has_no_pipelines():
 
 @pytest.mark.timeout(1200)
 def test_every_strategy_is_proven_on_two_processes(start, slow_lane, tmp_path):
-    done = start(sys.executable, "verify.py", "--num_gpus", "2", "--output_dir", str(tmp_path))
+    done = start(sys.executable, "verify.py", "--num_gpus", "2", "--output_dir", str(tmp_path), limit_s=1100)
     assert done.returncode == 0, done.stdout + done.stderr
     [entry] = json.loads((tmp_path / "verification.json").read_text())["verifications"]
     assert {row["status"] for row in entry["rows"]} == {"equal"} and len(entry["rows"]) == 16
@@ -99,7 +99,7 @@ def test_every_strategy_is_proven_on_two_processes(start, slow_lane, tmp_path):
 
 @pytest.mark.timeout(600)
 def test_broken_strategies_are_caught_and_named(start, slow_lane, tmp_path):
-    done = start(sys.executable, "-m", "tests.scripts.verify_mutated", "--output_dir", str(tmp_path))
+    done = start(sys.executable, "-m", "tests.scripts.verify_mutated", "--output_dir", str(tmp_path), limit_s=550)
     assert done.returncode == 1, done.stdout + done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if ": " in line and line.startswith("  ")}
     for name, quantity in {"clipping_left_to_deepspeed": "gradient norm", "bucket_not_reduced": "weights",

@@ -69,6 +69,7 @@ def write_tuner(folder):
 
 
 def table_below(text, heading):
-    """The cells of the Markdown table below a heading, row by row."""
-    lines = text.split(f"\n## {heading}\n\n")[1].split("\n\n")[0].splitlines()
+    """The cells of the first Markdown table below a heading, row by row."""
+    parts = text.split(f"\n## {heading}\n\n")[1].split("\n\n")
+    lines = next(part for part in parts if part.startswith("|")).splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "--" not in line]
