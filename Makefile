@@ -11,7 +11,7 @@ VENV := .venv
 PIP_AUDIT := 2.10.1
 AUDIT := $(VENV)/pip-audit-$(PIP_AUDIT)
 # Errors that pyright finds in tests/, in its mode "basic"; the number may only fall.
-TYPE_ERRORS_IN_TESTS := 264
+TYPE_ERRORS_IN_TESTS := 263
 
 .PHONY: install demo check test test-slow lint audit
 

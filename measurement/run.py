@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,9 @@ from workload.models.layers import layer_names
 from workload.optimization import Update
 from workload.training_state import TrainingState
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -46,7 +50,7 @@ class Part:
     parameters: int  # tied copies counted on one rank only
 
     @classmethod
-    def whole(cls, model: PreTrainedModel, replica: int) -> "Part":
+    def whole(cls, model: "PreTrainedModel", replica: int) -> "Part":
         """The part of a rank that runs all of the model, whatever it stores."""
         return cls(replica, 0, layer_names(model), sum(parameter.numel() for parameter in model.parameters()))
 

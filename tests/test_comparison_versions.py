@@ -34,7 +34,7 @@ def printed(tmp_path, capsys, monkeypatch):
 
 def names_in(part):
     """Names of the rows of the first table."""
-    return [line.split("|")[1].strip() for line in part.split("\n\n")[0].splitlines()[2:]]
+    return [line.split("|")[1].strip() for line in part.split("\n\n")[1].splitlines()[2:]]
 
 
 def write_old_run(folder, commit, dirty=False, **values):
