@@ -2,7 +2,8 @@
 # make check     lint (ruff, types), and the tests that start no training (budget on 2 cores: 3 minutes)
 # make test      all tests but the slow ones (budget: 15 minutes)
 # make test-slow the slow tests: pretended GPUs, runs of 4 processes, runs that are killed (budget: 30 minutes)
-# make install   .venv with the pinned requirements
+# make install   .venv with the pinned requirements; CUDA=12.6, CUDA=13.0 or CUDA=cpu: with that build of PyTorch, which
+#                stays until another is named. Which one a driver needs: README.md
 # make lint      ruff, and types by pyright: no error outside tests/, and no more in them than there were
 # make audit     known vulnerabilities of all that is installed in .venv, asked of PyPI; see docs/security.md
 
@@ -13,16 +14,29 @@ AUDIT := $(VENV)/pip-audit-$(PIP_AUDIT)
 # Errors that pyright finds in tests/, in its mode "basic"; the number may only fall.
 TYPE_ERRORS_IN_TESTS := 263
 
+BUILDS := 12.6 13.0 cpu
+# From the command line only, as clusters set CUDA to a folder in the environment. Unless given, the build installed last.
+CUDA := $(patsubst $(VENV)/installed-%,%,$(wildcard $(VENV)/installed-*))
+ifneq ($(filter-out $(BUILDS),$(CUDA))$(word 2,$(CUDA)),)
+$(error CUDA=$(CUDA): no such build of PyTorch; use one of $(BUILDS), or leave CUDA out)
+endif
+TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
+TORCH_BUILD := $(if $(filter cpu,$(CUDA)),cpu,cu$(subst .,,$(CUDA)))
+# Another build begins a new .venv, as the libraries of two builds share file names.
+INSTALLED := $(VENV)/installed$(CUDA:%=-%)
+
 .PHONY: install demo check test test-slow lint audit
 
-install: $(VENV)/installed
+install: $(INSTALLED)
 
-$(VENV)/installed: requirements.txt
+$(INSTALLED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 		{ echo "error: Python 3.11 or 3.12 is needed; name one with make PYTHON=python3.12"; exit 2; }
 	@command -v "$${CXX:-c++}" > /dev/null || \
 		{ echo "error: no C++ compiler, which DeepSpeed needs; on Debian and Ubuntu: apt-get install g++"; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(if $(filter-out $@,$(wildcard $(VENV)/installed*)),--clear) $(VENV)
+	$(if $(CUDA),$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)+$(TORCH_BUILD) \
+		--index-url https://download.pytorch.org/whl/$(TORCH_BUILD))
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@echo "building DeepSpeed's CPU operation (about a minute, once)"
 	@rm -rf $(VENV)/torch_extensions # a build that was killed leaves a lock, on which the next one would wait for ever

@@ -17,6 +17,7 @@ from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError, one_line_errors
 from workload.evaluation import whole_model
 from workload.job import prepare
+from workload.launch.gpus import visible_gpus
 from workload.launch.processes import devices_asked_for, leave
 from workload.models.loading import save_whole
 from workload.optimization import Optimization
@@ -41,7 +42,7 @@ def gpus_asked_for(num_gpus: int | None) -> int:
     Raises:
         InputError: more than the GPUs of this machine.
     """
-    devices, visible = devices_asked_for(num_gpus), torch.cuda.device_count()
+    devices, visible = devices_asked_for(num_gpus), visible_gpus()
     if devices > max(visible, 1):
         raise InputError(f"{devices} devices asked for, but DataParallel is one process on one machine, which shows "
                          f"{visible} GPUs; use --num_gpus {max(visible, 1)}")

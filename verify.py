@@ -18,7 +18,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from verification import settings
@@ -28,6 +27,7 @@ from verification.proof import EQUAL, Proof, Row, torchrun
 from verification.records import add_verification, read_verifications, verification
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError, one_line_errors
+from workload.launch.gpus import use_cpu, visible_gpus
 from workload.launch.processes import devices_asked_for
 from workload.models.families import FAMILIES
 from workload.models.loading import TINY
@@ -42,6 +42,7 @@ SHOWN = ("loss", "gradient norm", "weights")
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--num_gpus", type=int, help="devices (default: all visible GPUs; without GPUs, 2 processes)")
+    parser.add_argument("--device", choices=["cpu"], help="cpu: CPU processes although there are GPUs")
     parser.add_argument("--task", choices=list(TASKS), default="squad_v2", help="(default: %(default)s)")
     parser.add_argument("--all_tasks", action="store_true", help="all tasks, with their embedded models and samples")
     parser.add_argument("--model", help="Hub name or local folder (default: the embedded small model)")
@@ -63,9 +64,11 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    machine = describe_machine(options.num_gpus, str(options.output_dir))
+    if options.device == "cpu":
+        use_cpu()  # all runs inherit it
     devices = devices_asked_for(options.num_gpus)
-    if options.num_gpus is None and not torch.cuda.is_available():
+    machine = describe_machine(options.num_gpus, str(options.output_dir))
+    if options.num_gpus is None and not visible_gpus():
         devices = 2
     options.output_dir.mkdir(parents=True, exist_ok=True)
     read_verifications(options.output_dir)  # a file that cannot be read is found now
@@ -111,7 +114,7 @@ def prove(task: Task, proof: Proof) -> dict[str, Any]:
     config, family = task.config, FAMILIES.get(task.config.model_type)
     references = settings.references(proof.devices)
     wanted = settings.settings(proof.devices, config.num_hidden_layers if family and family.layers else None,
-                               torch.cuda.is_available())
+                               visible_gpus() > 0)
     rows, computations = [], []
     with tqdm(total=len(references) + len(wanted), unit="run", leave=False) as bar:
         for reference in references:

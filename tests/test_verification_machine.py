@@ -16,6 +16,7 @@ from verification.gpus import describe_gpus
 from verification.link_model import MIB, SEND, WIRE, fit, in_fractions, link_lines, wire_bytes
 from verification.machine import describe_machine, hardware_name, machine_lines, machine_warnings, slow_link
 from workload.errors import InputError
+from workload.launch import gpus
 
 ALL = (0, 1, 2, 3)
 PAIRS = [(a, b) for a in ALL for b in ALL if a < b]
@@ -179,12 +180,18 @@ def test_gpus_without_nvml(two_gpus, monkeypatch):
     assert any(line.startswith("no clocks, power or energy: NVML cannot be read") for line in lines)
 
 
-def test_gpus_that_pytorch_does_not_see(two_gpus, monkeypatch):
+def test_gpus_that_pytorch_does_not_see(two_gpus, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert describe_gpus()["no_gpu"].endswith("is built for CPUs only, although the machine has 2 NVIDIA GPUs")
+    monkeypatch.setattr(pynvml, "nvmlSystemGetCudaDriverVersion_v2", lambda: 13000)
+    assert describe_gpus()["no_gpu"].startswith("this machine has 2 NVIDIA GPUs that PyTorch cannot use: driver 580.65")
+    monkeypatch.setattr(pynvml, "nvmlInit", refuse)
+    monkeypatch.setattr(gpus, "DEV", tmp_path)
+    assert describe_gpus()["no_gpu"] == f"PyTorch {torch.__version__} is built for CPUs only"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert describe_gpus()["no_gpu"].endswith("built for CUDA 13.0, finds none")
+    assert describe_gpus()["no_gpu"] == f"PyTorch {torch.__version__} (built for CUDA 13.0) finds none"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert describe_gpus()["no_gpu"] == "hidden by CUDA_VISIBLE_DEVICES or --device cpu"
 
 
 # ---------------------------------------------------------------------- links

@@ -9,6 +9,7 @@ import torch
 
 from measurement.environment import devices_of_rank
 from measurement.nvml import Gpu
+from workload.launch.gpus import visible_gpus, why_none
 
 # Where the paths of two GPUs meet: https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceEnumvs.html
 PATHS = {pynvml.NVML_TOPOLOGY_INTERNAL: "one board", pynvml.NVML_TOPOLOGY_SINGLE: "one PCIe switch",
@@ -58,11 +59,11 @@ def describe_gpus() -> dict[str, Any]:
     driver = problem = None
     try:
         pynvml.nvmlInit()
-        driver, on_machine = pynvml.nvmlSystemGetDriverVersion(), pynvml.nvmlDeviceGetCount()
+        driver = pynvml.nvmlSystemGetDriverVersion()
     except pynvml.NVMLError as error:
-        problem, on_machine = str(error), 0
+        problem = str(error)
     described, handles = [], []
-    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    for number in range(visible_gpus()):
         [gpu] = devices_of_rank([torch.device("cuda", number)])["devices"]
         try:
             handles.append(None if problem else LinkedGpu(gpu["gpu_uuid"]))
@@ -71,7 +72,7 @@ def describe_gpus() -> dict[str, Any]:
         is_mig = gpu["gpu_uuid"].startswith("MIG")
         described.append(gpu | {"is_mig": is_mig} | (handles[-1].state() if handles[-1] else {}))
     pairs = itertools.combinations(range(len(described)), 2)
-    return {"gpus": described, "no_gpu": None if described else _no_gpu(on_machine), "driver": driver,
+    return {"gpus": described, "no_gpu": None if described else why_none(), "driver": driver,
             "nvml_problem": problem, "peers": [_pair(a, b, handles[a], handles[b]) for a, b in pairs]}
 
 
@@ -83,14 +84,3 @@ def _pair(a: int, b: int, one: LinkedGpu | None, other: LinkedGpu | None) -> dic
     if os.environ.get("NCCL_P2P_DISABLE", "0") != "0":
         has_access, reason = False, f"NCCL_P2P_DISABLE={os.environ['NCCL_P2P_DISABLE']} switches it off"
     return {"gpus": [a, b], "link": link, "peer_access": has_access, "reason": reason}
-
-
-def _no_gpu(on_machine: int) -> str:
-    """Why PyTorch uses no GPU, where NVML sees `on_machine` of them."""
-    build = torch.version.cuda and f"CUDA {torch.version.cuda}" or torch.version.hip and f"ROCm {torch.version.hip}"
-    if build is None:
-        seen = f", although the machine has {on_machine} NVIDIA GPU{'s' * (on_machine > 1)}" if on_machine else ""
-        return f"PyTorch {torch.__version__} is built for CPUs only{seen}"
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return "CUDA_VISIBLE_DEVICES hides them"
-    return f"PyTorch {torch.__version__}, built for {build}, finds none"

@@ -25,6 +25,7 @@ from verification.machine import hardware_name, slow_link
 from workload.atomic_files import write_json
 from workload.errors import InputError, one_line_errors
 from workload.launch import launcher
+from workload.launch.gpus import check_gpus, visible_gpus
 from workload.launch.processes import Processes, join, leave
 
 SIZES = (64 * KIB, MIB, 16 * MIB, 256 * MIB)
@@ -157,7 +158,8 @@ def main() -> None:
     if count < 2:
         raise InputError("links need two processes or more; start with torchrun --nproc-per-node 2 -m "
                          f"verification.links {arguments.out}")
-    if 0 < (visible := torch.cuda.device_count()) < launcher.processes_on_this_node():
+    check_gpus()
+    if 0 < (visible := visible_gpus()) < launcher.processes_on_this_node():
         raise InputError(f"this machine shows {visible} GPU{'s' * (visible > 1)}; use --nproc-per-node {visible}")
     processes = join(count, cpu_threads=None)
     measured = measure_links(processes, arguments.seconds)

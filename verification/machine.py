@@ -13,6 +13,7 @@ from measurement.environment import hardware_name as name_of
 from measurement.redaction import without_secrets
 from verification.gpus import describe_gpus
 from verification.host import HubCheck, compiler, container_memory_gib, open_files, space
+from workload.launch.gpus import visible_gpus
 from workload.launch.processes import usable_cores
 
 SMALLEST_SHM_GIB = 1.0
@@ -42,7 +43,7 @@ def describe_machine(processes: int | None = None, results: str = "results") -> 
 
 def hardware_name(devices: int | None = None) -> str:
     """What summary.csv says in the column `hardware` about a run here on this many devices (default: all GPUs)."""
-    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    visible = visible_gpus()
     used = [torch.device("cuda", number) for number in range(min(devices or visible, visible))]
     described = devices_of_rank(used or [torch.device("cpu")])["devices"]
     return without_secrets(name_of((device["gpu"] for device in described), cpu_name(),

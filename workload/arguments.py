@@ -70,6 +70,7 @@ class Arguments:
     compile: bool = flag("torch.compile for the transformer layers; worth its start in long runs", False)
 
     num_gpus: int | None = flag("processes, one per device; without GPUs CPU processes. Default: all visible GPUs")
+    device: Literal["cpu"] | None = flag("`cpu`: CPU processes although there are GPUs. Default: GPUs, if any")
     cpu_threads: int | None = flag("threads per process. Default: cores // processes of this machine")
     seed: int = flag("new weights, order, dropout", 0)
     eval_steps: int | None = flag("evaluate every N steps besides at the end. Default: once an epoch")
@@ -185,6 +186,8 @@ def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
 
     Raises:
         InputError: unknown or abbreviated flags, values out of range, flags that contradict each other.
+
+    `--device cpu` takes effect here: GPUs are hidden before anything looks for them.
     """
     words = sys.argv[1:] if command is None else list(command)
     parser = _Parser(
@@ -204,4 +207,8 @@ def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
     arguments = kind(**given)
     arguments.given = frozenset(given)
     check_arguments(arguments)
+    if arguments.device == "cpu":
+        from workload.launch.gpus import use_cpu  # which imports torch, for seconds
+
+        use_cpu()
     return arguments

@@ -20,6 +20,7 @@ from workload.batches import Batches, BatchSplit, split_batch
 from workload.checkpoints import Checkpoint, newest_checkpoint
 from workload.errors import InputError
 from workload.launch import launcher
+from workload.launch.gpus import device_type
 from workload.launch.processes import Processes, join, launch, started_at
 from workload.models.layers import ORDERED_LAYERS
 from workload.optimizer import warmup_steps
@@ -131,8 +132,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     transformers.logging.disable_progress_bar()
     check_names(arguments)
     batch_split = split_batch(arguments, devices // stages, micro_batches)
-    precision = choose_precision(arguments.precision, arguments.tf32,
-                                 torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    precision = choose_precision(arguments.precision, arguments.tf32, torch.device(device_type()))
     settings = complete_settings(batch_split, precision) if complete_settings else None
     folder = _folder(arguments, strategy, devices, stages, batch_split, precision)
     datasets.disable_progress_bars()

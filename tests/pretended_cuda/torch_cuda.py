@@ -24,7 +24,8 @@ def install(device: ModuleType) -> None:
             "num_alloc_retries": 0, "num_ooms": 0}
 
     primitives = {
-        "getDeviceCount": lambda: count, "getDevice": device.current_device, "setDevice": device.set_device,
+        "getDeviceCount": lambda: min(count, len(cuda._parse_visible_devices())),  # by CUDA_VISIBLE_DEVICES
+        "getDevice": device.current_device, "setDevice": device.set_device,
         "synchronize": lambda: device.wait_for_device("synchronize"), "emptyCache": lambda: None,
         "memoryStats": memory, "resetPeakMemoryStats": device.reset_peak, "getCompiledVersion": lambda: 13000,
         "getCurrentRawStream": lambda index: 0}

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from workload.errors import InputError, end_process
 from workload.launch import launcher, loopback
+from workload.launch.gpus import check_gpus, device_type, visible_gpus
 from workload.malloc import keep_freed_memory
 from workload.storage import extensions_folder
 
@@ -77,12 +78,13 @@ def devices_asked_for(num_gpus: int | None) -> int:
     """How many devices the run is to use, from `--num_gpus`, the launcher that started us, or the visible GPUs.
 
     Raises:
-        InputError: more devices than this machine has GPUs, or than the launcher started on several nodes; or this
-            process was started in a way that tells it nothing of the others.
+        InputError: more devices than this machine has GPUs, or than the launcher started on several nodes; GPUs that
+            PyTorch cannot use; or this process was started in a way that tells it nothing of the others.
     """
     if problem := launcher.problem():
         raise InputError(problem)
-    started, visible = launcher.processes(), torch.cuda.device_count()
+    check_gpus()
+    started, visible = launcher.processes(), visible_gpus()
     on_this_node = launcher.processes_on_this_node()
     if launcher.nodes() > 1:
         if 0 < visible < on_this_node:
@@ -160,7 +162,7 @@ def join(processes: int, cpu_threads: int | None, devices_a_process: int = 1, ha
     rank, local_rank = launcher.rank(), launcher.local_rank()
     threads = cpu_threads or max(usable_cores() // (launcher.processes_on_this_node() or processes), 1)
     torch.set_num_threads(threads)  # torchrun would give 1, DeepSpeed all
-    if torch.cuda.is_available():
+    if device_type() == "cuda":
         first = local_rank * devices_a_process
         devices = tuple(torch.device("cuda", first + number) for number in range(devices_a_process))
         torch.cuda.set_device(devices[0])
@@ -195,7 +197,7 @@ def leave(exit_code: int = 0) -> NoReturn:
 
 def import_deepspeed() -> ModuleType:
     """DeepSpeed. Takes half a second and more, so not before the flags are known to be good."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # or DeepSpeed warns
+    os.environ.setdefault("DS_ACCELERATOR", device_type())  # or DeepSpeed warns
     with quiet_libraries():
         import deepspeed
     return deepspeed

@@ -8,6 +8,7 @@ import torch
 
 from workload.arguments import Arguments
 from workload.errors import InputError
+from workload.launch.gpus import device_type
 from workload.models.families import shape_of
 from workload.models.flops import TransformerShape
 from workload.models.layers import transformer_modules
@@ -161,7 +162,7 @@ class TaskModel(ABC):
         from workload.models.dropout import pack_dropout
 
         use_masks_as_given()
-        if not torch.cuda.is_available():
+        if device_type() == "cpu":
             pack_dropout(model)
         if self.arguments.compile:  # layer by layer: they are alike, so only the first takes long to compile
             for layer in transformer_modules(model).values():
