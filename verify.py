@@ -20,11 +20,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from measurement.environment import source_digest, versions
 from verification import settings
 from verification.compare import Computation
-from verification.machine import describe_machine, machine_lines
+from verification.machine import describe_machine, hardware_name, machine_lines
 from verification.proof import EQUAL, Proof, Row, torchrun
-from verification.records import add_verification, read_verifications, verification
+from verification.records import NAME, add_verification, is_proven, read_verifications, verification
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError, one_line_errors
 from workload.launch.gpus import use_cpu, visible_gpus
@@ -51,6 +52,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max_seq_length", type=int, default=LENGTH, help="tokens in a sample (default: %(default)s)")
     parser.add_argument("--output_dir", type=Path, default=Path("results"),
                         help="where verification.json goes (default: %(default)s)")
+    parser.add_argument("--skip_verified", action="store_true",
+                        help="do nothing for a task that was verified already, with the same code, versions, hardware, "
+                             "family of models and devices")
     parser.add_argument("--limit_s", type=float, default=300.0,
                         help="a run that takes longer counts as hanging (default: %(default)s)")
     parser.error = lambda message: parser.exit(2, f"error: {message}\n")
@@ -72,9 +76,17 @@ def main() -> None:
         devices = 2
     options.output_dir.mkdir(parents=True, exist_ok=True)
     read_verifications(options.output_dir)  # a file that cannot be read is found now
-    print(*machine_lines(machine), sep="\n", flush=True)
     tasks = {task: flags_of(task, options) for task in (TASKS if options.all_tasks else [options.task])}
     opened = {task: open_task(parse_arguments(Arguments, flags)) for task, flags in tasks.items()}  # or one error
+    if options.skip_verified:
+        tasks = {task: flags for task, flags in tasks.items()
+                 if not is_proven(options.output_dir, source_digest=source_digest(), **versions(),
+                                  hardware=hardware_name(devices), family=opened[task].config.model_type, task=task,
+                                  devices=devices)}
+        if not tasks:
+            print(f"Verified already, on {devices} device{'s' * (devices > 1)}: {options.output_dir / NAME}")
+            sys.exit(0)
+    print(*machine_lines(machine), sep="\n", flush=True)
     links = measure_links(devices)
     all_agree = True
     for task, flags in tasks.items():

@@ -7,13 +7,12 @@ from typing import Any
 import pandas as pd
 
 from comparison.study import LIBRARIES
-from verification.records import NAME, read_verifications
+from verification.records import EQUAL, NAME, read_verifications
 from workload.errors import InputError
 
 SAME = ("source_digest", *LIBRARIES, "hardware", "family")
 IDENTITY = ("strategy", "pipeline_stages", "schedule")  # and the number of devices
 ONE_DEVICE = ("ddp", "1", "")  # the reference
-EQUAL = "equal"
 
 
 def find_verifications(root: Path) -> list[dict[str, Any]]:

@@ -26,6 +26,8 @@ RESULTS=${RESULTS:-results}/autotuning
 BEST=$RESULTS/trials/ds_config_optimal.json
 FLAGS=(--task "$TASK" --global_batch_size $((SHARE * DEVICES)) "${WORK[@]}" --output_dir "$RESULTS" --overwrite)
 
+source experiments/runs.sh
+verify_first "$TASK" "$RESULTS" "$DEVICES"
 # Tuned are ZeRO's stage and the micro-batch size, of which the three largest that fit the global batch are tried.
 mkdir -p "$RESULTS"
 python - "$SHARE" "$RESULTS" << 'END'

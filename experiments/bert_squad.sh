@@ -23,6 +23,7 @@ if [[ ${SAMPLE:-} ]]; then
 fi
 FLAGS+=("$@")
 source experiments/runs.sh
+verify_first squad_v2 "${FLAGS[3]}" $(powers_of_2 "${DEVICES_A_NODE:-$DEVICES}")
 
 for seed in ${SEEDS:-0}; do
     run bert_baseline.py --num_gpus 1

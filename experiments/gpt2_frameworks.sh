@@ -22,6 +22,7 @@ if [[ ${SAMPLE:-} ]]; then
 fi
 FLAGS+=("$@")
 source experiments/runs.sh
+verify_first oscar "$RESULTS" $(powers_of_2 "${DEVICES_A_NODE:-$DEVICES}")
 
 for seed in ${SEEDS:-0}; do
     for ((devices = 1; devices <= DEVICES; devices *= 2)); do

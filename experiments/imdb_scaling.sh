@@ -24,6 +24,7 @@ if [[ ${SAMPLE:-} ]]; then
 fi
 FLAGS+=("$@")
 source experiments/runs.sh
+verify_first imdb "$RESULTS" $(powers_of_2 "${DEVICES_A_NODE:-$DEVICES}")
 
 for seed in ${SEEDS:-0}; do
     run bert_baseline.py --num_gpus 1 --global_batch_size "$BATCH"

@@ -8,6 +8,19 @@ run() {
     python experiments/run_once.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
 }
 
+# verify_first TASK FOLDER DEVICES...: prove every strategy on so many devices, unless that was done. VERIFY=no skips it.
+verify_first() {
+    for devices in "${@:3}"; do
+        [[ ${VERIFY:-} == no ]] || python verify.py --task "$1" --output_dir "$2" --num_gpus "$devices" --skip_verified ||
+            { echo "not verified: VERIFY=no runs the experiment all the same" >&2; exit 1; }
+    done
+}
+
+# powers_of_2 UP_TO: 1 2 4 ...
+powers_of_2() {
+    for ((number = 1; number <= $1; number *= 2)); do echo "$number"; done
+}
+
 # compare FOLDER: compare the finished runs, then name those that failed.
 compare() {
     python plots.py "$@"

@@ -13,10 +13,11 @@ from typing import Any
 import psutil
 
 from verification.compare import Computation, Difference, differences, limits
+from verification.records import EQUAL
 from verification.settings import EXACT, PROJECT, Setting, batch_flags
 from workload.errors import InputError
 
-EQUAL, DIFFERS = "equal", "differs"
+DIFFERS = "differs"
 CANNOT_START, HANGS, OUT_OF_MEMORY, FAILS = "cannot start", "hangs", "out of memory", "fails"
 MEMORY_A_PARAMETER = 16  # bytes: parameter, gradient and Adam's two moments in fp32
 

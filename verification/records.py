@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # plots.py reads the file, and has no use for torch
     from verification.proof import Row
 
 NAME = "verification.json"
+EQUAL = "equal"  # the status of a setting that computes what one device does
 KEY = ("source_digest", "torch", "transformers", "deepspeed", "hardware", "family", "task", "devices")
 
 
@@ -38,6 +39,12 @@ def read_verifications(folder: Path) -> list[dict[str, Any]]:
         return []
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / NAME} cannot be read; remove it, and run verify.py again") from error
+
+
+def is_proven(folder: Path, **key: Any) -> bool:
+    """Whether verification.json has an entry with these values of `KEY`, in which every setting is equal."""
+    return any(all(str(entry.get(name)) == str(key[name]) for name in KEY)
+               and all(row["status"] == EQUAL for row in entry["rows"]) for entry in read_verifications(folder))
 
 
 def add_verification(folder: Path, entry: dict[str, Any], machine: dict[str, Any], links: dict[str, Any]) -> Path:
