@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 from verification import settings
 from verification.compare import Computation, differences, limits, without_gradient
+from verification.records import KEY, add_verification, is_proven
+from workload.errors import InputError
 
 STEPS = ("train_loss", "grad_norm", "micro_batch_squared_norm", "batch_squared_norm")
 
@@ -82,6 +84,20 @@ def test_settings_fit_the_devices(devices):
             assert batch // (devices // stages) == parts * settings.MICRO_BATCH_SIZE
 
 
+def test_what_was_verified_need_not_be_again(tmp_path):
+    key = dict.fromkeys(KEY, "same") | {"devices": 2}
+    entry = key | {"rows": [{"status": "equal"}, {"status": "equal"}]}
+    assert not is_proven(tmp_path, **key)
+    add_verification(tmp_path, entry, {}, {})
+    assert is_proven(tmp_path, **key)
+    assert not any(is_proven(tmp_path, **key | {name: "other"}) for name in KEY)
+    add_verification(tmp_path, entry | {"rows": [{"status": "equal"}, {"status": "differs"}]}, {}, {})
+    assert not is_proven(tmp_path, **key), "the newer of the two counts"
+    (tmp_path / "verification.json").write_text("[1")
+    with pytest.raises(InputError, match="run verify.py again"):
+        is_proven(tmp_path, **key)
+
+
 def test_a_model_that_cannot_be_cut_has_no_pipelines():
     assert not any("pipeline" in setting.script for setting in settings.settings(4, None, has_gpus=False))
 
@@ -95,6 +111,8 @@ def test_every_strategy_is_proven_on_two_processes(start, slow_lane, tmp_path):
     assert entry["family"] == "bert" and entry["devices"] == 2 and entry["machine"] and entry["links"]
     assert "All 16 settings train squad_v2 as one device does." in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["verification.json"], "the runs are gone"
+    again = start(sys.executable, "verify.py", "--num_gpus", "2", "--output_dir", str(tmp_path), "--skip_verified")
+    assert again.returncode == 0 and again.stdout.startswith("Verified already, on 2 devices: "), again.stdout
 
 
 @pytest.mark.timeout(600)
