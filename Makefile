@@ -22,6 +22,8 @@ $(error CUDA=$(CUDA): no such build of PyTorch; use one of $(BUILDS), or leave C
 endif
 TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
 TORCH_BUILD := $(if $(filter cpu,$(CUDA)),cpu,cu$(subst .,,$(CUDA)))
+# Beside PyPI, not instead of it: PyTorch's index has lacked packages that its builds need (pytorch issue 172926).
+CHOSEN := $(if $(CUDA),torch==$(TORCH)+$(TORCH_BUILD) --extra-index-url https://download.pytorch.org/whl/$(TORCH_BUILD))
 # Another build begins a new .venv, as the libraries of two builds share file names.
 INSTALLED := $(VENV)/installed$(CUDA:%=-%)
 
@@ -35,9 +37,7 @@ $(INSTALLED): requirements.txt
 	@command -v "$${CXX:-c++}" > /dev/null || \
 		{ echo "error: no C++ compiler, which DeepSpeed needs; on Debian and Ubuntu: apt-get install g++"; exit 2; }
 	$(PYTHON) -m venv $(if $(filter-out $@,$(wildcard $(VENV)/installed*)),--clear) $(VENV)
-	$(if $(CUDA),$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)+$(TORCH_BUILD) \
-		--index-url https://download.pytorch.org/whl/$(TORCH_BUILD))
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt $(CHOSEN)
 	@echo "building DeepSpeed's CPU operation (about a minute, once)"
 	@rm -rf $(VENV)/torch_extensions # a build that was killed leaves a lock, on which the next one would wait for ever
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" TORCH_EXTENSIONS_DIR="$(CURDIR)/$(VENV)/torch_extensions" DS_ACCELERATOR=cpu \

@@ -285,7 +285,7 @@ def test_links_between_cpu_processes(start, tmp_path):
     ("4", 2, "this machine shows 2 GPUs; use --nproc-per-node 2")])
 def test_processes_that_cannot_be_measured(processes, gpus, message, launched, monkeypatch):
     launched(WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(links, "visible_gpus", lambda: gpus)
     monkeypatch.setattr("sys.argv", ["links", "out.json"])
     with pytest.raises(InputError, match=re.escape(message)):
         links.main()
