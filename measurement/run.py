@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from measurement.clock import Work, synchronize, work_of_step
 from measurement.ending import end_badly, fail, finish, stop
