@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.shared.runs import ONE_PROCESS, ROOT, SAMPLE, assert_same_computation
+from verification.proof import torchrun
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
 from workload.launch import gpus
@@ -115,6 +116,7 @@ def test_device_cpu_hides_the_gpus_of_every_vendor(machine, monkeypatch):
     assert parse_arguments(Arguments, ["--device", "cpu"]).device == "cpu"
     assert devices_asked_for(num_gpus=2) == 2
     assert gpus.why_none() == "hidden by CUDA_VISIBLE_DEVICES or --device cpu"
+    assert torchrun(2, "verification.exact")[1]["CUDA_VISIBLE_DEVICES"] == "-1", "what verify.py starts inherits it"
     with pytest.raises(InputError, match="--device.*cuda.*cpu"):
         parse_arguments(Arguments, ["--device", "cuda"])
 
