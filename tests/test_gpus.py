@@ -209,7 +209,7 @@ def clone(tmp_path):
 
 @pytest.mark.parametrize("cuda, build", [("12.6", "cu126"), ("13.0", "cu130"), ("cpu", "cpu")])
 def test_make_install_with_another_build(cuda, build, clone):
-    version = re.search(r"^torch==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)[1]
+    [version] = re.findall(r"^torch==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     [install] = [line for line in commands(clone, f"CUDA={cuda}").stdout.splitlines() if "pip install" in line]
     assert install.endswith(f"-r requirements.txt torch=={version}+{build} "
                             f"--extra-index-url https://download.pytorch.org/whl/{build}")
