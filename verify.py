@@ -12,6 +12,7 @@ verification.json in the results folder, and plots.py states it above its tables
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from verification import settings
 from verification.compare import Computation
-from verification.machine import describe_machine, machine_lines
+from verification.machine import describe_machine, hardware_name, machine_lines
 from verification.proof import EQUAL, Proof, Row, torchrun
 from verification.records import add_verification, read_verifications, verification
 from workload.arguments import Arguments, parse_arguments
@@ -62,6 +63,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends the current run too
     options = parse()
     machine = describe_machine(options.num_gpus, str(options.output_dir))
     devices = devices_asked_for(options.num_gpus)
@@ -127,7 +129,7 @@ def prove(task: Task, proof: Proof) -> dict[str, Any]:
             rows.append(proof.row(setting))
             bar.update()
             say(line_of(rows[-1]))
-    return verification(task.name, proof.devices, computations[0], proof.limits, rows)
+    return verification(task.name, proof.devices, computations[0], hardware_name(proof.devices), proof.limits, rows)
 
 
 def heading(task: str, reference: Computation, limit: dict[str, float]) -> str:

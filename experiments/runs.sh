@@ -1,11 +1,12 @@
-# Sourced by experiments that consist of many runs. They set FLAGS, the flags of every run, and `seed`.
+# Sourced by experiments that consist of many runs. They set FLAGS, the flags of every run, and `seed`; LIMIT, if set, is
+# a command that runs its arguments within some time.
 
 trap 'exit 130' INT # Ctrl-C ends the whole experiment, not only the current run
 failed=()
 
 # run SCRIPT FLAGS...: run it with the common flags too, unless that has been done already.
 run() {
-    python experiments/run_once.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
+    ${LIMIT:-} python experiments/run_once.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
 }
 
 # compare FOLDER: compare the finished runs, then name those that failed.
