@@ -107,7 +107,8 @@ run_part() {
             on "$DEVICES" $BATCH "$SHORT" pipeline.py "${shape[@]}"
             for schedule in gpipe 1f1b interleaved zero_bubble zbv; do
                 if ((STAGES > 1)) || [[ $schedule == gpipe || $schedule == 1f1b ]]; then # the others need two stages
-                    on "$DEVICES" $BATCH "$SHORT" torch_pipeline.py "${shape[@]}" --schedule $schedule --hang_timeout_s 60
+                    on "$DEVICES" $BATCH "$SHORT" torch_pipeline.py "${shape[@]}" --hang_timeout_s 60 \
+                        --schedule $schedule
                 fi
             done ;;
         compile)

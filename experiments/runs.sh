@@ -1,5 +1,5 @@
-# Sourced by experiments that consist of many runs. They set FLAGS, the flags of every run, and `seed`; LIMIT, if set, is
-# a command that runs its arguments within some time.
+# Sourced by experiments that consist of many runs. They set FLAGS, the flags of every run, and `seed`; if they set LIMIT
+# too, it is a command that runs its arguments within some time.
 
 trap 'exit 130' INT # Ctrl-C ends the whole experiment, not only the current run
 failed=()
