@@ -12,6 +12,7 @@ verification.json in the results folder, and plots.py states it above its tables
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -67,6 +68,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends the current run too
     options = parse()
     if options.device == "cpu":
         use_cpu()  # all runs inherit it
@@ -142,7 +144,7 @@ def prove(task: Task, proof: Proof) -> dict[str, Any]:
             rows.append(proof.row(setting))
             bar.update()
             say(line_of(rows[-1]))
-    return verification(task.name, proof.devices, computations[0], proof.limits, rows)
+    return verification(task.name, proof.devices, computations[0], hardware_name(proof.devices), proof.limits, rows)
 
 
 def heading(task: str, reference: Computation, limit: dict[str, float]) -> str:

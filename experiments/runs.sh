@@ -1,11 +1,12 @@
-# Sourced by experiments that consist of many runs. They set FLAGS, the flags of every run, and `seed`.
+# Sourced by experiments that consist of many runs. They set FLAGS, the flags of every run, and `seed`; if they set LIMIT
+# too, it is a command that runs its arguments within some time.
 
 trap 'exit 130' INT # Ctrl-C ends the whole experiment, not only the current run
 failed=()
 
 # run SCRIPT FLAGS...: run it with the common flags too, unless that has been done already.
 run() {
-    python experiments/run_once.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
+    ${LIMIT:-} python experiments/run_once.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
 }
 
 # verify_first TASK FOLDER DEVICES...: prove every strategy on so many devices, unless that was done. VERIFY=no skips it.

@@ -143,3 +143,47 @@ def test_an_unknown_part_of_the_reference_records_is_refused(stand_in):
     done = make_reference(stand_in, "demos")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert "no part demos; use some of demo " in done.stderr
+
+
+# ---------------------------------------------------------------------- on_gpu.sh
+
+def on_gpu(root, *parts, **variables):
+    environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}", "SAMPLE": "1"}
+    return subprocess.run(["bash", "experiments/on_gpu.sh", *parts], cwd=root, env=environment | variables,
+                          capture_output=True, text=True)
+
+
+@pytest.fixture
+def with_gpu(stand_in):
+    """The stand-in on a machine with one GPU; its runs are named by script, batch and precision."""
+    name = "'-'.join(words[words.index(flag) + 1] for flag in ('--global_batch_size', '--precision'))"
+    recorder = RECORDER.replace("words[words.index('--num_gpus') + 1]", name)
+    for script in ("bert_baseline.py", "fsdp.py"):
+        (stand_in / script).write_text(recorder)
+    (stand_in / "experiments" / "gpu_records.py").write_text("print('nvidia_x 1 bf16 64')")
+    return stand_in
+
+
+def test_a_failure_on_a_gpu_is_named_and_the_other_parts_run(with_gpu):
+    log = with_gpu / "results" / "log"
+    done = on_gpu(with_gpu, "compile", "batches", INTERRUPT="fsdp-16-bf16")
+    assert done.returncode == 1 and "about 6 minutes" in done.stdout.splitlines()[0]
+    [failed] = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert failed.startswith("failed: compile: fsdp.py --compile")
+    assert [line.split()[0] for line in log.read_text().splitlines()] == [
+        "bert_baseline-16-bf16", "fsdp-16-bf16", "bert_baseline-16-bf16", "bert_baseline-32-bf16"]
+    assert "The CSVs are in results/on_gpu/nvidia_x_sample/" in done.stdout.splitlines()[-1]
+    done = on_gpu(with_gpu, "batches")
+    assert done.returncode == 0 and done.stdout.count("is finished") == 2
+
+
+def test_a_part_on_a_gpu_has_a_time_limit(with_gpu):
+    done = on_gpu(with_gpu, "batches", PART_LIMIT_S="10")
+    assert done.returncode == 1 and done.stderr.count("the part's time is up") == 2
+    assert not (with_gpu / "results" / "log").exists()
+
+
+@pytest.mark.parametrize("parts, said", [(["verfy"], "no part verfy; use some of verify "), ([], "needs a GPU: ")])
+def test_an_unknown_part_or_no_gpu_is_one_line(parts, said):
+    done = on_gpu(ROOT, *parts, CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1) and said in done.stderr

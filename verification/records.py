@@ -17,12 +17,16 @@ EQUAL = "equal"  # the status of a setting that computes what one device does
 KEY = ("source_digest", "torch", "transformers", "deepspeed", "hardware", "family", "task", "devices")
 
 
-def verification(task: str, devices: int, reference: "Computation", limits: dict[str, float],
+def verification(task: str, devices: int, reference: "Computation", hardware: str, limits: dict[str, float],
                  rows: "list[Row]") -> dict[str, Any]:
-    """An entry of verification.json; code, versions and hardware are those of the reference run."""
-    recorded = ("source_digest", "commit", "dirty", "torch", "transformers", "deepspeed", "hardware", "model")
+    """An entry of verification.json; code and versions are those of the reference run.
+
+    Args:
+        hardware: as runs here record it. The reference's own has the settings that make its kernels deterministic.
+    """
+    recorded = ("source_digest", "commit", "dirty", "torch", "transformers", "deepspeed", "model")
     return {"date": time.strftime("%Y-%m-%d", time.gmtime()), **{name: reference.summary[name] for name in recorded},
-            "family": reference.family, "task": task, "devices": devices, "limits": limits,
+            "hardware": hardware, "family": reference.family, "task": task, "devices": devices, "limits": limits,
             "rows": [row.as_json() for row in rows]}
 
 

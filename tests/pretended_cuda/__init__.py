@@ -2,6 +2,7 @@
 
     PRETENDED_GPUS=2 HOST_WAITS=waits python -m torch.distributed.run --nproc-per-node 2 \\
         -m tests.pretended_cuda zero.py --sample --model tiny --stage 3
+    PRETENDED_GPUS=2 PYTHONPATH=.:tests/pretended_cuda/everywhere python verify.py    # all processes that it starts too
 
 Tensors are real `cuda:N` tensors: CUDA's dispatch key, its autocast lists, its device checks. Memory and kernels are
 the CPU's (`device.cpp`), `torch.cuda` answers as a node of H100s does (`torch_cuda.py`), NCCL is gloo
