@@ -51,12 +51,15 @@ LIMIT=in_time
 
 # in_time COMMAND...: run it in what the part has left of its time. Ended by SIGTERM, a run ends its other processes.
 in_time() {
-    local left=$((deadline - SECONDS))
-    if ((left < 20)); then
-        echo "the part's time is up; start it again to run the rest" >&2
-        return 124
+    local left=$((deadline - SECONDS)) code=124
+    if ((left >= 20)); then
+        timeout --foreground --kill-after 60 "$left" "$@" && return
+        code=$?
     fi
-    timeout --foreground --kill-after 60 "$left" "$@"
+    if ((code == 124)); then
+        echo "the part's time is up; start it again to run the rest" >&2
+    fi
+    return $code
 }
 
 least() { printf '%s\n' "$@" | sort -n | head -n 1; }
@@ -80,7 +83,8 @@ run_part() {
             if python -m experiments.gpu_records verified "$RESULTS" "$DEVICES"; then
                 echo "$RESULTS/verification.json is finished"
             else
-                in_time python verify.py --num_gpus "$DEVICES" --output_dir "$RESULTS" || failed+=(verify.py)
+                in_time python verify.py --num_gpus "$DEVICES" --limit_s 100 --output_dir "$RESULTS" ||
+                    failed+=(verify.py)
             fi ;;
         reference)
             for seed in ${SEEDS:-0 1 2}; do

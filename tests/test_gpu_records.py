@@ -81,7 +81,8 @@ def test_a_strategy_that_differs_or_is_not_verified_is_named(good):
     assert "it has no verification.json" in gpu_records.problems_of(good)[0]
     (good / "fsdp" / "run.json").write_text('{"status": "fini')
     assert gpu_records.problems_of(good)[0].startswith("fsdp: ")
-    shutil.rmtree(good / "ddp"), shutil.rmtree(good / "fsdp")
+    for run in ("ddp", "fsdp"):
+        shutil.rmtree(good / run)
     assert gpu_records.problems_of(good) == ["it has no run"]
     with pytest.raises(SystemExit, match="it has no run"):
         gpu_records.copy(good)

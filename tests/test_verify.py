@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from verification import settings
 from verification.compare import Computation, differences, limits, without_gradient
+from verification.machine import hardware_name
 from verification.records import KEY, add_verification, is_proven
 from workload.errors import InputError
 
@@ -109,6 +110,7 @@ def test_every_strategy_is_proven_on_two_processes(start, slow_lane, tmp_path):
     [entry] = json.loads((tmp_path / "verification.json").read_text())["verifications"]
     assert {row["status"] for row in entry["rows"]} == {"equal"} and len(entry["rows"]) == 16
     assert entry["family"] == "bert" and entry["devices"] == 2 and entry["machine"] and entry["links"]
+    assert entry["hardware"] == hardware_name(), "as runs name it, without the settings of exact kernels"
     assert "All 16 settings train squad_v2 as one device does." in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["verification.json"], "the runs are gone"
     again = start(sys.executable, "verify.py", "--num_gpus", "2", "--output_dir", str(tmp_path), "--skip_verified")
