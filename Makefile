@@ -61,9 +61,11 @@ lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright
 	@$(VENV)/bin/pyright --project tests > $(VENV)/types_of_tests.txt || true
-	@grep -Eq '^$(TYPE_ERRORS_IN_TESTS) errors?,' $(VENV)/types_of_tests.txt || { cat $(VENV)/types_of_tests.txt; \
-		echo "error: tests/ should have $(TYPE_ERRORS_IN_TESTS) type errors: correct the new ones, or if there are" \
-		"fewer now, lower TYPE_ERRORS_IN_TESTS in the Makefile"; exit 1; }
+	@found=$$(sed -n 's/^\([0-9]*\) errors\{0,1\},.*/\1/p' $(VENV)/types_of_tests.txt); \
+	if [ "$${found:-9999}" -gt $(TYPE_ERRORS_IN_TESTS) ]; then cat $(VENV)/types_of_tests.txt; \
+		echo "error: tests/ may have $(TYPE_ERRORS_IN_TESTS) type errors; correct the new ones"; exit 1; \
+	elif [ "$$found" -lt $(TYPE_ERRORS_IN_TESTS) ]; then \
+		echo "tests/ has $$found type errors only: lower TYPE_ERRORS_IN_TESTS in the Makefile"; fi
 
 # What is installed, by its names on PyPI, which knows no torch "2.13.0+cpu"; --strict: a package that cannot be looked up
 # is a failure, not a silence.
