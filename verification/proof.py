@@ -120,11 +120,10 @@ class Proof:
         try:
             output, _ = process.communicate(timeout=self.limit_s)
         except subprocess.TimeoutExpired:
-            _end(process)
             return Row(setting, HANGS, f"no end within {self.limit_s:.0f} s")
-        except BaseException:
-            _end(process)
-            raise
+        finally:
+            if process.poll() is None:  # it hangs, or we are told to stop
+                _end(process)
         return Row(setting, *_why(run_folder, output)) if process.returncode else None
 
 
