@@ -1,5 +1,6 @@
 """Which devices are used: GPUs that PyTorch cannot use are refused in one line, and `--device cpu` hides all."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -194,7 +195,9 @@ def test_device_cpu_on_pretended_gpus(command, pretended_gpus, train):
 # ---------------------------------------------------------------------- make install
 
 def commands(folder, *flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["make", "-n", "install", *flags], cwd=folder, capture_output=True, text=True)
+    # As a user's shell starts it: under `make test`, MAKEFLAGS would carry the outer make's options into this one.
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    return subprocess.run(["make", "-n", "install", *flags], cwd=folder, env=outside, capture_output=True, text=True)
 
 
 @pytest.fixture
