@@ -13,9 +13,11 @@ STAGE_TIMES = [f"{kind}_s_per_step" for kind in ("forward", "backward", "send", 
 PROFILED = ["collective_s_per_step", "collective_mib_per_step", "point_to_point_s_per_step",
             "point_to_point_mib_per_step", "exposed_communication_s_per_step", "host_cpu_s_per_step",
             "device_s_per_step"]
+# How the machine was while the run trained.
+MACHINE = ["machine_drift_pct", "other_load_pct", "steal_pct", "cpu_clock_mhz", "sm_clock_mhz"]
 RANK_COLUMNS = ["rank", "node", "device", "replica", "stage", "parameters", "peak_memory_gib", "gpu_utilization_pct",
                 "power_w", "energy_j", "temperature_c", "throttled_pct", "data_s_per_step", *STAGE_TIMES,
-                "idle_s_per_step", *PROFILED]
+                "idle_s_per_step", *PROFILED, *MACHINE]
 # Which code ran, as each attempt in run.json and the row in summary.csv have it.
 CODE_COLUMNS = ["source_digest", "script_digest", "commit", "dirty", "torch", "transformers", "deepspeed"]
 COMPLETE, YES, NO = "complete", "yes", "no"  # summary.csv's last column is always "yes": a row without it was cut off
@@ -29,7 +31,7 @@ SUMMARY_COLUMNS = [
     "hfu_pct", "model_flops_per_sample", "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step",
     "target_f1", "target_loss", "time_to_target_s", "samples_to_target", "published_stats_efficiency",
     "published_goodput", "schedule", "tuned_by", "accuracy_mismatched", "perplexity", "epoch_s", "epoch_workload",
-    "skipped_steps", "deepspeed_settings", *CODE_COLUMNS, COMPLETE,
+    "skipped_steps", "deepspeed_settings", *CODE_COLUMNS, *MACHINE, COMPLETE,
 ]
 # Keys of a DeepSpeed config that flags decide; other columns and the workload hash cover them.
 DECIDED_BY_FLAGS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",

@@ -54,7 +54,7 @@ def finish(job: Job, recorder: Recorder, reports: list[RankReport], actions: Act
         table.close()
     recorder.close()
     recorder.run_json.finish(OrderHash.combine([report.progress.order_total for report in reports]), summary.empty,
-                             source)
+                             source, [report.matrix_product_s for report in reports])
     print(f"{job.folder.name}: {result.progress.samples} samples in {result.runtime_s:.0f} s, "
           f"{summary.row['throughput_samples_per_s'] or float('nan'):.1f} samples/s, "
           f"validation loss {result.evaluation.validation_loss:.4f}, "

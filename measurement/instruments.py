@@ -5,6 +5,7 @@ import torch
 from measurement.clock import StepClock, ThroughputClock, Work
 from measurement.environment import GIB
 from measurement.heartbeat import Heartbeat
+from measurement.machine_state import product_seconds
 from measurement.monitor import Monitor, start_monitor
 from measurement.pipelines.timeline import Span
 from measurement.profiling import StepProfiler
@@ -35,8 +36,9 @@ class Instruments:
         # A new padded length makes GPUs choose kernels and the compiler compile: such a step is not timed.
         self.new_lengths_are_slow = self.device.type == "cuda" or arguments.compile
         self.lengths_seen: set[int] = set()
+        self.measures_all = arguments.measure == "all"
         self.monitor: Monitor | None = None  # on the first rank of each node
-        if processes.local_rank == 0 and arguments.measure == "all":
+        if processes.local_rank == 0 and self.measures_all:
             self.monitor = start_monitor(job, ranks, ranks[processes.rank]["node"])
         self.heartbeat = Heartbeat(job.folder / "run.json", processes.rank, ranks, arguments.hang_timeout_s)
         if self.device.type == "cuda":
@@ -106,9 +108,11 @@ class Instruments:
         Raises:
             OSError: devices.csv could not be written.
         """
+        peak_memory_gib = None
+        if self.device.type == "cuda":
+            peak_memory_gib = max(map(torch.cuda.max_memory_allocated, self.devices)) / GIB
         return RankReport(
             progress=progress, spans=spans,
             devices=self.monitor.stop() if self.monitor else {}, missing=self.monitor.missing if self.monitor else {},
-            profile=self.profiler.costs if self.profiler else {},
-            peak_memory_gib=max(map(torch.cuda.max_memory_allocated, self.devices)) / GIB
-            if self.device.type == "cuda" else None)
+            profile=self.profiler.costs if self.profiler else {}, peak_memory_gib=peak_memory_gib,
+            matrix_product_s=product_seconds(self.devices) if self.measures_all else None)

@@ -13,6 +13,7 @@ import pynvml
 
 from measurement.columns import DEVICE_COLUMNS, ENERGY
 from measurement.environment import GIB
+from measurement.machine_state import ProcessorShares, cpu_clock_mhz
 from measurement.nvml import Gpu
 from measurement.table import Table
 from workload.job import Job
@@ -44,6 +45,7 @@ class Monitor:
         self.energy_at_opening: dict[str, float | None] = {}
         self.window_energy_j: dict[str, float] = defaultdict(float)
         self.previous: tuple[float, float] | None = None  # time and CPU seconds of the previous sample
+        self.processors = ProcessorShares()
         self.stopping = threading.Event()
         self.error: OSError | None = None  # ended the thread early
         self.thread = threading.Thread(target=self._sample_until_stopped, name="monitor", daemon=True)
@@ -58,7 +60,7 @@ class Monitor:
         except pynvml.NVMLError as error:
             reason = f"NVML cannot be read: {error}"
         if not gpus:
-            self.missing = dict.fromkeys(("gpu_utilization_pct", *ENERGY), reason)
+            self.missing = dict.fromkeys(("gpu_utilization_pct", "sm_clock_mhz", *ENERGY), reason)
         self.gpus_of = {rank["rank"]: [device["device"] for device in rank["devices"] if device["device"] in gpus]
                         for rank in ranks}
         return gpus
@@ -74,6 +76,7 @@ class Monitor:
         """Samples and energy no longer count: training pauses."""
         if self.counts:
             self.counts = False
+            self._count("cpu", {"clock_mhz": cpu_clock_mhz()})  # now, as its processors have just been busy
             for device, energy in self._energy_j().items():
                 before = self.energy_at_opening[device]
                 if energy is not None and before is not None:
@@ -110,14 +113,20 @@ class Monitor:
             cpu_pct = 100 * (cpu_seconds - seconds_then) / ((now - then) * (os.cpu_count() or 1))
             self._add("cpu", now, counts, {"utilization_pct": round(max(cpu_pct, 0.0), 2),
                                            "memory_gib": round(sum(memory.values()), 4)})
+            shares = self.processors.since_last_call(cpu_seconds - seconds_then)
+            if counts:
+                self._count("cpu", shares)
         self.previous = (now, cpu_seconds)
 
     def _add(self, device: str, now: float, counts: bool, values: dict) -> None:
         self.table.add(elapsed_s=round(now - self.started, 3), device=device, **values)
         if counts:
-            for column, value in values.items():
-                if value is not None:
-                    self.samples[device][column].append(value)
+            self._count(device, values)
+
+    def _count(self, device: str, values: dict) -> None:
+        for column, value in values.items():
+            if value is not None:
+                self.samples[device][column].append(value)
 
     def _of_processes(self, query) -> dict:
         """A query's answer for each process that is still alive, by rank."""
@@ -144,8 +153,12 @@ class Monitor:
         self.table.close()
         readings: dict[int, dict[str, float | None]] = {}
         for rank in self.processes:
+            cpu = self.samples["cpu"]
             readings[rank] = {"peak_memory_gib": self.peak_memory_gib.get(rank),
-                              "cpu_utilization_pct": mean(self.samples["cpu"]["utilization_pct"])}
+                              "cpu_utilization_pct": mean(cpu["utilization_pct"]),
+                              **{name: None if (share := mean(cpu[name])) is None else max(share, 0.0)
+                                 for name in ("other_load_pct", "steal_pct")},
+                              "cpu_clock_mhz": mean(cpu["clock_mhz"])}
         energy = self._energy_j()
         used = {device: None if began is None or (now := energy[device]) is None else now - began
                 for device, began in self.energy_at_start.items()}
@@ -153,11 +166,12 @@ class Monitor:
             if not gpus:
                 continue
             samples = {column: [value for gpu in gpus for value in self.samples[gpu][column]]
-                       for column in ("utilization_pct", "power_w", "temperature_c", "throttled")}
+                       for column in ("utilization_pct", "power_w", "temperature_c", "throttled", "sm_clock_mhz")}
             readings[rank] |= {
                 "gpu_utilization_pct": mean(samples["utilization_pct"]), "power_w": mean(samples["power_w"]),
                 "temperature_c": max(samples["temperature_c"], default=None),
                 "throttled_pct": mean([100 * (reason != "no") for reason in samples["throttled"]]),
+                "sm_clock_mhz": mean(samples["sm_clock_mhz"]),
                 "energy_j": total([used[gpu] for gpu in gpus]),
                 "window_energy_j": total([self.window_energy_j.get(gpu) for gpu in gpus])}
         return readings

@@ -18,6 +18,7 @@ from measurement.clock import Work, synchronize, work_of_step
 from measurement.ending import end_badly, fail, finish, stop
 from measurement.environment import devices_of_rank
 from measurement.instruments import Instruments
+from measurement.machine_state import product_seconds
 from measurement.pipelines.idle_replay import Actions
 from measurement.pipelines.timeline import StepTimeline
 from measurement.recorder import Recorder
@@ -108,6 +109,8 @@ class Run:
             join_earlier_attempts(self.job, checkpoint, self.digests)
         rank = {"rank": self.processes.rank, **devices_of_rank(self.processes.devices),
                 **dataclasses.asdict(self.part)}
+        if self.measures_all:
+            rank["matrix_product_s"] = product_seconds(self.processes.devices)
         self.ranks = [rank] * self.processes.count
         dist.all_gather_object(self.ranks, rank)
         if self.is_main:

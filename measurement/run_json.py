@@ -30,6 +30,7 @@ from measurement.environment import (
     source_digest,
     versions,
 )
+from measurement.machine_state import load_average
 from measurement.redaction import without_secrets
 from workload.atomic_files import write_json
 from workload.job import Job
@@ -60,15 +61,18 @@ class RunJson:
         reserve_space(path, content)
         write_json(path, content)
 
-    def finish(self, order_hash: str, empty: dict[str, str], peak_tflops_source: str) -> None:
+    def finish(self, order_hash: str, empty: dict[str, str], peak_tflops_source: str,
+               matrix_product_s: list[float | None]) -> None:
         """Set the status to "finished".
 
         Args:
+            matrix_product_s: of each rank, after training.
             order_hash: of the samples consumed, see `OrderHash`.
             empty: why columns of the summary are empty.
         """
         release_space(self.path)
         write_json(self.path, self.content | {
+            "at_the_end": {"load_average": load_average(), "matrix_product_s": matrix_product_s},
             "status": "finished", "ended": utc_time(time.time()), "empty": empty, "order_hash": order_hash,
             "peak_tflops_source": peak_tflops_source})
 
@@ -100,7 +104,8 @@ def describe_run(job: Job, ranks: list[dict], deepspeed_config: dict | None, dig
     code = {"source_digest": source_digest(), "script_digest": file_digest(Path(sys.argv[0]))}
     git, libraries = git_state(), versions()
     attempt = {"strategy": job.strategy, "devices": job.devices, "command": command, "host": socket.gethostname(),
-               "from_step": job.checkpoint.step if job.checkpoint else 0}
+               "from_step": job.checkpoint.step if job.checkpoint else 0, "load_average": load_average(),
+               "matrix_product_s": [rank.get("matrix_product_s") for rank in ranks]}
     of_code = code | (git or {}) | libraries
     content = without_secrets({
         "status": "running", "reason": None, "run_name": job.folder.name, "strategy": job.strategy,

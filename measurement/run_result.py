@@ -42,6 +42,7 @@ class RankReport:
         missing: columns that the monitor could not read, and why.
         profile: costs of a profiled step, in the columns of ranks.csv.
         peak_memory_gib: the most memory that PyTorch had allocated at a time; None on a CPU.
+        matrix_product_s: of its device after training; None with `--measure throughput`.
     """
 
     progress: Progress
@@ -50,6 +51,7 @@ class RankReport:
     missing: dict[str, str]
     profile: dict[str, float | None]
     peak_memory_gib: float | None
+    matrix_product_s: float | None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from measurement.columns import (
     CODE_COLUMNS,
     COMPLETE,
     ENERGY,
+    MACHINE,
     NO,
     PROFILED,
     RANK_COLUMNS,
@@ -22,6 +23,7 @@ from measurement.columns import (
     deepspeed_settings,
 )
 from measurement.environment import hardware_name
+from measurement.machine_state import drift_pct
 from measurement.monitor import mean
 from measurement.peak_rates import utilization_pct
 from measurement.pipelines.idle_replay import mean_seconds, replayed_bubble_pct
@@ -80,6 +82,7 @@ def _describe_ranks(result: RunResult) -> list[dict]:
             "data_s_per_step": work.data_s / max(work.steps, 1)}
         if report.peak_memory_gib is not None:
             row["peak_memory_gib"] = report.peak_memory_gib
+        row["machine_drift_pct"] = drift_pct(_matrix_products(result, rank["rank"]))
         if result.spans:
             seconds = seconds_by_kind([span for span in result.spans
                                        if (span.replica, span.stage) == (rank["replica"], rank["stage"])])
@@ -88,6 +91,13 @@ def _describe_ranks(result: RunResult) -> list[dict]:
             row |= {name: seconds[name.removesuffix("_s_per_step")] for name in STAGE_TIMES}
         rows.append(row)
     return rows
+
+
+def _matrix_products(result: RunResult, rank: int) -> list[float]:
+    """Seconds of a rank's matrix products: at the start of each attempt on as many processes, and at the end."""
+    attempts = [attempt.get("matrix_product_s") or [] for attempt in result.run_json["attempts"]]
+    products = [attempt[rank] for attempt in attempts if len(attempt) == len(result.reports)]
+    return [product for product in (*products, result.reports[rank].matrix_product_s) if product is not None]
 
 
 def _setting(result: RunResult, empty: dict) -> dict:
@@ -176,8 +186,8 @@ def _devices(result: RunResult, ranks: list[dict], empty: dict) -> dict:
         _because("the run was resumed from a checkpoint, and the energy of earlier attempts is not known", empty,
                  ("energy_j", "energy_j_per_1000_samples"))
     if result.measures_all:
-        for name in ("gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib", *ENERGY):
-            empty.setdefault(name, "no sample of it while throughput was measured")
+        for name in ("gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib", *ENERGY, *MACHINE):
+            empty.setdefault(name, "no sample of it while throughput was measured, or the system does not tell")
     samples = result.progress.work.samples
     return {"gpu_utilization_pct": mean(readings("gpu_utilization_pct")),
             "cpu_utilization_pct": mean(readings("cpu_utilization_pct")),
@@ -187,7 +197,12 @@ def _devices(result: RunResult, ranks: list[dict], empty: dict) -> dict:
             "energy_j_per_1000_samples": 1000 * sum(in_window) / samples if len(in_window) == len(ranks) and samples
             else None,
             "power_w": mean(readings("power_w")), "temperature_c": max(readings("temperature_c"), default=None),
-            "throttled_pct": mean(readings("throttled_pct"))}
+            "throttled_pct": mean(readings("throttled_pct")),
+            "machine_drift_pct": max(readings("machine_drift_pct"), key=abs, default=None),
+            # All ranks wait for those on the busiest node.
+            "other_load_pct": max(readings("other_load_pct"), default=None),
+            "steal_pct": max(readings("steal_pct"), default=None),
+            "cpu_clock_mhz": mean(readings("cpu_clock_mhz")), "sm_clock_mhz": mean(readings("sm_clock_mhz"))}
 
 
 def _efficiency(result: RunResult, throughput: float | None, empty: dict) -> dict:

@@ -49,7 +49,7 @@ def test_a_busy_and_an_idle_process(table, tmp_path):
     # One of the machine's cores, or what the other processes on it leave.
     assert 20 / os.cpu_count() < readings[0]["cpu_utilization_pct"] < 130 / os.cpu_count()
     assert readings[0]["peak_memory_gib"] > 0.05 > readings[1]["peak_memory_gib"]
-    assert set(monitor.missing) == {"gpu_utilization_pct", *ENERGY}
+    assert set(monitor.missing) == {"gpu_utilization_pct", "sm_clock_mhz", *ENERGY}
     assert set(monitor.missing.values()) == {"the run used no GPU"}
     assert len(rows(tmp_path)) >= 3 and {row["device"] for row in rows(tmp_path)} == {"cpu"}
 

@@ -22,16 +22,17 @@ RANKS = [{"rank": rank, "node": 0, "replica": 0, "stage": rank, "parameters": 10
           "devices": [{"device": "cpu", "gpu": None}]} for rank in (0, 1)]
 RUN_JSON = {"run_name": "run", "strategy": "pipeline", "flags": FLAGS, "deepspeed_config": {"a": 1},
             "workload": "w", "epoch_workload": "e", "cpu": {"name": "X"}, "environment": ["MKL_CBWR=COMPATIBLE"],
-            "attempts": [CODE], "ranks": RANKS, "model": {"family": "fnet"}}
+            "attempts": [CODE | {"matrix_product_s": [1.0, 1.0]}], "ranks": RANKS, "model": {"family": "fnet"}}
 WORK = Work(steps=5, samples=100, tokens=1000, padded_tokens=1500, model_flops=2e12, hardware_flops=3e12, data_s=0.5)
 
 
 def report(rank: int, data_s: float) -> RankReport:
     work = dataclasses.replace(WORK, data_s=data_s)
-    readings = {0: {"peak_memory_gib": 1.0, "cpu_utilization_pct": 40.0}, 1: {"peak_memory_gib": 2.0}}
+    readings = {0: {"peak_memory_gib": 1.0, "cpu_utilization_pct": 40.0, "other_load_pct": 3.0, "steal_pct": 1.0},
+                1: {"peak_memory_gib": 2.0, "other_load_pct": 30.0, "steal_pct": 0.0}}
     return RankReport(progress=Progress(6, 120, 1200, 1800, rank, 4.0, work), spans={},
                       devices={} if rank else readings, missing={"power_w": "the run used no GPU"}, profile={},
-                      peak_memory_gib=None)
+                      peak_memory_gib=None, matrix_product_s=(0.9, 1.1)[rank])
 
 
 def result(**changed) -> RunResult:
@@ -64,6 +65,7 @@ def test_every_number_of_a_made_up_run():
         "mfu_pct": 50.0, "hfu_pct": 75.0, "peak_tflops": 0.5, "data_s_per_step": 0.2,
         "validation_loss": 2.5, "f1": 20.0, "target_loss": 3.0, "time_to_target_s": 9.0, "samples_to_target": 60,
         "peak_memory_gib": 2.0, "cpu_utilization_pct": 40.0,
+        "machine_drift_pct": 10.0, "other_load_pct": 30.0, "steal_pct": 1.0,
         "noise_scale_samples": noise, "noise_scale_negative_pct": 0.0, "statistical_efficiency": efficiency,
         "goodput_samples_per_s": 25 * efficiency,
         "published_stats_efficiency": 0.75 / 4, "published_goodput": 25 * 0.75 / 4,
@@ -105,6 +107,19 @@ def test_energy_of_a_part_of_the_devices_or_of_a_part_of_the_run_is_not_given():
     reports = [dataclasses.replace(report(0, 0), devices=full), report(1, 0)]
     resumed = summarize(result(reports=reports, run_json=RUN_JSON | {"attempts": [CODE, CODE]}))
     assert resumed.row["energy_j"] is None and "resumed" in resumed.empty["energy_j"]
+
+
+def test_drift_is_counted_from_the_first_attempt_on_as_many_processes():
+    def attempts(*products) -> RunResult:
+        return changed_json(attempts=[CODE | {"matrix_product_s": product} for product in products])
+
+    made = summarize(attempts([1.0, 1.0]))
+    assert [rank["machine_drift_pct"] for rank in made.ranks] == pytest.approx([-10, 10])
+    for products, drift in (([[1.0, 1.0], [1.3, 1.0]], 30), ([[1.0], [1.0, 1.0]], 10), ([[1.0, 1.0], [0.5, 1.0]], -50),
+                            ([[1.0, 2.0], [1.0, 2.0]], -45)):
+        assert summarize(attempts(*products)).row["machine_drift_pct"] == pytest.approx(drift), products
+    older = summarize(changed_json(attempts=[CODE]))  # an attempt of a commit that did not measure it
+    assert older.row["machine_drift_pct"] is None and older.empty["machine_drift_pct"]
 
 
 def test_a_run_resumed_with_other_code_passes_for_neither():
