@@ -40,7 +40,7 @@ def main() -> None:
         no_sync = parallel.no_sync
     # ---
 
-    noise = GradientNoise(model.parameters(), job.batch_split, arguments.noise_scale_steps)
+    noise = GradientNoise(model.parameters(), job.batch_split, job.noise_scale_steps)
     optimization = Optimization(job, model.named_parameters(), noise)
     training, evaluation = job.batches("train", replica), job.batches("validation", replica)
     forward = whole_model(job, model)

@@ -63,7 +63,7 @@ def main() -> None:
     parallel = torch.nn.DataParallel(WithAutocast(model, job.precision), device_ids=list(range(devices)))
     # ---
 
-    noise = GradientNoise(model.parameters(), job.batch_split_per_process, arguments.noise_scale_steps)
+    noise = GradientNoise(model.parameters(), job.batch_split_per_process, job.noise_scale_steps)
     optimization = Optimization(job, model.named_parameters(), noise)
     training, evaluation = job.batches("train", replica=0), job.batches("validation", replica=0)
     forward = whole_model(job, model, called=parallel)

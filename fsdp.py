@@ -51,7 +51,7 @@ def main() -> None:
     sharded = fully_shard(model, mesh=devices, mp_policy=policy)
     # ---
 
-    noise = GradientNoise(whole_parameters(model), job.batch_split, arguments.noise_scale_steps)
+    noise = GradientNoise(whole_parameters(model), job.batch_split, job.noise_scale_steps)
     optimization = Optimization(job, model.named_parameters(), noise, group=dist.group.WORLD,
                                 shards=LocalShards(model.parameters()))
     training, evaluation = job.batches("train", replica), job.batches("validation", replica)

@@ -48,7 +48,7 @@ def main() -> None:
     model = job.build_model(device)
     part = Part.whole(model, replica)
     named_parameters = list(model.named_parameters())
-    noise = GradientNoise(model.parameters(), job.batch_split, arguments.noise_scale_steps)
+    noise = GradientNoise(model.parameters(), job.batch_split, job.noise_scale_steps)
     training, evaluation = job.batches("train", replica), job.batches("validation", replica)
 
     if config:

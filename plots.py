@@ -56,7 +56,12 @@ TABLES = {
         Metric("speedup", "speedup", "x 1 device"),
         EPOCH_TIME,
         Metric("throughput_tokens_per_s", "token rate", "tokens/s"),
+    ],
+    "Gradient noise": [
         Metric("noise_scale_samples", "noise scale", "samples"),
+        Metric("sampled_steps", "sampled steps"),
+        Metric("effective_sampled_steps", "effective sampled steps"),
+        Metric("noise_scale_negative_pct", "sampled steps of negative estimate", "%"),
     ],
     "Time to quality": [
         Metric("target", "target"),

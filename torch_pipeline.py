@@ -67,7 +67,7 @@ def main() -> None:
     # ---
 
     parameters = list(model.parameters())
-    noise = GradientNoise(parameters, job.batch_split, arguments.noise_scale_steps, shared)
+    noise = GradientNoise(parameters, job.batch_split, job.noise_scale_steps, shared)
     optimization = Optimization(job, names_in_model(layers, all_pieces, shared is not None), noise, stage_group)
     is_end = not {0, plan.pieces - 1}.isdisjoint(pieces)  # the first piece feeds the model, the last computes its loss
     training = job.batches("train", replica, needed=is_end)

@@ -44,7 +44,7 @@ def main() -> None:
     replica = processes.rank
     model = job.build_model(device)
     part = Part.whole(model, replica)
-    noise = GradientNoise(model.parameters(), job.batch_split, arguments.noise_scale_steps)
+    noise = GradientNoise(model.parameters(), job.batch_split, job.noise_scale_steps)
     optimization = Optimization(job, model.named_parameters(), noise)
 
     # --- the strategy: DeepSpeed takes model and optimizer, and leaves each device its part of their tensors

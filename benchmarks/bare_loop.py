@@ -87,6 +87,7 @@ def main() -> None:
     steps = STRETCH * (options.stretches + 1) + 1  # the first stretch warms up
     with tempfile.TemporaryDirectory() as folder:
         sys.argv = ["bert_baseline.py", *shlex.split(options.flags), "--num_gpus", "1", "--max_steps", str(steps),
+                    "--noise_scale_steps", str(STRETCH),
                     "--eval_steps", str(steps), "--precision", "fp32", "--output_dir", folder]
         bert_baseline.Run, bert_baseline.leave = AlternatingRun, lambda: None
         optimization.build_optimizer = keep("optimizer", optimization.build_optimizer)

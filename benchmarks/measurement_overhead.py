@@ -35,7 +35,8 @@ def pair_ratios(script: str, flags: list[str], pairs: int) -> np.ndarray:
         result = Path(folder) / "stretches.json"
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.alternating", *flags, "--max_steps", str(steps), "--eval_steps",
-             str(steps), "--output_dir", folder], cwd=ROOT, capture_output=True, text=True,
+             str(steps), "--noise_scale_steps", str(STRETCH), "--output_dir", folder],
+            cwd=ROOT, capture_output=True, text=True,
             env=os.environ | {"ALTERNATING_SCRIPT": script, "ALTERNATING_RESULT": str(result),
                               "PYTHONPATH": str(ROOT)})  # the launcher starts ranks by the file's path
         if done.returncode:

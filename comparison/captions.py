@@ -1,8 +1,8 @@
 """The notes below the tables that plots.py prints."""
 
 COMPARISON = """\
-- Mean over seeds ± half the width of its 95 % confidence interval (Student's t). A single seed has no interval.
-  No more digits than the interval supports are shown; without one, three. comparison.csv has all digits.
+- Mean over seeds ± half the width of its 95 % confidence interval (Student's t). A single seed has no interval over
+  seeds. No more digits than the interval supports are shown; without one, three. comparison.csv has all digits.
 - In brackets: the change against DDP on as many devices (the row marked baseline), in percent of its mean, over
   the seeds that both have and paired by seed; none without such a row or a common seed. Speedup is paired too.
 - The mark * on a change: its own 95 % interval excludes zero. Where nothing differs, one change in twenty gets it
@@ -16,6 +16,16 @@ COMPARISON = """\
 - At equal global batch, statistical efficiency is the same for every strategy up to noise: goodput ranks rows as
   throughput does.
 - Time to target: over the runs that reached it; compared only where all did, and only among equal targets."""
+
+INTERVAL = """\
+- Noise scale, statistical efficiency and goodput of a single seed: in brackets "low to high", the 95 % interval over
+  the run's sampled steps. Throughput counts as known. ∞ : the sampled steps do not bound the noise scale from above;
+  statistical efficiency then ends at 1. Rows at equal global batch sample the same steps, so their intervals move
+  together: goodput differs between them as throughput does."""
+
+FEW_STEPS = """\
+- ‡ : rests on too few steps. A run of this row sampled the gradient noise in fewer than 20 steps, which give no
+  interval."""
 
 UNRECORDED_CODE = """\
 - Code of a commit, or unrecorded: runs from before `source_digest` was recorded. Their commit stands in for it; where

@@ -42,6 +42,13 @@ def mean_text(value: float, half_width: float = math.nan) -> str:
     return number(value, shown) + ("" if math.isnan(half_width) else f" ± {half_width_text(half_width, shown)}")
 
 
+def interval_text(value: float, low: float, high: float) -> str:
+    """`0.87 (0.82 to 0.93)`; without an upper end, which is then NaN, `90 (60 to ∞)`."""
+    is_bounded = not math.isnan(high)
+    shown = decimals(value, (high - low) / 2 if is_bounded else value - low)
+    return f"{number(value, shown)} ({number(low, shown)} to {number(high, shown) if is_bounded else '∞'})"
+
+
 BEYOND_PERCENT = 1000  # larger changes are not shown in full: their baseline is close to zero
 
 

@@ -10,12 +10,13 @@ from matplotlib.figure import Figure  # without pyplot it draws with Agg and nev
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from comparison.digits import mean_text
 from comparison.rows import MEAN
 from comparison.runs import Run
 from comparison.settings import shown_names
 from comparison.study import Curve, Metric, Study
+from comparison.tables import value_text
 from comparison.targets import Aim, aim_of
+from measurement.columns import HIGH, LOW
 
 matplotlib.rcParams["text.parse_math"] = False  # dollar signs in a name do not start a formula
 
@@ -58,19 +59,25 @@ def looks(rows: pd.DataFrame, study: Study) -> list[tuple]:
 
 
 def bar_chart(rows: pd.DataFrame, metric: Metric, heading: str, study: Study) -> Figure:
-    """A bar per row, with its interval over seeds."""
-    half_widths = rows[metric.column + MEAN[1]]
-    if half_widths.notna().any():
+    """A bar per row, with its interval over seeds, or a single seed's over sampled steps."""
+    column = metric.column
+    if rows[column + MEAN[1]].notna().any():
         heading += "\nmean and 95 % confidence interval over seeds"
+    if column + LOW in rows and rows[column + LOW].notna().any():
+        heading += "\nof a single seed: 95 % interval over sampled steps"
     label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
     figure, axes = new_chart(metric.label, heading, label, max(6, 1.15 * len(rows) + 1))
-    bars = zip(rows[metric.column], half_widths, looks(rows, study), strict=True)
-    for place, (value, half_width, (colour, _, _, hatch)) in enumerate(bars):
-        error = half_width if half_width > 0 else None
-        axes.bar(place, value, 0.65, yerr=error, capsize=4, color=colour, edgecolor="white", hatch=hatch)
+    for place, ((_, row), (colour, _, _, hatch)) in enumerate(zip(rows.iterrows(), looks(rows, study), strict=True)):
+        value, half_width = row[column], row[column + MEAN[1]]
+        low, high = row.get(column + LOW, np.nan), row.get(column + HIGH, np.nan)
+        error = np.nan_to_num([[half_width if pd.isna(low) else value - low],
+                               [half_width if pd.isna(low) else high - value]])  # (below and above, bars)
+        axes.bar(place, value, 0.65, yerr=error if error.any() else None, capsize=4, color=colour, edgecolor="white",
+                 hatch=hatch)
         text, top = "—", 0.0
         if pd.notna(value):
-            text, top = mean_text(value, half_width).replace(" ± ", "\n± "), max(value, 0) + (error or 0)
+            text = value_text(row, column).replace(" ± ", "\n± ").replace(" (", "\n(")
+            top = max(value, 0) + error[1, 0]
         axes.annotate(text, (place, top), (0, 3), textcoords="offset points", horizontalalignment="center", fontsize=9)
     names = [textwrap.fill(name, 16, break_on_hyphens=False) for name in shown_names(rows)]
     axes.set_xticks(range(len(rows)), names, fontsize=9)

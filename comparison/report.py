@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from comparison import captions
 from comparison.autotuning import end_to_end, tuner_parts
 from comparison.figures import Members, bar_chart, line_chart, quality_chart
+from comparison.noise_figure import noise_chart
 from comparison.rows import ENDS, MEAN, WEAK
 from comparison.scaling import scaling_charts, scaling_tables, weak_charts, weak_groups
 from comparison.settings import describe, mixed_versions, name_start
@@ -17,13 +18,14 @@ from comparison.study import SPEEDUPS, VERSIONS, Study
 from comparison.tables import metrics_table, without_empty
 from comparison.targets import TIMES, aim_of
 from comparison.verified import verified
+from measurement.columns import HIGH, INTERVALS, LOW
 
 
 def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
     """Write all columns of all rows, at full precision."""
     metrics = [metric.column for metric in (*study.metrics, *study.published_metrics)]
     metrics += [*SPEEDUPS, *(WEAK + column for column in SPEEDUPS)]
-    ends = [metric + end for metric in metrics for end in ENDS if metric + end in rows]
+    ends = [metric + end for metric in metrics for end in (*ENDS, LOW, HIGH) if metric + end in rows]
     columns = ["setting", "baseline", "runs", *study.settings, "source_digest", "commit", "dirty", "epoch_workload",
                *ends]
     columns = list(dict.fromkeys(columns))
@@ -54,6 +56,8 @@ def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) ->
         for axis in curve.axes:
             chart = line_chart(group, members, curve, axis, heading, study)
             drawn |= {f"{curve.column}_over_{study.axes[axis].split()[0]}": chart} if chart else {}
+    if chart := noise_chart(group, members, heading, study):
+        drawn["noise_scale_over_samples"] = chart
     aims = {aim_of(run.summary, study) for index in group.index for run in members[index]}
     for aim in sorted(aim for aim in aims if aim is not None):
         drawn[f"time_to_{aim.curve}_{aim.value:g}"] = quality_chart(group, members, aim, heading, study)
@@ -97,6 +101,7 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
         parts += [f"## {heading}", *scaling_tables(group, study, "weak")]
         count += save(weak_charts(group, members, heading, study), figures, slug)
     notes = {captions.COMPARISON: True, captions.UNRECORDED_CODE: rows["source_digest"].isna().any(),
+             captions.INTERVAL: rows[INTERVALS].notna().any(axis=None), captions.FEW_STEPS: rows["few_steps"].any(),
              captions.DIRTY: rows["is_dirty"].any(), captions.SCALING: any(" scaling: " in part for part in parts)}
     reading = [note for note, is_needed in notes.items() if is_needed]
     parts += [*tuner_parts(tuners), "## How to read the tables", "\n".join(reading)]

@@ -2,13 +2,15 @@
 
 import numpy as np
 import pandas as pd
+from pandas.api.typing import DataFrameGroupBy
 
 from comparison.runs import Run
 from comparison.settings import add_names, ddp_row, one_device_row, with_settings
 from comparison.statistics import Estimate, estimate, excludes_zero, paired_change, paired_ratio
 from comparison.study import Study
 from comparison.targets import TIMES, add_targets, may_compare_times
-from measurement.columns import YES
+from measurement.columns import FROM_NOISE, HIGH, INTERVALS, LOW, YES
+from measurement.metrics import FEWEST_STEPS
 
 # Endings of a metric's name in the columns of a row: for its mean, and for its change against the baseline.
 MEAN = ("", "_ci95", "_n")
@@ -65,6 +67,18 @@ def speedups(rows: pd.DataFrame, samples: Samples, kind: str) -> pd.DataFrame:
     return pd.concat([*throughput, epoch, efficiency], axis=1).set_index(rows.index)
 
 
+def add_intervals(rows: pd.DataFrame, by_row: DataFrameGroupBy) -> None:
+    """Give rows of a single seed its intervals over sampled steps, and all rows `few_steps`: whether a run has too few.
+
+    Several seeds have their interval over seeds instead.
+    """
+    for column in FROM_NOISE:
+        for end in (LOW, HIGH):
+            ends = by_row[column + end].agg(lambda values: values.mean(skipna=False))
+            rows[column + end] = ends.where(rows[column + MEAN[2]] == 1)
+    rows["few_steps"] = by_row["sampled_steps"].min() < FEWEST_STEPS  # False where it was not recorded
+
+
 def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list[Run]]]:
     """A row per setting, in reading order, and the runs behind each row by its index.
 
@@ -74,7 +88,7 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     The `speedups` of strong scaling keep their names, those of weak scaling begin with `weak_`.
     Several runs of one seed count as one, with their mean. `dirty` is "yes" if any run of the row was.
     """
-    numbers = [*dict.fromkeys([*study.targets, *study.measured, *TIMES])]
+    numbers = [*dict.fromkeys([*study.targets, *study.measured, *TIMES, *INTERVALS])]
     columns = ["seed", "epoch_workload", "source_digest", "family", "commit", "dirty", *study.settings, *numbers]
     table = pd.DataFrame([run.summary for run in runs]).reindex(columns=columns)
     table = with_settings(table.astype(dict.fromkeys(numbers, float)), study)
@@ -88,6 +102,7 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     samples[-1] = samples[0].iloc[:0]
     rows = rows.join(pd.DataFrame([in_one_line(estimate(samples[index]), MEAN) for index in rows.index]))
     by_row = table.groupby("row")
+    add_intervals(rows, by_row)
     for column in ("epoch_workload", "source_digest", "family"):
         rows[column] = by_row[column].first()
     rows["commit"] = by_row["commit"].agg(lambda commits: " ".join(commits.dropna().unique()))

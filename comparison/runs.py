@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from comparison.csv_files import as_numbers, read_table, shown
 from comparison.study import LIBRARIES, Study
-from measurement.columns import YES, deepspeed_settings
+from measurement.columns import INTERVALS, YES, deepspeed_settings
 
 NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", "seed", "runtime_s"]
 LOWER_CASE = ["task", "precision", "schedule", "tuned_by", "dirty"]  # a run writes only lower case there
 # Columns that run.json may repeat. A spreadsheet takes some hashes for numbers (1e10 becomes 1.00E+10).
 IN_RUN_JSON = ["workload", "epoch_workload", "source_digest", "script_digest", "commit", *LIBRARIES]
+NORMS = ["micro_batch_squared_norm", "batch_squared_norm"]  # columns of steps.csv
+NOISE = "noise"  # the curve of both
 DIGITS = 8  # of a commit, in headings and names
 BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # break lines, are invisible or not text
 TRIAL = {"exp.json", "ds_config.json"}  # files in the folder of a trial by DeepSpeed's autotuner
@@ -93,7 +96,8 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
     table["measure"] = "throughput" if is_bare else "all"
     if "deepspeed_settings" not in table:  # the run is older than this column
         table["deepspeed_settings"] = deepspeed_settings(config if isinstance(config, dict) else None)
-    for column in table.columns.intersection([*study.measured, *study.targets, *study.whole_numbers, "peak_tflops"]):
+    for column in table.columns.intersection([*study.measured, *study.targets, *study.whole_numbers, *INTERVALS,
+                                              "peak_tflops"]):
         table[column] = as_numbers(table[column], "summary.csv", column in study.whole_numbers)
     if "peak_tflops" in table:  # part of a row's name
         table["peak_tflops"] = table["peak_tflops"].map("{:g}".format, na_action="ignore")
@@ -112,9 +116,18 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
     table["code"] = code_of(table.iloc[0].to_dict())
     model = description.get("model")
     table["family"] = model.get("family") if isinstance(model, dict) else None
+    table["gradient_samples"] = table.get("micro_batch_size", np.nan) * devices_of_a_process(description)
     known = {plain(name): name for name in study.strategies}
     summary = table.iloc[0].to_dict()
     return summary | {"strategy": known.get(plain(summary["strategy"]), summary["strategy"])}
+
+
+def devices_of_a_process(description: dict) -> int:
+    """More than 1 for DataParallel, whose micro-batches of all GPUs give one gradient."""
+    try:
+        return max(len(description["ranks"][0]["devices"]), 1)
+    except (KeyError, IndexError, TypeError):  # the run is older than this record
+        return 1
 
 
 def plain(name: str) -> str:
@@ -129,12 +142,20 @@ def read_run(folder: Path, study: Study) -> Run:
         ValueError: the folder holds no finished run, or one of its files is not usable.
     """
     summary = read_summary(folder, read_description(folder), study)
-    curves = {}
-    for name, column, _, axes in study.curves:
-        if (folder / name).is_file():  # a run without curves still has its row in the tables
-            table = read_table(folder / name, drop_torn=True).reindex(columns=[column, *axes])
-            curves[column] = pd.DataFrame({axis: as_numbers(table[axis], name) for axis in table})
+    names = dict.fromkeys([*(curve.file for curve in study.curves), "steps.csv"])
+    # A run without curves still has its row in the tables.
+    tables = {name: read_table(folder / name, drop_torn=True) for name in names if (folder / name).is_file()}
+    curves = {column: _numbers(tables[name], name, [column, *axes]) for name, column, _, axes in study.curves
+              if name in tables}
+    if "steps.csv" in tables:
+        curves[NOISE] = _numbers(tables["steps.csv"], "steps.csv", ["samples", *NORMS])
     return Run(summary, curves)
+
+
+def _numbers(table: pd.DataFrame, file: str, columns: list[str]) -> pd.DataFrame:
+    """Some columns of a file, NaN where they are missing."""
+    table = table.reindex(columns=columns)
+    return pd.DataFrame({column: as_numbers(table[column], file) for column in columns})
 
 
 def folders_below(root: Path, without: Path | None = None, tell: bool = False) -> Iterator[tuple[Path, set[str]]]:

@@ -2,12 +2,22 @@
 
 import pandas as pd
 
-from comparison.digits import change_text, mean_text
+from comparison.digits import change_text, interval_text, mean_text
 from comparison.rows import CHANGE, DIFFERS, MEAN
 from comparison.settings import shown_names
 from comparison.study import Metric
+from measurement.columns import FROM_NOISE, HIGH, LOW
 
 EMPTY = "—"
+FEW_STEPS_MARK = "‡"
+
+
+def value_text(row: pd.Series, column: str) -> str:
+    """A mean with its interval over seeds, or a single seed's value with its interval over sampled steps, if any."""
+    low, high = (row.get(column + end, float("nan")) for end in (LOW, HIGH))
+    text = (mean_text(row[column], row[column + MEAN[1]]) if pd.isna(low) else
+            interval_text(row[column], low, high))
+    return text + FEW_STEPS_MARK * (column in FROM_NOISE and row["few_steps"])
 
 
 def cell(row: pd.Series, column: str) -> str:
@@ -16,7 +26,7 @@ def cell(row: pd.Series, column: str) -> str:
         return EMPTY
     if column + MEAN[1] not in row:
         return str(row[column])
-    text = mean_text(row[column], row[column + MEAN[1]])
+    text = value_text(row, column)
     change, half_width = (row.get(column + end, float("nan")) for end in CHANGE[:2])
     return text if pd.isna(change) else f"{text} {change_text(change, half_width, row[column + DIFFERS])}"
 

@@ -20,18 +20,23 @@ RANK_COLUMNS = ["rank", "node", "device", "replica", "stage", "parameters", "pea
                 "idle_s_per_step", *PROFILED, *MACHINE]
 # Which code ran, as each attempt in run.json and the row in summary.csv have it.
 CODE_COLUMNS = ["source_digest", "script_digest", "commit", "dirty", "torch", "transformers", "deepspeed"]
+# With a 95 % interval over sampled steps in two more columns, whose names end with LOW and HIGH.
+FROM_NOISE = ["noise_scale_samples", "statistical_efficiency", "goodput_samples_per_s"]
+LOW, HIGH = "_low", "_high"
+INTERVALS = [name + end for name in FROM_NOISE for end in (LOW, HIGH)]
 COMPLETE, YES, NO = "complete", "yes", "no"  # summary.csv's last column is always "yes": a row without it was cut off
 SUMMARY_COLUMNS = [
     "run_name", "strategy", "task", "model", "devices", "nodes", "cpu_threads", "replicas", "pipeline_stages",
     "micro_batches", "global_batch_size", "micro_batch_size", "forward_samples", "precision", "max_seq_length", "seed",
     "optimizer_steps", "samples", "runtime_s", "throughput_samples_per_s", "throughput_tokens_per_s", "validation_loss",
     "exact_match", "f1", "accuracy", "gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib",
-    "noise_scale_samples", "statistical_efficiency", "goodput_samples_per_s", "noise_scale_negative_pct",
+    *FROM_NOISE, "noise_scale_negative_pct",
     "reference_batch_size", "bubble_pct", "bubble_schedule_pct", "imbalance_pct", "workload", "hardware", "mfu_pct",
     "hfu_pct", "model_flops_per_sample", "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step",
     "target_f1", "target_loss", "time_to_target_s", "samples_to_target", "published_stats_efficiency",
     "published_goodput", "schedule", "tuned_by", "accuracy_mismatched", "perplexity", "epoch_s", "epoch_workload",
-    "skipped_steps", "deepspeed_settings", *CODE_COLUMNS, *MACHINE, COMPLETE,
+    "skipped_steps", "deepspeed_settings", *INTERVALS, "sampled_steps", "effective_sampled_steps", *CODE_COLUMNS,
+    *MACHINE, COMPLETE,
 ]
 # Keys of a DeepSpeed config that flags decide; other columns and the workload hash cover them.
 DECIDED_BY_FLAGS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",

@@ -46,7 +46,7 @@ WORKLOAD_FLAGS = ("task", "model", "from_scratch", "tokenizer", "max_train_examp
                   "eval_steps", "noise_scale_steps")
 RESUMABLE_FLAGS = (*WORKLOAD_FLAGS, "seed")  # these must not change when a run is resumed
 # Workload flags that depend on the global batch, or set the number of epochs. The work of one epoch is the same.
-BATCH_FLAGS = ("global_batch_size", "epochs", "max_steps", "warmup_steps", "eval_steps")
+BATCH_FLAGS = ("global_batch_size", "epochs", "max_steps", "warmup_steps", "eval_steps", "noise_scale_steps")
 
 
 class RunJson:

@@ -13,6 +13,10 @@ from measurement.columns import (
     CODE_COLUMNS,
     COMPLETE,
     ENERGY,
+    FROM_NOISE,
+    HIGH,
+    INTERVALS,
+    LOW,
     MACHINE,
     NO,
     PROFILED,
@@ -209,17 +213,28 @@ def _efficiency(result: RunResult, throughput: float | None, empty: dict) -> dic
     batch, reference = result.flags["global_batch_size"], result.flags["reference_batch_size"]
     noise = metrics.noise_scale(result.noise_norms, result.gradient_samples, batch)
     efficiency = None if noise.samples is None else metrics.statistical_efficiency(noise.samples, batch, reference)
+    low, high = metrics.efficiency_interval(noise, batch, reference) or (None, None)
+    unbounded = noise.high is not None and math.isinf(noise.high)
     jitter = _mean_change(result.losses)
     published = None if jitter is None else metrics.published_statistical_efficiency(jitter,
                                                                                      result.batch_split.micro_batch_size)
-    _because(noise.reason or UNTIMED, empty, (
-        "noise_scale_samples", "noise_scale_negative_pct", "statistical_efficiency", "goodput_samples_per_s"))
+    _because(noise.reason or UNTIMED, empty, (*FROM_NOISE, "noise_scale_negative_pct", "effective_sampled_steps"))
+    _because(noise.interval_reason or UNTIMED, empty, INTERVALS)
+    if unbounded:
+        empty["noise_scale_samples" + HIGH] = "unbounded: the lower end of the interval of |G|^2 is not positive"
     _because("no two steps were recorded" if jitter is None else UNTIMED, empty,
              ("published_stats_efficiency", "published_goodput"))
-    return {"noise_scale_samples": noise.samples, "noise_scale_negative_pct": noise.negative_pct,
-            "statistical_efficiency": efficiency, "published_stats_efficiency": published,
-            "goodput_samples_per_s": metrics.goodput(throughput, efficiency) if throughput and efficiency else None,
-            "published_goodput": metrics.goodput(throughput, published) if throughput and published else None}
+    values = {"noise_scale_samples": (noise.samples, noise.low, None if unbounded else noise.high),
+              "statistical_efficiency": (efficiency, low, high),
+              # Throughput counts as known.
+              "goodput_samples_per_s": [metrics.goodput(throughput, value) if throughput and value else None
+                                        for value in (efficiency, low, high)]}
+    return {name + end: value for name, found in values.items()
+            for end, value in zip(("", LOW, HIGH), found, strict=True)} | {
+        "noise_scale_negative_pct": noise.negative_pct,
+        "sampled_steps": noise.steps if result.measures_all else None,
+        "effective_sampled_steps": noise.effective_steps, "published_stats_efficiency": published,
+        "published_goodput": metrics.goodput(throughput, published) if throughput and published else None}
 
 
 def _mean_change(losses: list[float]) -> float | None:

@@ -75,7 +75,8 @@ class Arguments:
     seed: int = flag("new weights, order, dropout", 0)
     eval_steps: int | None = flag("evaluate every N steps besides at the end. Default: once an epoch")
     reference_batch_size: int = flag("the batch against which statistical efficiency is stated", 16)
-    noise_scale_steps: int = flag("sample the gradient noise scale every N steps; 0: never", 16)
+    noise_scale_steps: int | None = flag("sample the gradient noise scale every N steps; 0: never. Default: a 40th of "
+                                         "the steps, at most 16")
     profile_steps: int = flag("after the warm-up, profile N steps off the clock: communication, host and device "
                               "seconds; the traces are kept", 0)
     target_f1: float | None = flag("record when an evaluation's F1 first reaches this, in percent")

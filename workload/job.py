@@ -78,6 +78,14 @@ class Job:
         """Steps at the start that are off the clock: caches fill, libraries choose their kernels."""
         return min(UNTIMED_STEPS, self.steps // 4)
 
+    @property
+    def noise_scale_steps(self) -> int:
+        """Steps from one sample of the noise scale to the next. By default short runs are sampled more often: an
+        interval needs 20 samples. Only the run's length decides, so that all its attempts sample the same steps.
+        """
+        given = self.arguments.noise_scale_steps
+        return min(max(self.steps // 40, 1), 16) if given is None else given
+
     def resolved_flags(self) -> dict[str, Any]:
         """Every flag with the value that was used, defaults filled in."""
         return dataclasses.asdict(self.arguments) | {
@@ -87,6 +95,7 @@ class Job:
             "micro_batch_size": self.batch_split.micro_batch_size, "num_gpus": self.devices,
             "precision": self.precision, "cpu_threads": self.processes.cpu_threads,
             "warmup_steps": warmup_steps(self.arguments, self.steps), "eval_steps": self.eval_steps,
+            "noise_scale_steps": self.noise_scale_steps,
             "run_name": self.folder.name,
             **({"stages": self.stages, "micro_batches": self.batch_split.micro_batches}
                if hasattr(self.arguments, "stages") else {})}
