@@ -7,15 +7,17 @@ failed=() seed=0 listing=
 
 # run SCRIPT FLAGS...: run it with the common flags too, unless that has been done already.
 run() {
-    local start=(experiments/run_once.py "$@")
+    local words=("$@" "${FLAGS[@]}" --seed "$seed")
     if [[ $listing ]]; then
         printf '%q ' run "$@" && echo
         return
     fi
     if [[ ${OVERWRITE:-} == yes ]]; then
-        start=("$@" --overwrite)
+        words+=(--overwrite)
+    else
+        words=(experiments/run_once.py "${words[@]}")
     fi
-    ${LIMIT:-} python "${start[@]}" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
+    ${LIMIT:-} python "${words[@]}" || failed+=("$* --seed $seed")
 }
 
 # baseline SCRIPT FLAGS...: the same, for a run that others are compared with. With several seeds it is run twice, under
