@@ -57,7 +57,8 @@ def compare_labels(runs: Runs, row: np.ndarray, slowdown: float, study: Study) -
     values = np.where((row == row.max())[:, None], runs.values * factors, runs.values)
     count = row.max() + 1
     baseline = np.where(np.arange(count) > 0, 0, -1)
-    return find_changes(runs._replace(values=values, row=row), baseline, np.ones(count, bool), np.zeros(count), study)
+    labelled = Runs(values, row, runs.seed, runs.has_moved)
+    return find_changes(labelled, baseline, np.ones(count, bool), np.zeros(count), study)
 
 
 def relabel(runs: Runs, relabellings: int, are_reruns: bool, slowdown: float, study: Study = STUDY) -> Outcome:

@@ -39,7 +39,7 @@ def noise(group: pd.DataFrame) -> list[str]:
     found, (deviation, reruns) = [], (RATE + end for end in RERUNS)
     if deviation in group and group[deviation].notna().any():
         spread, count = group[deviation].iloc[0], int(group[reruns].iloc[0])
-        floors = [f"{floor:.2g}" for floor in sorted(group[RATE + FLOOR].dropna())]
+        floors = [f"{floor:.2g}" for floor in sorted(group[RATE + FLOOR].dropna())] if RATE + FLOOR in group else []
         found.append(f"Reruns of one seed vary by {spread:.2g} % (standard deviation of throughput, {count} rerun"
                      f"{'s' * (count > 1)})" + (f"; changes of throughput within "
                      f"{' to '.join(dict.fromkeys([floors[0], floors[-1]]))} % are not marked." if floors else "."))

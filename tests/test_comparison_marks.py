@@ -13,7 +13,7 @@ from comparison.autotuning import find_tuners
 from comparison.changes import Runs, find_changes
 from comparison.report import noise, write_comparison
 from comparison.rows import compare
-from comparison.runs import find_runs
+from comparison.runs import Run, find_runs
 from tests.shared.made_up_runs import rows_of, write_run, write_seeds
 
 STUDY = plots.STUDY
@@ -114,6 +114,12 @@ def test_reruns_alone_make_no_interval(tmp_path):
     assert zero[SPREAD] > 0
 
 
+def test_reruns_of_what_is_compared_with_nothing(tmp_path):
+    write_run(tmp_path / "a", throughput=100)
+    write_run(tmp_path / "b", throughput=100 * exp(0.02))
+    assert noise(rows_of(tmp_path)) == ["Reruns of one seed vary by 1.4 % (standard deviation of throughput, 1 rerun)."]
+
+
 def test_without_reruns_nothing_is_said_of_them(tmp_path):
     write_seeds(tmp_path, "ddp", times(1), devices=2)
     write_seeds(tmp_path, "zero", times(1.1), "zero2", 2)
@@ -211,7 +217,7 @@ def test_labels_are_compared_as_plots_compares_them(nothing):
     drawn = labels(np.random.default_rng(3), runs.seed, are_reruns=True)
     assert (np.bincount(drawn) == [6] + [3] * 10).all(), "balanced"
     names = ["ddp", *(name for name in STUDY.strategies if name != "ddp" and "pipeline" not in name)][:11]
-    found = [run._replace(summary=run.summary | {"strategy": names[label]})
+    found = [Run(run.summary | {"strategy": names[label]}, {})
              for run, label in zip(find_runs(nothing, STUDY), drawn, strict=True)]
     rows, _ = compare(found, STUDY)
     rows = rows.set_index("strategy").loc[names]
