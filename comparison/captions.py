@@ -3,10 +3,14 @@
 COMPARISON = """\
 - Mean over seeds ± half the width of its 95 % confidence interval (Student's t). A single seed has no interval over
   seeds. No more digits than the interval supports are shown; without one, three. comparison.csv has all digits.
-- In brackets: the change against DDP on as many devices (the row marked baseline), in percent of its mean, over
-  the seeds that both have and paired by seed; none without such a row or a common seed. Speedup is paired too.
-- The mark * on a change: its own 95 % interval excludes zero. Where nothing differs, one change in twenty gets it
-  by chance.
+- In brackets: the change against DDP on as many devices (the row marked baseline). For each seed that both have the
+  logarithm of value / baseline's; its mean and 95 % interval (Student's t) in percent, ± half the width of that
+  interval. None without such a row or a common seed, or for values that are not positive. Speedup is paired too.
+- Several runs of one seed count as one, with their mean: without a second seed there is no interval over seeds.
+- The mark * on a change: no chance, and worth a choice. By Benjamini and Hochberg's test of all changes of a table (a
+  metric counts in the first table that has it) at most 5 % of the marked ones are chance; where nothing differs, one
+  table in twenty has a mark. It must also be at least 1 %, or 0.1 % of a loss or a score, and beyond what reruns of
+  one seed differ by, where there are any. So an interval may exclude zero without a mark.
 - Tables with different workloads: flags, data, model, tokenizer or settings of arithmetic differ. Each run's run.json
   has its flags, digests and environment.
 - Tables with different code, torch, transformers or deepspeed: the rows of a table ran the same workload/ and

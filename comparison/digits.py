@@ -53,10 +53,12 @@ BEYOND_PERCENT = 1000  # larger changes are not shown in full: their baseline is
 
 
 def change_text(change: float, half_width: float, differs: bool) -> str:
-    """`(-18.0 ± 1.2%*)`, or `(-18.0%)` without an interval; the mark says that the interval excludes zero."""
-    shown = decimals(change, half_width)
+    """`(-18.0 ± 1.2%*)`, or `(-18.0%)` without an interval; `*` marks a change that is no chance."""
     if change > BEYOND_PERCENT:
         return f"(> +{BEYOND_PERCENT}%{'*' if differs else ''})"
+    if half_width > BEYOND_PERCENT:
+        return f"({number(change, min(decimals(change, math.nan), 0), '+')} ± > {BEYOND_PERCENT}%)"
+    shown = decimals(change, half_width)
     if math.isnan(half_width):
         return f"({number(change, min(shown, 1), '+')}%)"
     return f"({number(change, shown, '+')} ± {half_width_text(half_width, shown)}%{'*' if differs else ''})"

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from comparison import captions
 from comparison.autotuning import end_to_end, tuner_parts
+from comparison.changes import MOST_DRIFT
 from comparison.figures import Members, bar_chart, line_chart, quality_chart
 from comparison.noise_figure import noise_chart
-from comparison.rows import ENDS, MEAN, WEAK
+from comparison.rows import ENDS, FLOOR, MEAN, RERUNS, WEAK
 from comparison.scaling import scaling_charts, scaling_tables, weak_charts, weak_groups
 from comparison.settings import describe, mixed_versions, name_start
 from comparison.study import SPEEDUPS, VERSIONS, Study
@@ -20,6 +21,8 @@ from comparison.targets import TIMES, aim_of
 from comparison.verified import verified
 from measurement.columns import HIGH, INTERVALS, LOW
 
+RATE = "throughput_samples_per_s"
+
 
 def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
     """Write all columns of all rows, at full precision."""
@@ -27,10 +30,25 @@ def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
     metrics += [*SPEEDUPS, *(WEAK + column for column in SPEEDUPS)]
     ends = [metric + end for metric in metrics for end in (*ENDS, LOW, HIGH) if metric + end in rows]
     columns = ["setting", "baseline", "runs", *study.settings, "source_digest", "commit", "dirty", "epoch_workload",
-               *ends]
+               "moved", *ends]
     columns = list(dict.fromkeys(columns))
     counts = {column: "Int64" for column in columns if column.endswith("_n")}
     rows[columns].astype(counts).to_csv(path, index=False)
+
+
+def noise(group: pd.DataFrame) -> list[str]:
+    """What keeps changes of a group from being marked: the noise of reruns, and runs whose machine moved."""
+    found, (deviation, reruns) = [], (RATE + end for end in RERUNS)
+    if deviation in group and group[deviation].notna().any():
+        spread, count = group[deviation].iloc[0], int(group[reruns].iloc[0])
+        floors = [f"{floor:.2g}" for floor in sorted(group[RATE + FLOOR].dropna())] if RATE + FLOOR in group else []
+        found.append(f"Reruns of one seed vary by {spread:.2g} % (standard deviation of throughput, {count} rerun"
+                     f"{'s' * (count > 1)})" + (f"; changes of throughput within "
+                     f"{' to '.join(dict.fromkeys([floors[0], floors[-1]]))} % are not marked." if floors else "."))
+    if moved := ", ".join(group["moved"].dropna()):
+        found.append(f"Changes that rest on these runs are not marked, as their machine changed its speed by more than "
+                     f"{MOST_DRIFT:g} % meanwhile: {moved}.")
+    return found
 
 
 def tables(group: pd.DataFrame, study: Study) -> list[str]:
@@ -94,7 +112,7 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
         heading += mixed_versions(group, study)
         slug = name_start(describe(row, differing, study), number) if differing else ""
         by_hand = group[group["tuned_by"] != "autotuner"]  # autotuned rows have a table of their own
-        shown = [verified(by_hand, verifications), *tables(by_hand, study)] if len(by_hand) else []
+        shown = [verified(by_hand, verifications), *noise(by_hand), *tables(by_hand, study)] if len(by_hand) else []
         parts += [f"## {heading}", *shown, *end_to_end(group, study)]
         count += save(charts(by_hand, members, heading, study) if len(by_hand) else {}, figures, slug)
     for heading, slug, group in weak_groups(rows, study):

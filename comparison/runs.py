@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from comparison.csv_files import as_numbers, read_table, shown
-from comparison.study import LIBRARIES, Study
+from comparison.study import DRIFT, LIBRARIES, Study
 from measurement.columns import INTERVALS, YES, deepspeed_settings
 
 NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", "seed", "runtime_s"]
@@ -96,8 +96,8 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
     table["measure"] = "throughput" if is_bare else "all"
     if "deepspeed_settings" not in table:  # the run is older than this column
         table["deepspeed_settings"] = deepspeed_settings(config if isinstance(config, dict) else None)
-    for column in table.columns.intersection([*study.measured, *study.targets, *study.whole_numbers, *INTERVALS,
-                                              "peak_tflops"]):
+    numbers = [*study.measured, *study.targets, *study.whole_numbers, *INTERVALS, "peak_tflops", DRIFT]
+    for column in table.columns.intersection(numbers):
         table[column] = as_numbers(table[column], "summary.csv", column in study.whole_numbers)
     if "peak_tflops" in table:  # part of a row's name
         table["peak_tflops"] = table["peak_tflops"].map("{:g}".format, na_action="ignore")
@@ -119,7 +119,8 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
     table["gradient_samples"] = table.get("micro_batch_size", np.nan) * devices_of_a_process(description)
     known = {plain(name): name for name in study.strategies}
     summary = table.iloc[0].to_dict()
-    return summary | {"strategy": known.get(plain(summary["strategy"]), summary["strategy"])}
+    strategy = known.get(plain(summary["strategy"]), summary["strategy"])
+    return summary | {"strategy": strategy, "folder": BREAKS.sub("?", folder.name)}
 
 
 def devices_of_a_process(description: dict) -> int:

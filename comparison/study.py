@@ -38,6 +38,7 @@ VERSIONS = ("code", *LIBRARIES)
 # Details that are text; the other details are whole numbers.
 WORDS = {"schedule", "tuned_by", "measure", "peak_tflops", "deepspeed_settings", "script_digest", *VERSIONS}
 SPEEDUPS = ["speedup", "own_speedup", "epoch_speedup", "parallel_efficiency_pct"]
+DRIFT = "machine_drift_pct"  # how much a machine's speed changed during a run; absent from older runs
 COMPUTED = {"runs", "target", "reached", *SPEEDUPS}  # by `comparison.rows`; all others are read from summary.csv
 
 
@@ -49,6 +50,7 @@ class Study:
     published_metrics: list[Metric]  # for the tables of published figures only
     published_beside: dict[str, list[Metric]]  # published column -> further columns of ours shown beside it
     published_tasks: dict[str, str]  # file in results/published -> task of our runs shown beside it
+    smallest_changes: dict[str, float]  # column -> smallest change in percent that may be marked; 1 for all others
     curves: list[Curve]
     axes: dict[str, str]  # column on the x axis -> label
     targets: dict[str, Target]  # column of summary.csv -> the target it sets
@@ -67,6 +69,19 @@ class Study:
         """Columns of summary.csv that are averaged over seeds and compared."""
         columns = [metric.column for metric in (*self.metrics, *self.published_metrics)]
         return [column for column in columns if column not in COMPUTED]
+
+    @property
+    def families(self) -> list[list[str]]:
+        """The measured columns of each table, each column in the first that has it: their changes share the marks."""
+        left, found = dict.fromkeys(self.measured), []
+        for metrics in [*self.tables.values(), self.published_metrics]:
+            found.append([metric.column for metric in metrics if metric.column in left])
+            left = {column: None for column in left if column not in found[-1]}
+        return [columns for columns in found if columns]
+
+    def smallest_change(self, column: str) -> float:
+        """The smallest change of a column, in percent, that may be marked."""
+        return self.smallest_changes.get(column, 1.0)
 
     @property
     def settings(self) -> list[str]:

@@ -24,7 +24,7 @@ fi
 BY_HAND=$((SHARE / 2)) # micro-batch size
 RESULTS=${RESULTS:-results}/autotuning
 BEST=$RESULTS/trials/ds_config_optimal.json
-FLAGS=(--task "$TASK" --global_batch_size $((SHARE * DEVICES)) "${WORK[@]}" --output_dir "$RESULTS" --overwrite)
+FLAGS=(--task "$TASK" --global_batch_size $((SHARE * DEVICES)) "${WORK[@]}" --output_dir "$RESULTS")
 
 source experiments/runs.sh
 verify_first "$TASK" "$RESULTS" "$DEVICES"
@@ -43,16 +43,18 @@ END
 echo "DeepSpeed's autotuner runs its trials, half a minute each; its output goes to $RESULTS/tuner.log"
 # LOCAL_SIZE: the number of CPU processes that the tuner may start; it counts GPUs by itself. Without pdsh its log has a
 # traceback after each trial, from cleaning up after processes that have already ended.
-if ! LOCAL_SIZE=$DEVICES deepspeed --autotuning tune --num_gpus "$DEVICES" zero.py "${FLAGS[@]}" \
+if ! LOCAL_SIZE=$DEVICES deepspeed --autotuning tune --num_gpus "$DEVICES" zero.py "${FLAGS[@]}" --overwrite \
         --deepspeed_config "$RESULTS/tuner.json" > "$RESULTS/tuner.log" 2>&1 || [[ ! -f $BEST ]]; then
     echo "error: the autotuner found no settings; see $RESULTS/tuner.log and $RESULTS/trials/*/stderr.log" >&2
     exit 1
 fi
 
-for seed in ${SEEDS:-0}; do
-    flags=("${FLAGS[@]}" --seed "$seed" --num_gpus "$DEVICES")
-    python hf_trainer.py "${flags[@]}" --micro_batch_size "$BY_HAND" --run_name "trainer-by-hand-seed$seed"
-    python zero.py "${flags[@]}" --stage 1 --micro_batch_size "$BY_HAND" --run_name "deepspeed-by-hand-seed$seed"
-    python zero.py "${flags[@]}" --deepspeed_config "$BEST" --run_name "deepspeed-autotuned-seed$seed"
-done
-python plots.py "$RESULTS" --published
+OVERWRITE=yes # the tuner's settings are new
+FLAGS+=(--num_gpus "$DEVICES")
+settings() {
+    run hf_trainer.py --micro_batch_size "$BY_HAND" --run_name "trainer-by-hand-seed$seed"
+    run zero.py --stage 1 --micro_batch_size "$BY_HAND" --run_name "deepspeed-by-hand-seed$seed"
+    run zero.py --deepspeed_config "$BEST" --run_name "deepspeed-autotuned-seed$seed"
+}
+for_each_seed settings 0
+compare "$RESULTS" --published

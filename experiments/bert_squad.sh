@@ -5,7 +5,8 @@
 #     SAMPLE=1 bash experiments/bert_squad.sh                  # a laptop: CPU, the embedded sample, a tiny model
 #     bash experiments/bert_squad.sh --epochs 1                # further flags go to every run
 #
-# If interrupted, the same command resumes it. A run that fails is named at the end, and the others still run.
+# Several seeds: their runs go in random order, DDP's twice. If interrupted, the same command resumes it. A run that
+# fails is named at the end, and the others still run.
 # On a cluster: experiments/slurm/bert_squad.sbatch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,10 +26,9 @@ FLAGS+=("$@")
 source experiments/runs.sh
 verify_first squad_v2 "${FLAGS[3]}" $(powers_of_2 "${DEVICES_A_NODE:-$DEVICES}")
 
-for seed in ${SEEDS:-0}; do
-    run bert_baseline.py --num_gpus 1
-    for ((devices = 2; devices <= DEVICES; devices *= 2)); do
-        run bert_baseline.py --num_gpus "$devices"
+strategies() {
+    for ((devices = 1; devices <= DEVICES; devices *= 2)); do
+        baseline bert_baseline.py --num_gpus "$devices"
         for ((stages = 2; stages <= devices; stages *= 2)); do
             run pipeline.py --num_gpus "$devices" --stages "$stages"
         done
@@ -49,5 +49,6 @@ for seed in ${SEEDS:-0}; do
     else
         run data_parallel.py --num_gpus "$DEVICES_A_NODE"
     fi
-done
+}
+for_each_seed strategies 0
 compare "${FLAGS[3]}"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# DDP and pipelines on the embedded sample: about seven minutes on two cores. SEEDS="0 1 2" gives intervals.
+# DDP and pipelines on the embedded sample: about seven minutes on two cores. SEEDS="0 1 2" gives intervals; then runs
+# go in random order, and DDP's twice.
 # The same job for all: 300 steps of 32 samples, one CPU thread per process. RESUME=1 skips runs that have finished.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,17 +9,17 @@ export CUDA_VISIBLE_DEVICES= # CPU processes, on a node with GPUs as on a laptop
 FLAGS=(--sample --model tiny --max_seq_length 128 --max_steps 300 --global_batch_size 32 --learning_rate 1e-3
        --cpu_threads 1 --eval_steps 50 --target_f1 80 --profile_steps 3 --noise_scale_steps 4
        --output_dir "${RESULTS:-results}/demo" "$@")
-RUN=(python experiments/run_once.py)
 if [[ ! ${RESUME:-} ]]; then
-    RUN=(python)
-    FLAGS+=(--overwrite)
+    OVERWRITE=yes
 fi
+source experiments/runs.sh
 
-for seed in ${SEEDS:-0}; do
-    "${RUN[@]}" bert_baseline.py "${FLAGS[@]}" --seed "$seed" --num_gpus 1
-    "${RUN[@]}" bert_baseline.py "${FLAGS[@]}" --seed "$seed" --num_gpus 2
-    "${RUN[@]}" bert_baseline.py "${FLAGS[@]}" --seed "$seed" --num_gpus 4
-    "${RUN[@]}" pipeline.py "${FLAGS[@]}" --seed "$seed" --num_gpus 2 --micro_batches 4
-    "${RUN[@]}" pipeline.py "${FLAGS[@]}" --seed "$seed" --num_gpus 4 --micro_batches 4
-done
-python plots.py "${RESULTS:-results}/demo"
+strategies() {
+    run bert_baseline.py --num_gpus 1
+    baseline bert_baseline.py --num_gpus 2
+    baseline bert_baseline.py --num_gpus 4
+    run pipeline.py --num_gpus 2 --micro_batches 4
+    run pipeline.py --num_gpus 4 --micro_batches 4
+}
+for_each_seed strategies 0
+compare "${RESULTS:-results}/demo"

@@ -5,7 +5,8 @@
 #     bash experiments/gpt2_frameworks.sh --train_file train.txt --eval_file eval.txt      # any other text
 #     SAMPLE=1 bash experiments/gpt2_frameworks.sh       # a laptop: CPU, the embedded sample, a tiny model
 #
-# One global batch for all. If interrupted, the same command resumes it.
+# One global batch for all. Several seeds (SEEDS="0 1 2"): their runs go in random order, DDP's twice. If interrupted, the
+# same command resumes it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,17 +25,18 @@ FLAGS+=("$@")
 source experiments/runs.sh
 verify_first oscar "$RESULTS" $(powers_of_2 "${DEVICES_A_NODE:-$DEVICES}")
 
-for seed in ${SEEDS:-0}; do
+frameworks() {
     for ((devices = 1; devices <= DEVICES; devices *= 2)); do
         # DataParallel is one process on one node; without GPUs it has nothing to split the batch over.
         if ((devices == 1)) || [[ ! ${SAMPLE:-} ]] && ((devices <= DEVICES_A_NODE)); then
             run data_parallel.py --num_gpus "$devices"
         fi
-        run bert_baseline.py --num_gpus "$devices"
+        baseline bert_baseline.py --num_gpus "$devices"
         run zero.py --num_gpus "$devices" --stage 2
         run zero.py --num_gpus "$devices" --stage 3
         run fsdp.py --num_gpus "$devices"
         run pipeline.py --num_gpus "$devices"
     done
-done
+}
+for_each_seed frameworks 0
 compare "$RESULTS" --published

@@ -7,7 +7,8 @@
 #
 # Strong scaling: the global batch stays 64, so every run takes the same steps and learns the same. Weak scaling: the
 # batch per device stays 64, so each device has as much to do as one alone, but there are fewer steps with more samples.
-# All other flags are the same. If interrupted, the same command resumes it.
+# All other flags are the same. Several seeds (SEEDS="0 1 2"): their runs go in random order, that on one device twice. If
+# interrupted, the same command resumes it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,11 +27,12 @@ FLAGS+=("$@")
 source experiments/runs.sh
 verify_first imdb "$RESULTS" $(powers_of_2 "${DEVICES_A_NODE:-$DEVICES}")
 
-for seed in ${SEEDS:-0}; do
-    run bert_baseline.py --num_gpus 1 --global_batch_size "$BATCH"
+scalings() {
+    baseline bert_baseline.py --num_gpus 1 --global_batch_size "$BATCH"
     for ((devices = 2; devices <= DEVICES; devices *= 2)); do
         run bert_baseline.py --num_gpus "$devices" --global_batch_size "$BATCH"
         run bert_baseline.py --num_gpus "$devices" --global_batch_size $((BATCH * devices))
     done
-done
+}
+for_each_seed scalings 0
 compare "$RESULTS"

@@ -12,10 +12,13 @@ if [[ $# -eq 0 ]]; then
     set -- --sample --model tiny --max_seq_length 128 --max_steps 300 --global_batch_size 32 --learning_rate 1e-3 \
         --noise_scale_steps 4 --eval_steps 300
 fi
-for seed in ${SEEDS:-0 1 2}; do
+FLAGS=("$@" --num_gpus 1 --output_dir "${RESULTS:-results}/length_grouping")
+source experiments/runs.sh
+
+groupings() {
     for grouping in true false; do
-        python experiments/run_once.py bert_baseline.py "$@" --num_gpus 1 --seed "$seed" --length_grouping "$grouping" \
-            --output_dir "${RESULTS:-results}/length_grouping" --run_name "grouping-$grouping-seed$seed"
+        run bert_baseline.py --length_grouping "$grouping" --run_name "grouping-$grouping-seed$seed"
     done
-done
-python plots.py "${RESULTS:-results}/length_grouping"
+}
+for_each_seed groupings "0 1 2"
+compare "${RESULTS:-results}/length_grouping"

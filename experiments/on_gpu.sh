@@ -74,6 +74,12 @@ on() {
     run "$@" --num_gpus "$devices" --global_batch_size "$batch" --precision "$precision" "${size[@]}"
 }
 
+plain_ddp() {
+    for devices in $(printf '%s\n' 1 "$DEVICES" | uniq); do
+        on "$devices" $BATCH "$SHORT" bert_baseline.py
+    done
+}
+
 run_part() {
     local devices stage schedule
     local micro_batches=$((BATCH * STAGES / DEVICES / FITS)) # of a pipeline, so that they fit
@@ -87,12 +93,7 @@ run_part() {
                     failed+=(verify.py)
             fi ;;
         reference)
-            for seed in ${SEEDS:-0 1 2}; do
-                for devices in $(printf '%s\n' 1 "$DEVICES" | uniq); do
-                    on "$devices" $BATCH "$SHORT" bert_baseline.py
-                done
-            done
-            seed=0 ;;
+            for_each_seed plain_ddp "0 1 2" ;;
         batches)
             on "$DEVICES" $BATCH "$SHORT" bert_baseline.py
             on "$DEVICES" $LARGE "$SHORT" bert_baseline.py ;;
@@ -127,7 +128,6 @@ run_part() {
     esac
 }
 
-seed=0
 for part in "${parts[@]}"; do
     echo "== $part: about ${MINUTES[$part]} minutes, at most $((PART_LIMIT_S / 60))"
     deadline=$((SECONDS + PART_LIMIT_S)) count=${#failed[@]}

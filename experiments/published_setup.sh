@@ -32,16 +32,21 @@ if [[ ${SAMPLE:-} ]]; then
     STEPS=(20 20 20)
 fi
 
-for seed in ${SEEDS:-0}; do
-    python experiments/run_once.py bert_baseline.py "${COMMON[@]}" "${AS_BASELINE[@]}" --max_steps "${STEPS[0]}" --seed "$seed" \
-        --num_gpus "$BASELINE" --run_name "baseline-ddp-x$BASELINE-fp32-batch64-seed$seed"
+FLAGS=("${COMMON[@]}")
+source experiments/runs.sh
+
+setups() {
+    local devices batch steps called flags what
+    run bert_baseline.py "${AS_BASELINE[@]}" --max_steps "${STEPS[0]}" --num_gpus "$BASELINE" \
+        --run_name "baseline-ddp-x$BASELINE-fp32-batch64-seed$seed"
     for setup in "$TWO 64 ${STEPS[1]} pipeline-of-2" "$FOUR 128 ${STEPS[2]} pipeline-of-4"; do
         read -r devices batch steps called <<< "$setup"
-        flags=("${COMMON[@]}" "${AS_PIPELINE[@]}" --deepspeed_config experiments/zero2.json --seed "$seed"
-               --num_gpus "$devices" --global_batch_size "$batch" --max_steps "$steps")
+        flags=("${AS_PIPELINE[@]}" --deepspeed_config experiments/zero2.json --num_gpus "$devices"
+               --global_batch_size "$batch" --max_steps "$steps")
         what="zero2-x$devices-fp16-batch$batch-called-$called-seed$seed"
-        python experiments/run_once.py hf_trainer.py "${flags[@]}" --run_name "hf-trainer-$what"
-        python experiments/run_once.py zero.py "${flags[@]}" --stage 2 --run_name "$what"
+        run hf_trainer.py "${flags[@]}" --run_name "hf-trainer-$what"
+        run zero.py "${flags[@]}" --stage 2 --run_name "$what"
     done
-done
-python plots.py "${RESULTS:-results}/published_setup"
+}
+for_each_seed setups 0
+compare "${RESULTS:-results}/published_setup"

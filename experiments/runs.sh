@@ -1,15 +1,55 @@
-# Sourced by experiments that consist of many runs. They set FLAGS, the flags of every run, and `seed`; if they set LIMIT
-# too, it is a command that runs its arguments within some time.
+# Sourced by experiments that consist of many runs. They set FLAGS, the flags of every run, and write a function that
+# calls `run` and `baseline` for the runs of one seed, which `for_each_seed` calls. If they set LIMIT too, it is a command
+# that runs its arguments within some time; OVERWRITE=yes runs again what has finished.
 
 trap 'exit 130' INT # Ctrl-C ends the whole experiment, not only the current run
-failed=()
+failed=() seed=0 listing=
 
 # run SCRIPT FLAGS...: run it with the common flags too, unless that has been done already.
 run() {
-    ${LIMIT:-} python experiments/run_once.py "$@" "${FLAGS[@]}" --seed "$seed" || failed+=("$* --seed $seed")
+    local words=("$@" "${FLAGS[@]}" --seed "$seed")
+    if [[ $listing ]]; then
+        printf '%q ' run "$@" && echo
+        return
+    fi
+    if [[ ${OVERWRITE:-} == yes ]]; then
+        words+=(--overwrite)
+    else
+        words=(experiments/run_once.py "${words[@]}")
+    fi
+    ${LIMIT:-} python "${words[@]}" || failed+=("$* --seed $seed")
 }
 
-# verify_first TASK FOLDER DEVICES...: prove every strategy on so many devices, unless that was done. VERIFY=no skips it.
+# baseline SCRIPT FLAGS...: the same, for a run that others are compared with. With several seeds it is run twice, under
+# two names: by how much the two differ is the noise that a difference between strategies has to exceed.
+baseline() {
+    run "$@"
+    if [[ $listing ]]; then
+        run "$@" --run_name "rerun-$(tr -cs '[:alnum:]_\n' - <<< "$* seed $seed")"
+    fi
+}
+
+# for_each_seed FUNCTION SEEDS: call a function that lists the runs of one seed for each of $SEEDS, or of these. With
+# several seeds the runs of each go in an order of their own, so that a machine that slows down disadvantages nobody. It
+# is drawn from the seed: an experiment that is resumed keeps it, and each run.json says when its run started.
+for_each_seed() {
+    local seeds order line
+    read -ra seeds <<< "${SEEDS:-$2}"
+    for seed in "${seeds[@]}"; do
+        if ((${#seeds[@]} == 1)); then
+            "$1"
+        else
+            order=$(listing=yes && "$1" | python -c 'import random, sys
+lines = sys.stdin.readlines()
+random.Random(int(sys.argv[1])).shuffle(lines)
+sys.stdout.writelines(lines)' "$seed")
+            while read -ru 3 line; do
+                eval "$line"
+            done 3<<< "$order"
+        fi
+    done
+    seed=0
+}
 verify_first() {
     for devices in "${@:3}"; do
         [[ ${VERIFY:-} == no ]] || python verify.py --task "$1" --output_dir "$2" --num_gpus "$devices" --skip_verified ||

@@ -110,8 +110,8 @@ def test_speedup_over_one_device_of_the_same_job(study):
     assert np.isnan(row(study, "DDP x 2", batch=64)["speedup"])
 
 
-def test_the_mark_of_a_change_whose_interval_excludes_zero(tmp_path):
-    for seed, (base, pipe) in enumerate([(100, 79), (200, 181), (300, 280)]):
+def test_the_mark_of_a_change(tmp_path):
+    for seed, (base, pipe) in enumerate([(100, 90.5), (200, 180), (300, 268.5)]):  # ratios 0.905, 0.9, 0.895
         write_run(tmp_path / f"a{seed}", devices=2, throughput=base, seed=seed)
         write_run(tmp_path / f"b{seed}", "pipeline", 2, throughput=pipe, seed=seed, f1=70 + seed)
     pipe = rows_of(tmp_path).loc["pipeline 2 stages"]
