@@ -74,6 +74,8 @@ TABLES = {
         Metric("hfu_pct", "HFU", "%"),
         GPU_UTILIZATION,
         Metric("cpu_utilization_pct", "CPU utilization", "%"),
+        Metric("other_load_pct", "CPU load of others", "%"),
+        Metric("steal_pct", "CPU steal", "%"),
         Metric("throttled_pct", "throttled", "%"),
         Metric("power_w", "power", "W"),
         Metric("energy_j_per_1000_samples", "energy per 1,000 samples", "J"),

@@ -2,7 +2,7 @@
 
 A change is marked if chance hardly explains it (`statistics.discoveries`, over all changes of a table), if it is larger
 than the smallest that matters and than what reruns of the same differ by, and if no run behind it was on a machine that
-changed its speed meanwhile.
+changed its speed, or worked for others, meanwhile.
 """
 
 from typing import NamedTuple
@@ -12,10 +12,10 @@ import pandas as pd
 from scipy.stats import t
 
 from comparison.statistics import discoveries, estimate, in_percent, log_ratios, p_values, positive_logs
-from comparison.study import DRIFT, Study
+from comparison.study import DRIFT, OTHERS, Study
 from comparison.targets import TIMES
 
-MOST_DRIFT = 5.0  # percent: a run whose machine changed its speed by more supports no mark
+MOST_DRIFT = 5.0  # percent: a run whose machine changed its speed, or worked for others, by more supports no mark
 
 
 class Cells(NamedTuple):
@@ -31,7 +31,7 @@ class Runs(NamedTuple):
     values: np.ndarray  # (runs, metrics)
     row: np.ndarray  # (runs,), numbers from 0
     seed: np.ndarray  # (runs,), numbers from 0
-    has_moved: np.ndarray  # (runs,): whether the machine changed its speed meanwhile
+    has_moved: np.ndarray  # (runs,): whether the machine changed its speed, or worked for others as well
 
     def cells(self, values: np.ndarray) -> Cells:
         """The means of values, (runs, columns), in each seed and row."""
@@ -56,14 +56,21 @@ class Changes(NamedTuple):
 
 
 def runs_of(table: pd.DataFrame, study: Study) -> Runs:
-    """The runs of a table with a line for each, with its `row`, `seed`, `machine_drift_pct` and measured columns."""
+    """The runs of a table with a line for each: its `row` and `seed`, how its machine was, and measured columns."""
     seed, _ = pd.factorize(table["seed"], sort=True)
     return Runs(table[study.measured].to_numpy(float), table["row"].to_numpy(), seed, has_moved(table))
 
 
 def has_moved(table: pd.DataFrame) -> np.ndarray:
-    """For each run of a table whether its machine changed its speed meanwhile; unknown counts as no."""
-    return np.abs(table[DRIFT].to_numpy(float)) > MOST_DRIFT
+    """For each run of a table whether its machine changed its speed, or worked for others; unknown counts as no."""
+    return (table[DRIFT].abs().gt(MOST_DRIFT) | table[list(OTHERS)].sum(axis=1).gt(MOST_DRIFT)).to_numpy()
+
+
+def how_moved(run: pd.Series) -> str:
+    """What `has_moved` found in a run."""
+    drift, others = run[DRIFT], run[list(OTHERS)].sum()
+    found = [f"speed {drift:+.1f} %"] if abs(drift) > MOST_DRIFT else []
+    return ", ".join(found + ([f"others {others:.1f} %"] if others > MOST_DRIFT else []))
 
 
 def rerun_spread(runs: Runs, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

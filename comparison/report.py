@@ -46,8 +46,8 @@ def noise(group: pd.DataFrame) -> list[str]:
                      f"{'s' * (count > 1)})" + (f"; changes of throughput within "
                      f"{' to '.join(dict.fromkeys([floors[0], floors[-1]]))} % are not marked." if floors else "."))
     if moved := ", ".join(group["moved"].dropna()):
-        found.append(f"Changes that rest on these runs are not marked, as their machine changed its speed by more than "
-                     f"{MOST_DRIFT:g} % meanwhile: {moved}.")
+        found.append("Changes that rest on these runs are not marked, as their machine changed its speed meanwhile, or "
+                     f"worked for others as well, by more than {MOST_DRIFT:g} %: {moved}.")
     return found
 
 

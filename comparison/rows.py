@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from pandas.api.typing import DataFrameGroupBy
 
-from comparison.changes import find_changes, has_moved, runs_of
+from comparison.changes import find_changes, has_moved, how_moved, runs_of
 from comparison.runs import Run
 from comparison.settings import add_names, ddp_row, one_device_row, with_settings
 from comparison.statistics import estimate, paired_ratio
-from comparison.study import DRIFT, Study
+from comparison.study import DRIFT, OTHERS, Study
 from comparison.targets import TIMES, add_targets, may_compare_times
 from measurement.columns import FROM_NOISE, HIGH, INTERVALS, LOW, YES
 from measurement.metrics import FEWEST_STEPS
@@ -85,11 +85,11 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     confidence interval) and `_n` (seeds), and against its `baseline`, DDP on as many devices, `_change_pct`,
     `_change_ci95`, `_change_n` (seeds that both have) and `_differs` (the change is marked; see `comparison.changes`).
     Several runs of one seed count as one, with their mean; what they say of the noise is in `_rerun_sd_pct`,
-    `_rerun_n` and `_change_floor_pct`. `moved` names the runs whose machine changed its speed meanwhile.
+    `_rerun_n` and `_change_floor_pct`. `moved` names the runs whose machine changed its speed or worked for others.
     The `speedups` of strong scaling keep their names, those of weak scaling begin with `weak_`.
     `dirty` is "yes" if any run of the row was.
     """
-    numbers = [*dict.fromkeys([*study.targets, *study.measured, *TIMES, *INTERVALS, DRIFT])]
+    numbers = [*dict.fromkeys([*study.targets, *study.measured, *TIMES, *INTERVALS, DRIFT, *OTHERS])]
     columns = ["seed", "folder", "epoch_workload", "source_digest", "family", "commit", "dirty", *study.settings,
                *numbers]
     table = pd.DataFrame([run.summary for run in runs]).reindex(columns=columns)
@@ -121,7 +121,7 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     noise = [metric + end for metric in study.measured for end in (FLOOR, *RERUNS)]
     rows = rows.join([changes.drop(columns=[column for column in noise if changes[column].isna().all()]), *scaled])
     moved = table[has_moved(table)]
-    names = [f"{folder} ({drift:+.1f} %)" for folder, drift in zip(moved["folder"], moved[DRIFT], strict=True)]
+    names = [f"{run['folder']} ({how_moved(run)})" for _, run in moved.iterrows()]
     rows["moved"] = pd.Series(names, moved.index, dtype=object).groupby(moved["row"]).agg(", ".join)
     rows["baseline"] = rows["setting"].reindex(baseline).to_numpy()
     rows["is_baseline"] = rows.index.isin(baseline)

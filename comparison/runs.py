@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from comparison.csv_files import as_numbers, read_table, shown
-from comparison.study import DRIFT, LIBRARIES, Study
+from comparison.study import DRIFT, LIBRARIES, OTHERS, Study
 from measurement.columns import INTERVALS, YES, deepspeed_settings
 
 NEEDED = ["strategy", "task", "model", "devices", "global_batch_size", "seed", "runtime_s"]
@@ -96,7 +96,7 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
     table["measure"] = "throughput" if is_bare else "all"
     if "deepspeed_settings" not in table:  # the run is older than this column
         table["deepspeed_settings"] = deepspeed_settings(config if isinstance(config, dict) else None)
-    numbers = [*study.measured, *study.targets, *study.whole_numbers, *INTERVALS, "peak_tflops", DRIFT]
+    numbers = [*study.measured, *study.targets, *study.whole_numbers, *INTERVALS, "peak_tflops", DRIFT, *OTHERS]
     for column in table.columns.intersection(numbers):
         table[column] = as_numbers(table[column], "summary.csv", column in study.whole_numbers)
     if "peak_tflops" in table:  # part of a row's name

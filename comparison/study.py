@@ -38,7 +38,7 @@ VERSIONS = ("code", *LIBRARIES)
 # Details that are text; the other details are whole numbers.
 WORDS = {"schedule", "tuned_by", "measure", "peak_tflops", "deepspeed_settings", "script_digest", *VERSIONS}
 SPEEDUPS = ["speedup", "own_speedup", "epoch_speedup", "parallel_efficiency_pct"]
-DRIFT = "machine_drift_pct"  # how much a machine's speed changed during a run; absent from older runs
+DRIFT, OTHERS = "machine_drift_pct", ("other_load_pct", "steal_pct")  # of a run's machine; absent from older runs
 COMPUTED = {"runs", "target", "reached", *SPEEDUPS}  # by `comparison.rows`; all others are read from summary.csv
 
 

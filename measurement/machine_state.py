@@ -1,7 +1,6 @@
 """Whether the machine stayed the same: a fixed matrix product before and after training, and what others took of it."""
 
 import os
-import statistics
 import time
 from collections.abc import Iterable, Sequence
 
@@ -11,33 +10,31 @@ import torch
 from measurement.clock import synchronize
 
 PRODUCT_SIZE = {"cpu": 512, "cuda": 2048}  # rows and columns
-WARM_UP_S, TIMED_S = 0.2, 0.3  # a GPU needs some time to raise its clocks
+WARM_UP_S, TIMED_S = 0.2, 0.5  # a GPU needs some time to raise its clocks
 
 
 def product_seconds(devices: Iterable[torch.device]) -> float:
-    """Seconds of a fixed fp32 matrix product: the median over `TIMED_S`, on the slowest of a rank's devices.
+    """Seconds of a fixed fp32 matrix product: the mean over `TIMED_S`, on the slowest of a rank's devices.
 
     Call on every rank: all measure at the same time, as they train. Draws no random numbers.
     """
-    return max(_median_seconds(device) for device in devices)
+    return max(_mean_seconds(device) for device in devices)
 
 
-def _median_seconds(device: torch.device) -> float:
+def _mean_seconds(device: torch.device) -> float:
     size = PRODUCT_SIZE[device.type]
     # Not all alike: a GPU's power, and with it its clocks, depends on the values.
     left = torch.arange(size * size, dtype=torch.float32, device=device).remainder_(97).div_(97).reshape(size, size)
     product = torch.empty_like(left)
-    seconds = []
     synchronize(device)
-    began = time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < WARM_UP_S + TIMED_S or not seconds:
-        start = time.perf_counter()
-        torch.mm(left, left, out=product)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if elapsed >= WARM_UP_S:
-            seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    for limit_s in (WARM_UP_S, TIMED_S):
+        count, began = 0, time.perf_counter()
+        while (seconds := time.perf_counter() - began) < limit_s or not count:
+            torch.mm(left, left, out=product)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            count += 1
+    return seconds / count
 
 
 def drift_pct(products: Sequence[float]) -> float | None:

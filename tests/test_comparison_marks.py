@@ -130,20 +130,22 @@ def test_without_reruns_nothing_is_said_of_them(tmp_path):
 
 # ---------------------------------------------------------------------- machines that move
 
-@pytest.mark.parametrize("strategy, seed, drift, marked", [
-    ("ddp", 1, 7.25, False), ("zero2", 2, -5.5, False), ("ddp", 0, 5.0, True), ("zero2", 0, "", True),
-    ("ddp", 3, 9.0, True)])
-def test_a_machine_that_moves_supports_no_mark(strategy, seed, drift, marked, tmp_path):
+@pytest.mark.parametrize("strategy, seed, drift, load, steal, said, marked", [
+    ("ddp", 1, 7.25, 1, 1, "speed +7.2 %", False), ("zero2", 2, -5.5, "", "", "speed -5.5 %", False),
+    ("ddp", 0, 5.0, 2, 3, None, True), ("zero2", 0, "", "", "", None, True),
+    ("ddp", 3, 9.0, 0, 0, "speed +9.0 %", True),
+    ("ddp", 0, "", 4, 2, "others 6.0 %", False), ("ddp", 0, 6, 50, "", "speed +6.0 %, others 50.0 %", False)])
+def test_a_machine_that_moves_supports_no_mark(strategy, seed, drift, load, steal, said, marked, tmp_path):
     write_seeds(tmp_path, "ddp", [*times(1), 100], devices=2)  # ZeRO-2 has no seed 3
     write_seeds(tmp_path, "zero2", times(1.1), "zero2", 2)
     table = pd.read_csv(tmp_path / f"{strategy}{seed}" / "summary.csv", dtype=str)
-    table.insert(3, "machine_drift_pct", drift)
+    table[["machine_drift_pct", "other_load_pct", "steal_pct"]] = drift, load, steal
     table.to_csv(tmp_path / f"{strategy}{seed}" / "summary.csv", index=False)
     rows = rows_of(tmp_path)
     assert rows.loc["ZeRO-2 x 2", MARKED] == marked
-    assert noise(rows) == ([] if drift in (5.0, "") else [
-        "Changes that rest on these runs are not marked, as their machine changed its speed by more than 5 % "
-        f"meanwhile: {strategy}{seed} ({drift:+.1f} %)."])
+    assert noise(rows) == ([] if said is None else [
+        "Changes that rest on these runs are not marked, as their machine changed its speed meanwhile, or worked for "
+        f"others as well, by more than 5 %: {strategy}{seed} ({said})."])
 
 
 def test_one_machine_that_moves_leaves_other_marks(tmp_path):
