@@ -98,6 +98,26 @@ def test_the_reasons_for_empty_columns():
         "no step after those that are not timed")
 
 
+def test_intervals_are_the_images_of_the_noise_scales():
+    """Norms of 13 and 5 give |G|^2 = 3, 13 and 9 give 8; throughput is 25, M0 is 10 and M is 20."""
+    summary = summarize(result(noise_norms=[(13.0, 5.0), (13.0, 9.0)] * 10))
+    row, ends = summary.row, ("", "_low", "_high")
+    phi, low, high = (row["noise_scale_samples" + end] for end in ends)
+    assert 0 < low < phi < high and row["sampled_steps"] == 20
+    for end, scale in zip(ends, (phi, low, high), strict=True):
+        assert row["statistical_efficiency" + end] == pytest.approx((scale + 10) / (scale + 20))
+        assert row["goodput_samples_per_s" + end] == pytest.approx(25 * (scale + 10) / (scale + 20))
+    assert row["effective_sampled_steps"] == pytest.approx(20 * 5.5**2 / (3**2 + 8**2) * 2)
+
+
+def test_a_noise_scale_without_an_upper_end_says_so_and_efficiency_ends_at_one():
+    summary = summarize(result(noise_norms=[(20.0, 10.0), (20.0, 0.5)] * 10))
+    assert summary.row["noise_scale_samples_high"] is None and "unbounded" in summary.empty["noise_scale_samples_high"]
+    assert summary.row["statistical_efficiency_high"] == 1 and summary.row["goodput_samples_per_s_high"] == 25
+    few = summarize(result()).empty
+    assert "too few steps: 1 " in few["noise_scale_samples_low"] and "too few" in few["goodput_samples_per_s_high"]
+
+
 def test_energy_of_a_part_of_the_devices_or_of_a_part_of_the_run_is_not_given():
     full, half = ({rank: {"energy_j": 10.0, "window_energy_j": 5.0} for rank in ranks} for ranks in ((0, 1), (0,)))
     for devices, energy in ((full, (20.0, 100.0)), (half, (None, None))):
