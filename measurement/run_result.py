@@ -68,7 +68,7 @@ class RunResult:
         target_reached: `time_to_target_s` and `samples_to_target`; empty if the target was never reached.
         losses: of every recorded step.
         noise_norms: of every sampled step the mean squared norm of micro-batches' gradients, and the global batch's.
-        epoch_seconds: of every completed epoch.
+        epoch_seconds: of every completed epoch that had timed steps.
         skipped_steps: steps whose gradients were not finite, so that nothing was updated.
         peak_tflops, peak_tflops_source: of one device, and where the rate is from; or None, and why.
         reports: of each rank.

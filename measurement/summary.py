@@ -149,7 +149,9 @@ def _speed(result: RunResult, ranks: list[dict], empty: dict) -> dict:
         _because(f"no FLOP formula for a {result.run_json['model']['family']!r} model", empty,
                  ("model_flops_per_sample", "mfu_pct", "hfu_pct"))
     if result.measures_all:
-        empty["epoch_s"] = f"the run ended before its first epoch, of {result.steps_per_epoch} steps"
+        empty["epoch_s"] = (f"the run ended before its first epoch, of {result.steps_per_epoch} steps"
+                            if result.progress.step < result.steps_per_epoch else
+                            "no step of an epoch that was trained to its end was timed")
     row = {"runtime_s": result.runtime_s, "peak_tflops": peak, "throughput_samples_per_s": None,
            "epoch_s": mean(result.epoch_seconds)}
     if not work.steps:
