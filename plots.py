@@ -88,6 +88,7 @@ TABLES = {
     "Communication": [
         Metric("collective_s_per_step", "collective communication", "s/step"),
         Metric("collective_mib_per_step", "collective communication", "MiB/step"),
+        Metric("collective_wire_mib_per_step", "sent for it by each device", "MiB/step"),
         Metric("point_to_point_s_per_step", "point-to-point communication", "s/step"),
         Metric("point_to_point_mib_per_step", "point-to-point communication", "MiB/step"),
         Metric("exposed_communication_s_per_step", "exposed communication", "s/step"),

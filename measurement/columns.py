@@ -10,9 +10,9 @@ DEVICE_COLUMNS = ["elapsed_s", "device", "utilization_pct", "memory_gib", "power
 ENERGY = ["energy_j", "energy_j_per_1000_samples", "power_w", "temperature_c", "throttled_pct"]
 # Seconds that a pipeline stage spent in one measured step, by kind of work.
 STAGE_TIMES = [f"{kind}_s_per_step" for kind in ("forward", "backward", "send", "receive", "reduce", "optimizer")]
-PROFILED = ["collective_s_per_step", "collective_mib_per_step", "point_to_point_s_per_step",
-            "point_to_point_mib_per_step", "exposed_communication_s_per_step", "host_cpu_s_per_step",
-            "device_s_per_step"]
+PROFILED = ["collective_s_per_step", "collective_mib_per_step", "collective_wire_mib_per_step",
+            "point_to_point_s_per_step", "point_to_point_mib_per_step", "exposed_communication_s_per_step",
+            "host_cpu_s_per_step", "device_s_per_step"]
 RANK_COLUMNS = ["rank", "node", "device", "replica", "stage", "parameters", "peak_memory_gib", "gpu_utilization_pct",
                 "power_w", "energy_j", "temperature_c", "throttled_pct", "data_s_per_step", *STAGE_TIMES,
                 "idle_s_per_step", *PROFILED]

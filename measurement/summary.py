@@ -233,6 +233,7 @@ def _parts_of_a_step(result: RunResult, ranks: list[dict], empty: dict) -> dict:
             if all(rank.get(name) is not None for rank in ranks)}
     _because("the trace does not say how large NCCL's messages were", empty,
              ("collective_mib_per_step", "point_to_point_mib_per_step"))
+    empty["collective_wire_mib_per_step"] = "the trace does not say how many processes each collective spanned"
     if not result.profile_has_devices:
         _because("PyTorch's profiler cannot trace GPUs here (no CUPTI)", empty, PROFILED)
     return row
