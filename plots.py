@@ -76,7 +76,8 @@ TABLES = {
     ],
     "Where a pipeline's step goes": [
         Metric("bubble_pct", "bubble measured", "%"),
-        Metric("bubble_schedule_pct", "bubble by the schedule", "%"),
+        Metric("bubble_sd_pct", "its SD over steps", "%"),
+        Metric("bubble_schedule_pct", "bubble by the schedule for equal stages", "%"),
         Metric("imbalance_pct", "imbalance", "%"),
         Metric("forward_s_per_step", "forward", "s/step"),
         Metric("backward_s_per_step", "backward", "s/step"),

@@ -20,10 +20,13 @@ from workload.job import Job
 
 
 @dataclasses.dataclass
-class _Epoch:
-    timed_s: float = 0.0  # of its timed steps
-    timed_steps: int = 0
-    losses: list[float] = dataclasses.field(default_factory=list)  # of its steps
+class _TimedSteps:
+    seconds: float = 0.0
+    steps: int = 0
+
+    def add(self, seconds: float, steps: int = 1) -> None:
+        self.seconds += seconds
+        self.steps += steps
 
 
 class Recorder:
@@ -46,9 +49,9 @@ class Recorder:
                    for name in columns}
         self.steps, self.evaluations, self.epochs = (
             Table(self.folder / f"{name}.csv", columns[name], append=job.checkpoint is not None) for name in columns)
-        self.epoch = _Epoch()  # the current one
+        self.epoch, self.epochs_before = _TimedSteps(), _TimedSteps()  # the current epoch, and all completed ones
+        self.epoch_losses: list[float] = []  # of the current one
         self.epoch_row: dict | None = None  # of the last completed epoch, until an evaluation at its end has been added
-        self.epoch_seconds: list[float] = []  # of completed epochs that had timed steps
         self.pending: deque = deque()  # rows of steps.csv whose values may still be on their way from the GPU
         self.noise_norms: list[tuple[float, float]] = []
         self.losses: list[float] = []
@@ -57,27 +60,26 @@ class Recorder:
         self.skipped_steps = 0  # steps whose gradients were not finite, so that nothing was updated
         self.nonfinite: str | None = None  # describes the first NaN or infinite loss or gradient, if any
         if job.checkpoint:
-            self._continue(earlier["steps"], earlier["epochs"], job.checkpoint, keeps_measurements)
+            self._continue(earlier["steps"], job.checkpoint, keeps_measurements)
 
-    def _continue(self, steps: list[dict[str, str]], epochs: list[dict[str, str]], checkpoint: Checkpoint,
-                  keeps_measurements: bool) -> None:
+    def _continue(self, steps: list[dict[str, str]], checkpoint: Checkpoint, keeps_measurements: bool) -> None:
         """Take over what the tables and the checkpoint hold."""
         self.losses = [float(row["train_loss"]) for row in steps]
         self.skipped_steps = sum(not math.isfinite(float(row["grad_norm"])) for row in steps)
         begun = checkpoint.step % self.job.steps_an_epoch  # steps already done in the current epoch
-        self.epoch.losses = self.losses[len(steps) - begun:]
+        self.epoch_losses = self.losses[len(steps) - begun:]
         state = checkpoint.state["record"]
         self.target_reached = state["target_reached"]
         if keeps_measurements:
-            self.epoch_seconds = [float(row["epoch_s"]) for row in epochs if row["epoch_s"]]
-            self.epoch.timed_s, self.epoch.timed_steps = state.get("epoch", (0.0, 0))  # earlier commits have none
+            for timed, name in ((self.epoch, "epoch"), (self.epochs_before, "epochs_before")):
+                timed.add(*state.get(name, (0.0, 0)))  # earlier commits have neither
             self.noise_norms = [tuple(norms) for norms in state["noise_norms"]]
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs besides the tables; all rows have been written by then."""
         self._write_epoch()
-        return {"noise_norms": self.noise_norms, "epoch": (self.epoch.timed_s, self.epoch.timed_steps),
-                "target_reached": self.target_reached}
+        return {"noise_norms": self.noise_norms, "epoch": dataclasses.astuple(self.epoch),
+                "epochs_before": dataclasses.astuple(self.epochs_before), "target_reached": self.target_reached}
 
     def begin_stretch(self, moment: float) -> None:
         """Begin a stretch of steps without a pause, at `moment` in seconds since the epoch."""
@@ -130,27 +132,27 @@ class Recorder:
     def _add_to_epoch(self, step: int, samples: int, loss: float, timed_s: float | None) -> None:
         self._write_epoch()
         if timed_s is not None:
-            self.epoch.timed_s += timed_s
-            self.epoch.timed_steps += 1
-        self.epoch.losses.append(loss)
+            self.epoch.add(timed_s)
+        self.epoch_losses.append(loss)
         if step % self.job.steps_an_epoch == 0:
-            epoch_s = self._seconds_of_a_whole_epoch()
             self.epoch_row = {"epoch": step // self.job.steps_an_epoch, "step": step, "samples": samples,
-                              "epoch_s": epoch_s,
-                              "train_loss": sum(self.epoch.losses) / len(self.epoch.losses)}
-            if epoch_s is not None:
-                self.epoch_seconds.append(epoch_s)
-            self.epoch = _Epoch()
+                              "epoch_s": self._epoch_s(self.epoch),
+                              "train_loss": sum(self.epoch_losses) / len(self.epoch_losses)}
+            self.epochs_before.add(*dataclasses.astuple(self.epoch))
+            self.epoch, self.epoch_losses = _TimedSteps(), []
 
-    def _seconds_of_a_whole_epoch(self) -> float | None:
-        """What all samples of the data take at the current epoch's seconds per sample; None if no step was timed.
+    def _epoch_s(self, timed: _TimedSteps) -> float | None:
+        """Seconds that all samples of the data take at the seconds per sample of timed steps; None if there are none.
 
         Epochs that drop an incomplete last batch, or some of whose steps were not timed, can thus be compared.
         """
-        if not self.epoch.timed_steps:
-            return None
-        trained = self.epoch.timed_steps * self.job.arguments.global_batch_size
-        return round(self.epoch.timed_s / trained * len(self.job.task.samples("train")), 6)
+        samples = timed.steps * self.job.arguments.global_batch_size
+        return round(timed.seconds / samples * len(self.job.task.samples("train")), 6) if samples else None
+
+    @property
+    def epoch_s(self) -> float | None:
+        """Average over the completed epochs, each weighted by its timed steps."""
+        return self._epoch_s(self.epochs_before)
 
     def _write_epoch(self) -> None:
         if self.epoch_row:
