@@ -83,7 +83,8 @@ TABLES = {
     ],
     "Where a pipeline's step goes": [
         Metric("bubble_pct", "bubble measured", "%"),
-        Metric("bubble_schedule_pct", "bubble by the schedule", "%"),
+        Metric("bubble_sd_pct", "its SD over steps", "%"),
+        Metric("bubble_schedule_pct", "bubble by the schedule for equal stages", "%"),
         Metric("imbalance_pct", "imbalance", "%"),
         Metric("forward_s_per_step", "forward", "s/step"),
         Metric("backward_s_per_step", "backward", "s/step"),
@@ -95,6 +96,7 @@ TABLES = {
     "Communication": [
         Metric("collective_s_per_step", "collective communication", "s/step"),
         Metric("collective_mib_per_step", "collective communication", "MiB/step"),
+        Metric("collective_wire_mib_per_step", "sent for it by each device", "MiB/step"),
         Metric("point_to_point_s_per_step", "point-to-point communication", "s/step"),
         Metric("point_to_point_mib_per_step", "point-to-point communication", "MiB/step"),
         Metric("exposed_communication_s_per_step", "exposed communication", "s/step"),

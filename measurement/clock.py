@@ -62,9 +62,9 @@ class ThroughputClock:
         self.work = Work()
 
     def open(self) -> None:
-        """Start or resume; does nothing while there are steps to skip."""
+        """Start or resume. While there are steps to skip it synchronizes the devices, and remains closed."""
+        synchronize(self.device)
         if self.steps_to_skip == 0:
-            synchronize(self.device)
             self.opened_at = time.perf_counter()
 
     def count(self, work: Work) -> None:
@@ -73,7 +73,8 @@ class ThroughputClock:
             self.work += work
         elif self.steps_to_skip:
             self.steps_to_skip -= 1
-            self.open()
+            if self.steps_to_skip == 0:
+                self.open()
 
     def close(self) -> None:
         """Pause or stop."""

@@ -8,16 +8,16 @@ STEP_COLUMNS = ["step", "elapsed_s", "step_s", "data_s", "samples", "real_tokens
 DEVICE_COLUMNS = ["elapsed_s", "device", "utilization_pct", "memory_gib", "power_w", "temperature_c", "sm_clock_mhz",
                   "throttled"]
 ENERGY = ["energy_j", "energy_j_per_1000_samples", "power_w", "temperature_c", "throttled_pct"]
-# Seconds that a pipeline stage spent in one measured step, by kind of work.
+# Seconds that a pipeline stage spent in a watched step, by kind of work.
 STAGE_TIMES = [f"{kind}_s_per_step" for kind in ("forward", "backward", "send", "receive", "reduce", "optimizer")]
-PROFILED = ["collective_s_per_step", "collective_mib_per_step", "point_to_point_s_per_step",
-            "point_to_point_mib_per_step", "exposed_communication_s_per_step", "host_cpu_s_per_step",
-            "device_s_per_step"]
+PROFILED = ["collective_s_per_step", "collective_mib_per_step", "collective_wire_mib_per_step",
+            "point_to_point_s_per_step", "point_to_point_mib_per_step", "exposed_communication_s_per_step",
+            "host_cpu_s_per_step", "device_s_per_step"]
 # How the machine was while the run trained.
 MACHINE = ["machine_drift_pct", "other_load_pct", "steal_pct", "cpu_clock_mhz", "sm_clock_mhz"]
 RANK_COLUMNS = ["rank", "node", "device", "replica", "stage", "parameters", "peak_memory_gib", "gpu_utilization_pct",
                 "power_w", "energy_j", "temperature_c", "throttled_pct", "data_s_per_step", *STAGE_TIMES,
-                "idle_s_per_step", *PROFILED, *MACHINE]
+                "idle_s_per_step", "bubble_pct", *PROFILED, *MACHINE]
 # Which code ran, as each attempt in run.json and the row in summary.csv have it.
 CODE_COLUMNS = ["source_digest", "script_digest", "commit", "dirty", "torch", "transformers", "deepspeed"]
 # With a 95 % interval over sampled steps in two more columns, whose names end with LOW and HIGH.
@@ -31,12 +31,12 @@ SUMMARY_COLUMNS = [
     "optimizer_steps", "samples", "runtime_s", "throughput_samples_per_s", "throughput_tokens_per_s", "validation_loss",
     "exact_match", "f1", "accuracy", "gpu_utilization_pct", "cpu_utilization_pct", "peak_memory_gib",
     *FROM_NOISE, "noise_scale_negative_pct",
-    "reference_batch_size", "bubble_pct", "bubble_schedule_pct", "imbalance_pct", "workload", "hardware", "mfu_pct",
-    "hfu_pct", "model_flops_per_sample", "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED, "data_s_per_step",
-    "target_f1", "target_loss", "time_to_target_s", "samples_to_target", "published_stats_efficiency",
-    "published_goodput", "schedule", "tuned_by", "accuracy_mismatched", "perplexity", "epoch_s", "epoch_workload",
-    "skipped_steps", "deepspeed_settings", *INTERVALS, "sampled_steps", "effective_sampled_steps", *CODE_COLUMNS,
-    *MACHINE, COMPLETE,
+    "reference_batch_size", "bubble_pct", "bubble_sd_pct", "bubble_schedule_pct", "imbalance_pct", "workload",
+    "hardware", "mfu_pct", "hfu_pct", "model_flops_per_sample", "peak_tflops", *ENERGY, *STAGE_TIMES, *PROFILED,
+    "data_s_per_step", "target_f1", "target_loss", "time_to_target_s", "samples_to_target",
+    "published_stats_efficiency", "published_goodput", "schedule", "tuned_by", "accuracy_mismatched", "perplexity",
+    "epoch_s", "epoch_workload", "skipped_steps", "deepspeed_settings", *INTERVALS, "sampled_steps",
+    "effective_sampled_steps", *CODE_COLUMNS, *MACHINE, COMPLETE,
 ]
 # Keys of a DeepSpeed config that flags decide; other columns and the workload hash cover them.
 DECIDED_BY_FLAGS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",

@@ -7,8 +7,10 @@ NCCL's kernels, on a CPU gloo's operations. Seconds include waiting for the othe
 import gzip
 import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 MIB = 2**20
 POINT_TO_POINT = ("send", "recv")
@@ -16,32 +18,49 @@ COPY_BETWEEN_GPUS = "memcpy ptop"  # within one process; NCCL copies between pro
 # Tensor types as c10d and the profiler spell them.
 BYTES_OF_TYPE = {"float": 4, "double": 8, "half": 2, "bfloat16": 2, "int": 4, "long": 8, "long int": 8, "char": 1,
                  "byte": 1, "bool": 1, "unsigned char": 1, "short": 2}
+SIZES = ("collective", "collective_wire", "point_to_point")
 Interval = tuple[float, float]
 
 
-def read_trace(path: Path) -> list[dict]:
-    """The complete events of a Chrome trace (.json.gz); times are in microseconds."""
+class Trace(NamedTuple):
+    """One rank's profile.
+
+    Attributes:
+        events: the complete ones; times are in microseconds.
+        group_sizes: of the process groups that the rank belongs to.
+    """
+
+    events: list[dict]
+    group_sizes: set[int]
+
+
+def read_trace(path: Path) -> Trace:
+    """Read a Chrome trace (.json.gz)."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X"]
+        content = json.load(file)
+    groups = content.get("distributedInfo", {}).get("pg_config", [])
+    return Trace([event for event in content["traceEvents"] if event.get("ph") == "X"],
+                 {group["pg_size"] for group in groups})
 
 
-def communication(events: Iterable[dict], steps: int, processes: int) -> dict[str, float | None]:
+def communication(trace: Trace, steps: int) -> dict[str, float | None]:
     """Communication and compute per step in one rank's trace, in the columns of ranks.csv.
 
     The size of a collective is that of the whole tensor, as in nccl-tests: an all-reduce's input, an all-gather's
-    output. Only sent point-to-point messages count. A size is None where the trace lacks it: for batched messages, and
-    where NCCL was not called by torch.distributed. For a rank with several GPUs, seconds are the mean over them.
+    output. Beside it stands what the device sends for it. Only sent point-to-point messages count. A size is None where
+    the trace lacks it: for batched messages, where NCCL was not called by torch.distributed, and where gloo's groups
+    differ in size, as its events name none. For a rank with several GPUs, seconds are the mean over them.
 
     Args:
         steps: number of steps in the trace.
-        processes: number of processes in the run; gloo's all-gather records its input only.
     """
-    events = list(events)
+    events = trace.events
+    [group_size] = trace.group_sizes if len(trace.group_sizes) == 1 else [None]
     kernels = [event for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
     gpus = [[kernel for kernel in kernels if kernel.get("pid") == gpu] for gpu in {each.get("pid") for each in kernels}]
-    devices = [(gpu, *_of_nccl(gpu)) for gpu in gpus] or [(_cpu_operations(events), *_of_gloo(events, processes))]
+    devices = [(gpu, *_of_nccl(gpu)) for gpu in gpus] or [(_cpu_operations(events), *_of_gloo(events, group_size))]
     seconds = [_microseconds(*device[:3]) for device in devices]
-    sizes = {name: sum(device[3][name] for device in devices) for name in ("collective", "point_to_point")}
+    sizes = {name: sum(device[3][name] for device in devices) for name in SIZES}
     return {f"{name}_s_per_step": sum(each[name] for each in seconds) / len(seconds) / 1e6 / steps
             for name in seconds[0]} | {
         f"{name}_mib_per_step": None if math.isnan(size) else size / MIB / steps for name, size in sizes.items()}
@@ -86,9 +105,9 @@ def _is_gloo_collective(event: dict) -> bool:
     return event["name"].startswith("gloo:") and event["name"].removeprefix("gloo:") not in POINT_TO_POINT
 
 
-def _of_gloo(events: list[dict], processes: int) -> tuple[list[Interval], list[Interval], dict[str, float]]:
+def _of_gloo(events: list[dict], group_size: int | None) -> tuple[list[Interval], list[Interval], dict[str, float]]:
     collectives, messages = [], []
-    sizes = {"collective": 0.0, "point_to_point": 0.0}
+    sizes: dict[str, float] = dict.fromkeys(SIZES, 0.0)
     for event in events:
         if not event["name"].startswith("gloo:"):
             continue
@@ -101,13 +120,16 @@ def _of_gloo(events: list[dict], processes: int) -> tuple[list[Interval], list[I
             sizes["point_to_point"] += size * (operation == "send")
         else:
             collectives.append(_interval(event))
-            sizes["collective"] += size * (processes if operation == "all_gather" else 1)
+            if operation == "all_gather":
+                size *= group_size or math.nan
+            sizes["collective"] += size
+            sizes["collective_wire"] += bytes_on_the_wire(operation, size, group_size)
     return collectives, messages, sizes
 
 
 def _of_nccl(kernels: list[dict]) -> tuple[list[Interval], list[Interval], dict[str, float]]:
     collectives, messages = [], []
-    sizes = {"collective": 0.0, "point_to_point": 0.0}
+    sizes: dict[str, float] = dict.fromkeys(SIZES, 0.0)
     for kernel in kernels:
         arguments = kernel.get("args", {})  # the profiler adds the arguments that c10d passed to NCCL
         if COPY_BETWEEN_GPUS in kernel["name"].lower():
@@ -124,5 +146,26 @@ def _of_nccl(kernels: list[dict]) -> tuple[list[Interval], list[Interval], dict[
             sizes["point_to_point"] += given * (operation == "send") if operation else math.nan
         else:
             collectives.append(_interval(kernel))
-            sizes["collective"] += max(given, made) if operation else math.nan
+            size = max(given, made) if operation else math.nan
+            sizes["collective"] += size
+            sizes["collective_wire"] += bytes_on_the_wire(operation, size, arguments.get("Group size"))
     return collectives, messages, sizes
+
+
+def bytes_on_the_wire(operation: str, size: float, group_size: int | None) -> float:
+    """Bytes that each device of a group sends for a collective, on average; NaN if the trace does not say.
+
+    By ring algorithms, which send the least: all-reduce 2 (n-1)/n, all-gather and reduce-scatter (n-1)/n of the whole
+    tensor (nccl-tests, PERFORMANCE.md). A tensor that one device gives to all, or all reduce to one, crosses n-1 links.
+
+    Args:
+        operation: as gloo's events or NCCL's kernels name it, such as `all_gather` or `_allgather_base`.
+        size: bytes of the whole tensor.
+        group_size: n; None if the trace does not say.
+    """
+    name = re.match("allreduce|allgather|reducescatter|reduce|broadcast", operation.replace("_", ""))
+    if size == 0:
+        return 0.0
+    if name is None or group_size is None:
+        return math.nan
+    return (2 if name[0] == "allreduce" else 1) * (group_size - 1) / group_size * size

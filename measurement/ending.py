@@ -9,7 +9,7 @@ from measurement.columns import RANK_COLUMNS, SUMMARY_COLUMNS
 from measurement.environment import is_out_of_memory
 from measurement.peak_rates import peak_tflops
 from measurement.pipelines.idle_replay import Actions
-from measurement.pipelines.timeline import draw, typical_step, write_trace
+from measurement.pipelines.timeline import draw, typical_step, watched_steps, write_trace
 from measurement.recorder import Recorder
 from measurement.run_json import mark_ended
 from measurement.run_result import RankReport, RunResult
@@ -30,7 +30,7 @@ def finish(job: Job, recorder: Recorder, reports: list[RankReport], actions: Act
         reports: of each rank.
         actions, profile_has_devices: see `RunResult`.
     """
-    step, spans = typical_step([report.spans for report in reports])
+    watched = watched_steps([report.spans for report in reports])
     evaluation = recorder.evaluation
     assert evaluation is not None, "the last step is always followed by an evaluation"
     peak, source = _peak_tflops(job, recorder.run_json.content["ranks"])
@@ -40,12 +40,14 @@ def finish(job: Job, recorder: Recorder, reports: list[RankReport], actions: Act
         stages=job.stages, schedule=job.schedule, actions=actions, steps_per_epoch=job.steps_an_epoch,
         runtime_s=recorder.elapsed(time.time()), evaluation=evaluation,
         target_reached=recorder.target_reached, losses=recorder.losses, noise_norms=recorder.noise_norms,
-        epoch_seconds=recorder.epoch_seconds, skipped_steps=recorder.skipped_steps, peak_tflops=peak,
-        peak_tflops_source=source, reports=reports, spans=spans, profile_has_devices=profile_has_devices)
+        epoch_s=recorder.epoch_s, skipped_steps=recorder.skipped_steps, peak_tflops=peak,
+        peak_tflops_source=source, reports=reports, watched_steps=list(watched.values()),
+        profile_has_devices=profile_has_devices)
     summary = summarize(result)
-    if spans:
-        write_trace(spans, job.folder / "timeline.json")
-        draw(spans, f"{job.folder.name}: step {step}", job.folder / "timeline.png")
+    if watched:
+        step = typical_step(watched)
+        write_trace(watched[step], job.folder / "timeline.json")
+        draw(watched[step], f"{job.folder.name}: step {step}", job.folder / "timeline.png")
     for name, columns, rows in (("ranks.csv", RANK_COLUMNS, summary.ranks),
                                 ("summary.csv", SUMMARY_COLUMNS, [summary.row])):
         table = Table(job.folder / name, columns)

@@ -46,10 +46,18 @@ class Instruments:
                 torch.cuda.reset_peak_memory_stats(device)
 
     def resume(self) -> None:
-        """Training begins or resumes. Synchronizes the devices, unless there are steps to skip."""
+        """Training begins or resumes. Synchronizes the devices."""
+        self.throughput.open()
         if self.profiler:
             self.profiler.resume()
-        self.throughput.open()
+        self._begin_stretch()
+
+    def _begin_stretch(self) -> None:
+        """Begin a stretch of steps without a pause; the devices have been synchronized.
+
+        Otherwise its first step would last from the end of what this rank did before, and include waiting for ranks
+        that are not done with it.
+        """
         self.clock = StepClock(self.device)
         if self.recorder:
             self.recorder.begin_stretch(self.clock.began)
@@ -94,9 +102,11 @@ class Instruments:
             self.resume()
         was_open = self.throughput.is_open
         self.throughput.count(work)
+        if self.throughput.is_open and not was_open:  # the steps to skip are over
+            if self.recorder:
+                self.recorder.write_steps()
+            self._begin_stretch()
         if self.monitor:
-            if self.throughput.is_open and not was_open:
-                self.monitor.open_window()
             self.monitor.check()
 
     def stop(self, progress: Progress, spans: dict[int, list[Span]]) -> RankReport:

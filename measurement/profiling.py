@@ -85,7 +85,7 @@ class StepProfiler:
         steps = self.last - self.first + 1
         self.costs = {"host_cpu_s_per_step": self.cpu_seconds / steps}
         if self.sees_device:
-            self.costs |= communication(read_trace(path), steps, self.processes.count)
+            self.costs |= communication(read_trace(path), steps)
 
 
 @contextlib.contextmanager

@@ -20,9 +20,13 @@ from workload.job import Job
 
 
 @dataclasses.dataclass
-class _Epoch:
-    seconds: float = 0.0  # of its steps, without evaluations
-    losses: list[float] = dataclasses.field(default_factory=list)  # of its steps
+class _TimedSteps:
+    seconds: float = 0.0
+    steps: int = 0
+
+    def add(self, seconds: float, steps: int = 1) -> None:
+        self.seconds += seconds
+        self.steps += steps
 
 
 class Recorder:
@@ -33,11 +37,11 @@ class Recorder:
     Args:
         job: what is trained, and on what.
         run_json: of this run.
-        keeps_noise: whether noise norms sampled before the checkpoint count towards this run's noise scale.
+        keeps_measurements: whether seconds and noise norms from before the checkpoint count towards this run's.
         lock: on the run's folder, held as long as this object exists.
     """
 
-    def __init__(self, job: Job, run_json: RunJson, keeps_noise: bool, lock: FolderLock) -> None:
+    def __init__(self, job: Job, run_json: RunJson, keeps_measurements: bool, lock: FolderLock) -> None:
         self.job, self.folder, self.run_json, self.lock = job, job.folder, run_json, lock
         columns = {"steps": STEP_COLUMNS, "evaluations": evaluation_columns(job.task.metrics),
                    "epochs": epoch_columns(job.task.metrics)}
@@ -45,9 +49,9 @@ class Recorder:
                    for name in columns}
         self.steps, self.evaluations, self.epochs = (
             Table(self.folder / f"{name}.csv", columns[name], append=job.checkpoint is not None) for name in columns)
-        self.epoch = _Epoch()  # the current one
+        self.epoch, self.epochs_before = _TimedSteps(), _TimedSteps()  # the current epoch, and all completed ones
+        self.epoch_losses: list[float] = []  # of the current one
         self.epoch_row: dict | None = None  # of the last completed epoch, until an evaluation at its end has been added
-        self.epoch_seconds: list[float] = []
         self.pending: deque = deque()  # rows of steps.csv whose values may still be on their way from the GPU
         self.noise_norms: list[tuple[float, float]] = []
         self.losses: list[float] = []
@@ -56,50 +60,51 @@ class Recorder:
         self.skipped_steps = 0  # steps whose gradients were not finite, so that nothing was updated
         self.nonfinite: str | None = None  # describes the first NaN or infinite loss or gradient, if any
         if job.checkpoint:
-            self._continue(earlier["steps"], earlier["epochs"], job.checkpoint, keeps_noise)
+            self._continue(earlier["steps"], job.checkpoint, keeps_measurements)
 
-    def _continue(self, steps: list[dict[str, str]], epochs: list[dict[str, str]], checkpoint: Checkpoint,
-                  keeps_noise: bool) -> None:
+    def _continue(self, steps: list[dict[str, str]], checkpoint: Checkpoint, keeps_measurements: bool) -> None:
         """Take over what the tables and the checkpoint hold."""
         self.losses = [float(row["train_loss"]) for row in steps]
         self.skipped_steps = sum(not math.isfinite(float(row["grad_norm"])) for row in steps)
-        self.epoch_seconds = [float(row["epoch_s"]) for row in epochs]
         begun = checkpoint.step % self.job.steps_an_epoch  # steps already done in the current epoch
-        of_epoch = steps[len(steps) - begun:]
-        self.epoch = _Epoch(sum(float(row["step_s"]) for row in of_epoch),
-                            [float(row["train_loss"]) for row in of_epoch])
+        self.epoch_losses = self.losses[len(steps) - begun:]
         state = checkpoint.state["record"]
         self.target_reached = state["target_reached"]
-        if keeps_noise:
+        if keeps_measurements:
+            for timed, name in ((self.epoch, "epoch"), (self.epochs_before, "epochs_before")):
+                timed.add(*state.get(name, (0.0, 0)))  # earlier commits have neither
             self.noise_norms = [tuple(norms) for norms in state["noise_norms"]]
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs besides the tables; all rows have been written by then."""
         self._write_epoch()
-        return {"noise_norms": self.noise_norms, "target_reached": self.target_reached}
+        return {"noise_norms": self.noise_norms, "epoch": dataclasses.astuple(self.epoch),
+                "epochs_before": dataclasses.astuple(self.epochs_before), "target_reached": self.target_reached}
 
     def begin_stretch(self, moment: float) -> None:
         """Begin a stretch of steps without a pause, at `moment` in seconds since the epoch."""
         self.last_step_ended = moment
 
-    def add_step(self, row: dict, values: torch.Tensor, clock: StepClock, is_measured: bool) -> None:
+    def add_step(self, row: dict, values: torch.Tensor, clock: StepClock, is_measured: bool,
+                 is_timed: bool) -> None:
         """Add a step that the device may not have finished yet.
 
         Args:
             values: loss, gradient norm, and the two squared norms if they were sampled. (2,) or (4,)
             clock: tells when the step has ended.
             is_measured: whether the step's norms count towards the noise scale.
+            is_timed: whether the throughput clock runs, so that the step's seconds count towards its epoch's.
         """
         if values.device.type == "cuda":
             values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
         # The mark comes after the copy: once it has passed, the values have arrived.
-        self.pending.append((row, values, clock.mark(), is_measured))
+        self.pending.append((row, values, clock.mark(), is_measured, is_timed))
         self.write_steps()
 
     def write_steps(self) -> None:
         """Write the rows of the steps that have ended."""
         while self.pending and self.pending[0][2].has_passed():
-            row, values, mark, is_measured = self.pending.popleft()
+            row, values, mark, is_measured, is_timed = self.pending.popleft()
             loss, grad_norm, *norms = values.tolist()
             if norms and is_measured:
                 self.noise_norms.append(tuple(norms))
@@ -110,7 +115,7 @@ class Recorder:
                            batch_squared_norm=large)
             self.losses.append(loss)
             self._look_for_nonfinite(row, loss, grad_norm)
-            self._add_to_epoch(row["step"], row["samples"], ended - self.last_step_ended, loss)
+            self._add_to_epoch(row["step"], row["samples"], loss, ended - self.last_step_ended if is_timed else None)
             self.last_step_ended = ended
 
     def _look_for_nonfinite(self, row: dict, loss: float, grad_norm: float) -> None:
@@ -124,16 +129,30 @@ class Recorder:
         if not self.nonfinite and not self.job.arguments.skip_nonfinite:
             self.nonfinite = where
 
-    def _add_to_epoch(self, step: int, samples: int, seconds: float, loss: float) -> None:
+    def _add_to_epoch(self, step: int, samples: int, loss: float, timed_s: float | None) -> None:
         self._write_epoch()
-        self.epoch.seconds += seconds
-        self.epoch.losses.append(loss)
+        if timed_s is not None:
+            self.epoch.add(timed_s)
+        self.epoch_losses.append(loss)
         if step % self.job.steps_an_epoch == 0:
             self.epoch_row = {"epoch": step // self.job.steps_an_epoch, "step": step, "samples": samples,
-                              "epoch_s": round(self.epoch.seconds, 6),
-                              "train_loss": sum(self.epoch.losses) / len(self.epoch.losses)}
-            self.epoch_seconds.append(self.epoch.seconds)
-            self.epoch = _Epoch()
+                              "epoch_s": self._epoch_s(self.epoch),
+                              "train_loss": sum(self.epoch_losses) / len(self.epoch_losses)}
+            self.epochs_before.add(*dataclasses.astuple(self.epoch))
+            self.epoch, self.epoch_losses = _TimedSteps(), []
+
+    def _epoch_s(self, timed: _TimedSteps) -> float | None:
+        """Seconds that all samples of the data take at the seconds per sample of timed steps; None if there are none.
+
+        Epochs that drop an incomplete last batch, or some of whose steps were not timed, can thus be compared.
+        """
+        samples = timed.steps * self.job.arguments.global_batch_size
+        return round(timed.seconds / samples * len(self.job.task.samples("train")), 6) if samples else None
+
+    @property
+    def epoch_s(self) -> float | None:
+        """Average over the completed epochs, each weighted by its timed steps."""
+        return self._epoch_s(self.epochs_before)
 
     def _write_epoch(self) -> None:
         if self.epoch_row:

@@ -117,8 +117,8 @@ class Run:
             lock = claim_folder(self.job)
             self.holds_folder = True
             content = describe_run(self.job, self.ranks, self.deepspeed_config, self.digests, self.note)
-            keeps_noise = checkpoint is not None and keeps_measurements(self.job, checkpoint, self.deepspeed_config)
-            self.recorder = Recorder(self.job, RunJson(self.folder / "run.json", content), keeps_noise, lock)
+            keeps = checkpoint is not None and keeps_measurements(self.job, checkpoint, self.deepspeed_config)
+            self.recorder = Recorder(self.job, RunJson(self.folder / "run.json", content), keeps, lock)
         dist.barrier()
         self.holds_folder = True
         self.instruments = Instruments(self.job, self.ranks, self.recorder)
@@ -145,7 +145,6 @@ class Run:
             yield checkpoint.step, batches.share(next(batches.training(self.arguments.seed, 1)))
             self.is_discarded_step = False
             self._continue_from(restore(self.job, checkpoint, self.deepspeed_config, training))
-            synchronize(self.device)
         self.bar = self.processes.progress_bar(total=self.job.steps, initial=self.step, desc=self.folder.name,
                                                unit="step")
         instruments.resume()
@@ -189,7 +188,8 @@ class Run:
                    "real_tokens": self.real_tokens, "padded_tokens": self.padded_tokens,
                    "learning_rate": update.learning_rate}
             self.recorder.add_step(row, torch.cat(values).detach().float(), self.instruments.clock,
-                                   is_measured=self.step > self.instruments.steps_to_skip)
+                                   is_measured=self.step > self.instruments.steps_to_skip,
+                                   is_timed=self.instruments.throughput.is_open)
         self.bar.update()
         self.instruments.end_step(self.step, self.work)
 

@@ -70,11 +70,11 @@ class RunResult:
         target_reached: `time_to_target_s` and `samples_to_target`; empty if the target was never reached.
         losses: of every recorded step.
         noise_norms: of every sampled step the mean squared norm of micro-batches' gradients, and the global batch's.
-        epoch_seconds: of every completed epoch.
+        epoch_s: average epoch time; None if no epoch with timed steps was completed.
         skipped_steps: steps whose gradients were not finite, so that nothing was updated.
         peak_tflops, peak_tflops_source: of one device, and where the rate is from; or None, and why.
         reports: of each rank.
-        spans: what all ranks did in the recorded step of median duration; empty if this is no pipeline.
+        watched_steps: what all ranks did in each recorded step; empty if this is no pipeline.
         profile_has_devices: whether the traces of `--profile_steps` show device time; None if nothing was profiled.
     """
 
@@ -90,12 +90,12 @@ class RunResult:
     target_reached: dict[str, float]
     losses: list[float]
     noise_norms: list[tuple[float, float]]
-    epoch_seconds: list[float]
+    epoch_s: float | None
     skipped_steps: int
     peak_tflops: float | None
     peak_tflops_source: str
     reports: list[RankReport]
-    spans: list[Span]
+    watched_steps: list[list[Span]]
     profile_has_devices: bool | None
 
     @property

@@ -5,6 +5,7 @@ Pure functions of a `RunResult`: nothing here reads a clock, a file or a device.
 
 import math
 import os
+import statistics
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -32,12 +33,12 @@ from measurement.monitor import mean
 from measurement.peak_rates import utilization_pct
 from measurement.pipelines.idle_replay import mean_seconds, replayed_bubble_pct
 from measurement.pipelines.timeline import (
-    COMPUTE,
     bubble_pct,
     bubble_schedule_pct,
+    forward_backward_s,
+    idle_s,
     imbalance_pct,
     seconds_by_kind,
-    wall_s,
 )
 from measurement.run_result import RunResult
 from workload.deepspeed_settings.config import tuned_by
@@ -87,12 +88,13 @@ def _describe_ranks(result: RunResult) -> list[dict]:
         if report.peak_memory_gib is not None:
             row["peak_memory_gib"] = report.peak_memory_gib
         row["machine_drift_pct"] = drift_pct(_matrix_products(result, rank["rank"]))
-        if result.spans:
-            seconds = seconds_by_kind([span for span in result.spans
-                                       if (span.replica, span.stage) == (rank["replica"], rank["stage"])])
-            row["idle_s_per_step"] = wall_s(result.spans) - sum(seconds[kind] for kind in COMPUTE)
+        if steps := result.watched_steps:
+            stage = rank["replica"], rank["stage"]
+            seconds = seconds_by_kind([span for step in steps for span in step if (span.replica, span.stage) == stage])
             seconds["backward"] += seconds.pop("weight", 0)
-            row |= {name: seconds[name.removesuffix("_s_per_step")] for name in STAGE_TIMES}
+            row |= {name: seconds[name.removesuffix("_s_per_step")] / len(steps) for name in STAGE_TIMES} | {
+                "idle_s_per_step": mean([idle_s(step)[stage] for step in steps]),
+                "bubble_pct": mean([100 * idle_s(step)[stage] / forward_backward_s(step) for step in steps])}
         rows.append(row)
     return rows
 
@@ -163,9 +165,11 @@ def _speed(result: RunResult, ranks: list[dict], empty: dict) -> dict:
         _because(f"no FLOP formula for a {result.run_json['model']['family']!r} model", empty,
                  ("model_flops_per_sample", "mfu_pct", "hfu_pct"))
     if result.measures_all:
-        empty["epoch_s"] = f"the run ended before its first epoch, of {result.steps_per_epoch} steps"
+        empty["epoch_s"] = (f"the run ended before its first epoch, of {result.steps_per_epoch} steps"
+                            if result.progress.step < result.steps_per_epoch else
+                            "no step of an epoch that was trained to its end was timed")
     row = {"runtime_s": result.runtime_s, "peak_tflops": peak, "throughput_samples_per_s": None,
-           "epoch_s": mean(result.epoch_seconds)}
+           "epoch_s": result.epoch_s}
     if not work.steps:
         _because(UNTIMED, empty, ("throughput_samples_per_s", "throughput_tokens_per_s", "mfu_pct", "hfu_pct",
                                   "model_flops_per_sample", "data_s_per_step"))
@@ -244,15 +248,19 @@ def _mean_change(losses: list[float]) -> float | None:
 
 
 def _parts_of_a_step(result: RunResult, ranks: list[dict], empty: dict) -> dict:
-    row, spans, actions = {}, result.spans, result.actions
-    if spans:
-        row = {"bubble_pct": bubble_pct(spans), "imbalance_pct": imbalance_pct(spans),
+    row, steps, actions = {}, result.watched_steps, result.actions
+    if steps:
+        bubbles = [bubble_pct(step) for step in steps]
+        row = {"bubble_pct": mean(bubbles), "bubble_sd_pct": statistics.stdev(bubbles) if len(bubbles) > 1 else None,
+               "imbalance_pct": imbalance_pct([span for step in steps for span in step]),
                "bubble_schedule_pct": (
-                   replayed_bubble_pct(actions, mean_seconds(actions, spans)) if actions else
+                   replayed_bubble_pct(actions, mean_seconds(actions, steps)) if actions else
                    bubble_schedule_pct(result.stages, result.batch_split.micro_batches)),
                **{name: mean([rank[name] for rank in ranks]) for name in STAGE_TIMES}}
+        empty["bubble_sd_pct"] = "only one step was watched"
     elif result.measures_all:
-        _because("not a pipeline", empty, ("bubble_pct", "bubble_schedule_pct", "imbalance_pct", *STAGE_TIMES))
+        _because("not a pipeline", empty,
+                 ("bubble_pct", "bubble_sd_pct", "bubble_schedule_pct", "imbalance_pct", *STAGE_TIMES))
     if result.profile_has_devices is None:
         _because("no --profile_steps was given", empty, PROFILED)
         return row
@@ -261,6 +269,7 @@ def _parts_of_a_step(result: RunResult, ranks: list[dict], empty: dict) -> dict:
             if all(rank.get(name) is not None for rank in ranks)}
     _because("the trace does not say how large NCCL's messages were", empty,
              ("collective_mib_per_step", "point_to_point_mib_per_step"))
+    empty["collective_wire_mib_per_step"] = "the trace does not say how many processes each collective spanned"
     if not result.profile_has_devices:
         _because("PyTorch's profiler cannot trace GPUs here (no CUPTI)", empty, PROFILED)
     return row

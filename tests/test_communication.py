@@ -1,8 +1,10 @@
 """Communication read from traces: made-up ones with known answers, and those of real runs."""
 
+import math
+
 import pytest
 
-from measurement.communication import communication, read_trace, union
+from measurement.communication import Trace, bytes_on_the_wire, communication, read_trace, union
 from tests.shared.runs import PROFILED, ROWS
 
 MIB = 2**20
@@ -30,33 +32,50 @@ def test_gloo_by_hand():
               event("aten::add", 45, 50, thread=7),  # gloo's own
               gloo("send", 85, 95, elements=MIB // 2, thread=1, kind="long int"),
               gloo("recv", 90, 95, elements=MIB, thread=1)]
-    costs = communication(events, steps=2, processes=2)
+    costs = communication(Trace(events, {4}), steps=2)
     assert costs == pytest.approx({
         "collective_s_per_step": 0.010, "point_to_point_s_per_step": 0.005, "exposed_communication_s_per_step": 0.010,
-        "device_s_per_step": 0.030, "collective_mib_per_step": 2.0, "point_to_point_mib_per_step": 2.0})
+        "device_s_per_step": 0.030, "collective_mib_per_step": 2.0, "collective_wire_mib_per_step": 3.0,
+        "point_to_point_mib_per_step": 2.0})
 
 
 def test_an_all_gather_counts_what_it_gives():
-    costs = communication([gloo("all_gather", 0, 1, MIB, thread=7, kind="c10::BFloat16")], steps=1, processes=4)
-    assert costs["collective_mib_per_step"] == 8
+    events = [gloo("all_gather", 0, 1, MIB, thread=7, kind="c10::BFloat16")]
+    costs = communication(Trace(events, {4}), steps=1)
+    assert (costs["collective_mib_per_step"], costs["collective_wire_mib_per_step"]) == (8, 6)
+    for sizes in ({1, 4}, set()):  # gloo's events do not name their group
+        costs = communication(Trace(events, sizes), steps=1)
+        assert costs["collective_mib_per_step"] is costs["collective_wire_mib_per_step"] is None
+
+
+def test_bytes_on_the_wire_by_hand():
+    """Of 12 bytes on 4 devices: a ring sends each device's quarter on 3 times, and for an all-reduce 6 times."""
+    for names, expected in ((("all_reduce", "allreduce", "allreduce_coalesced"), 18), (("broadcast", "reduce"), 9),
+                            (("all_gather", "_allgather_base", "reduce_scatter", "_reduce_scatter_base"), 9)):
+        for name in names:
+            assert bytes_on_the_wire(name, 12, 4) == expected
+            assert bytes_on_the_wire(name, 12, 1) == 0
+    assert bytes_on_the_wire("barrier", 0, None) == 0
+    assert math.isnan(bytes_on_the_wire("all_to_all", 12, 4)) and math.isnan(bytes_on_the_wire("all_reduce", 12, None))
 
 
 def test_nccl_by_hand():
     def nccl(kernel: str, start: float, end: float, **args) -> dict:
         return event(f"ncclDevKernel_{kernel}", start, end, 20, "kernel", **args)
 
-    sizes = {"dtype": "Float", "In msg nelems": MIB, "Out msg nelems": MIB}
+    sizes = {"dtype": "Float", "In msg nelems": MIB, "Out msg nelems": MIB, "Group size": 4}
     events = [event("aten::mm", 0, 100),  # the host is busy: on a GPU that hides nothing
               event("gemm", 0, 30, 7, "kernel"), event("Memcpy HtoD", 90, 100, 7, "gpu_memcpy"),
               nccl("AllReduce_Sum_f32_RING_LL", 20, 50, **sizes, **{"Collective name": "allreduce"}),
               nccl("AllGather_RING_LL", 60, 70, **{"Collective name": "_allgather_base", "dtype": "BFloat16",
-                                                   "In msg nelems": MIB, "Out msg nelems": 4 * MIB}),
+                                                   "In msg nelems": MIB, "Out msg nelems": 4 * MIB, "Group size": 2}),
               nccl("SendRecv", 80, 95, **sizes, **{"Collective name": "send"}),
               nccl("SendRecv", 80, 85, **sizes, **{"Collective name": "recv"})]
-    costs = communication(events, steps=1, processes=4)
+    costs = communication(Trace(events, {1, 2, 4}), steps=1)
     assert costs == pytest.approx({
         "collective_s_per_step": 0.040, "point_to_point_s_per_step": 0.015, "exposed_communication_s_per_step": 0.040,
-        "device_s_per_step": 0.040, "collective_mib_per_step": 4 + 8, "point_to_point_mib_per_step": 4.0})
+        "device_s_per_step": 0.040, "collective_mib_per_step": 4 + 8, "collective_wire_mib_per_step": 6 + 4,
+        "point_to_point_mib_per_step": 4.0})
 
 
 def test_messages_of_unknown_size_are_not_counted_as_nothing():
@@ -64,7 +83,7 @@ def test_messages_of_unknown_size_are_not_counted_as_nothing():
     batched = event("ncclDevKernel_SendRecv", 0, 10, 20, "kernel")
     named = event("ncclDevKernel_SendRecv", 20, 30, 20, "kernel", **{
         "Collective name": "send", "dtype": "Float", "In msg nelems": MIB})
-    costs = communication([batched, named], steps=1, processes=2)
+    costs = communication(Trace([batched, named], {2}), steps=1)
     assert costs["point_to_point_mib_per_step"] is None
     assert costs["point_to_point_s_per_step"] == pytest.approx(0.020) and costs["collective_mib_per_step"] == 0
 
@@ -77,8 +96,8 @@ def test_one_process_with_two_gpus_by_hand():
     copy = event("Memcpy PtoP (Device -> Device)", 50, 60, 7, "gpu_memcpy", bytes=3 * MIB) | {"pid": 0}
     events = [on(0, "ncclDevKernel_Broadcast_RING_LL", 0, 20), on(1, "ncclDevKernel_Broadcast_RING_LL", 0, 20),
               on(0, "gemm", 20, 50), on(1, "gemm", 10, 50), copy]
-    costs = communication(events, steps=1, processes=1)
-    assert costs.pop("collective_mib_per_step") is None
+    costs = communication(Trace(events, {1}), steps=1)
+    assert costs.pop("collective_mib_per_step") is costs.pop("collective_wire_mib_per_step") is None
     assert costs == pytest.approx({
         "collective_s_per_step": 0.020, "point_to_point_s_per_step": 0.005, "exposed_communication_s_per_step": 0.020,
         "device_s_per_step": 0.035, "point_to_point_mib_per_step": 3.0})
@@ -95,11 +114,12 @@ def test_ddp_reduces_every_gradient_once_a_step(train):
     gradients = 4 * run.description["parameters"] / MIB
     # And of single numbers a few: the loss, the noise scale.
     assert gradients < summary["collective_mib_per_step"] < gradients + 1e-4
+    assert summary["collective_wire_mib_per_step"] == summary["collective_mib_per_step"], "2 (n-1)/n is 1 on two"
     assert summary["point_to_point_mib_per_step"] == summary["point_to_point_s_per_step"] == 0
     assert 0 < summary["exposed_communication_s_per_step"] <= summary["collective_s_per_step"]
     assert summary["device_s_per_step"] > 0 and summary["host_cpu_s_per_step"] > 0
     for rank in range(2):
-        names = {each["name"] for each in read_trace(run.folder / "profile" / f"rank{rank}.json.gz")}
+        names = {each["name"] for each in read_trace(run.folder / "profile" / f"rank{rank}.json.gz").events}
         assert {"gloo:all_reduce", "aten::addmm"} <= names
 
 
@@ -115,6 +135,8 @@ def test_a_pipeline_sends_activations_and_their_gradients(row, train):
     assert hidden + mask <= first < 1.02 * (hidden + mask)
     assert hidden <= last < 1.02 * hidden
     assert float(run.summary["collective_mib_per_step"]) < 0.01, "one replica has nobody to average gradients with"
+    assert run.summary["collective_wire_mib_per_step"] == "", "stages are a group of two, replicas of one"
+    assert "how many processes" in run.description["empty"]["collective_wire_mib_per_step"]
 
 
 @pytest.mark.parametrize("stage, gradients, parameters", [(0, 1, 0), (1, 1, 1), (2, 4, 1), (3, 4, 4)])
@@ -129,6 +151,9 @@ def test_zero_sends_gradients_to_their_owners_and_gathers_parameters(stage, grad
     model = 4 * run.description["parameters"] / MIB
     moved = float(run.summary["collective_mib_per_step"])
     assert moved == pytest.approx((gradients + parameters) * model, rel=1e-2)
+    # Gloo and DeepSpeed's stages 1 and 2 all-reduce gradients; gathering parameters sends half as much.
+    wire = float(run.summary["collective_wire_mib_per_step"])
+    assert wire == pytest.approx((gradients + parameters / 2) * model, rel=1e-2)
     assert float(run.summary["point_to_point_mib_per_step"]) == 0
 
 
@@ -143,13 +168,38 @@ def test_fsdp_gathers_layers_and_reduces_gradients_once_a_step(row, flags, gathe
     model = sum(sizes.values())
     moved = float(run.summary["collective_mib_per_step"])
     assert moved == pytest.approx(model + gathered(layers, model - layers), rel=1e-2)
+    wire = float(run.summary["collective_wire_mib_per_step"])  # gloo all-reduces where NCCL would reduce and scatter
+    assert wire == pytest.approx(model + gathered(layers, model - layers) / 2, rel=1e-2)
+
+
+def test_on_one_device_nothing_is_on_the_wire(train):
+    run = train("bert_baseline.py", "--num_gpus", "1", *PROFILED_ONLY)
+    assert float(run.summary["collective_mib_per_step"]) > 0, "the loss is reduced over the one"
+    assert float(run.summary["collective_wire_mib_per_step"]) == 0
+
+
+@pytest.mark.parametrize("command, expected", [
+    (("bert_baseline.py", "--num_gpus", "4"), 3 / 2), (("zero.py", "--num_gpus", "4", "--stage", "1"), 3 / 2 + 3 / 4)])
+def test_four_devices_send_half_as_much_again_as_two(command, expected, train):
+    """Of the gradients 2 x 3/4 instead of 2 x 1/2; ZeRO-1 gathers the parameters besides, 3/4 of them."""
+    run = train(*command, *PROFILED_ONLY)
+    model = 4 * run.description["parameters"] / MIB
+    assert float(run.summary["collective_wire_mib_per_step"]) == pytest.approx(expected * model, rel=1e-2)
 
 
 def test_profiled_steps_are_off_the_throughput_clock_and_change_nothing(train):
     run, plain = train(*ROWS["DDP x 2"], *PROFILED), train(*ROWS["DDP x 2"])
     assert run.column("train_loss") == plain.column("train_loss")
-    seconds = sum(run.column("step_s")[5:])  # the last 3 of 8 steps
-    assert 3 * 32 / float(run.summary["throughput_samples_per_s"]) == pytest.approx(seconds, rel=0.5)
+    timed = sum(run.column("step_s")[5:])  # the last 3 of 8 steps, of rank 0; the clock stops when all ranks are done
+    assert timed < 3 * 32 / float(run.summary["throughput_samples_per_s"]) + 1e-3
     assert not (plain.folder / "profile").exists()
     assert plain.summary["collective_s_per_step"] == ""
     assert plain.description["empty"]["collective_s_per_step"] == "no --profile_steps was given"
+
+
+def test_no_step_waits_until_other_ranks_have_saved_their_traces(train):
+    run = train("tests/scripts/slow_trace.py", "--num_gpus", "2", "--profile_steps", "2")
+    elapsed = run.column("elapsed_s")
+    assert elapsed[5] - elapsed[4] > 6, "the fifth step is the last that was profiled"
+    assert max(run.column("step_s")) < 3, "rank 0 would wait for most of 6 s"
+    assert 3 * 32 / float(run.summary["throughput_samples_per_s"]) < 3

@@ -95,21 +95,42 @@ def test_data_seconds_are_a_part_of_every_step(train):
         assert 0 < float(run.summary["data_s_per_step"]) < 1
 
 
-def test_an_epoch_has_a_row_with_the_seconds_of_its_steps(train):
-    run = train(*ONE_PROCESS, "--max_train_examples", "64", "--max_steps", "7", "--eval_steps", "4")
+def test_an_epoch_has_a_row_with_its_seconds_for_all_samples(train):
+    """Also for those of the incomplete last batch, which is dropped; by its timed steps, from the second on."""
+    run = train(*ONE_PROCESS, "--max_train_examples", "64", "--max_steps", "7", "--eval_steps", "4",
+                "--global_batch_size", "24")
     draws = {split: data["draw"] for split, data in run.description["data"].items()}
     assert draws["train"] == {"from": 2010, "seed": 1, "by_class": False} and draws["validation"]["from"] == 420
     epochs = run.rows("epochs.csv")
     assert [[row[name] for name in ("epoch", "step", "samples")] for row in epochs] == [
-        ["1", "2", "64"], ["2", "4", "128"], ["3", "6", "192"]], "the last is not over"
+        ["1", "2", "48"], ["2", "4", "96"], ["3", "6", "144"]], "the last is not over"
     for steps, row in zip(([0, 1], [2, 3], [4, 5]), epochs, strict=True):
-        assert float(row["epoch_s"]) == pytest.approx(sum(run.column("step_s")[step] for step in steps), abs=1e-5)
+        timed = [run.column("step_s")[step] for step in steps if step > 0]
+        assert float(row["epoch_s"]) == pytest.approx(64 * sum(timed) / (24 * len(timed)), abs=1e-5)
         assert float(row["train_loss"]) == pytest.approx(sum(run.column("train_loss")[step] for step in steps) / 2)
-    mean = sum(float(row["epoch_s"]) for row in epochs) / 3
-    assert float(run.summary["epoch_s"]) == pytest.approx(mean, abs=1e-5)
+    timed = sum(run.column("step_s")[1:6])
+    assert float(run.summary["epoch_s"]) == pytest.approx(64 * timed / (24 * 5), abs=1e-5), "the first counts for less"
     evaluation = run.rows("evaluations.csv")[0]
     assert [row["f1"] for row in epochs] == ["", evaluation["f1"], ""]
     assert "first epoch" in train(*ONE_PROCESS).description["empty"]["epoch_s"]
+
+
+def test_an_epoch_without_timed_steps_has_no_seconds(train):
+    run = train(*ONE_PROCESS, "--max_train_examples", "32", "--max_steps", "4")
+    assert [row["epoch_s"] == "" for row in run.rows("epochs.csv")] == [True, False, False, False]
+    # Of 4 steps, 3 of which are an epoch, one is untimed, one warms the profiler up, and one is profiled.
+    short = train(*ONE_PROCESS, "--max_train_examples", "96", "--max_steps", "4", "--profile_steps", "1")
+    assert short.summary["epoch_s"] == short.rows("epochs.csv")[0]["epoch_s"] == ""
+    assert short.description["empty"]["epoch_s"] == "no step of an epoch that was trained to its end was timed"
+
+
+def test_an_epoch_that_was_resumed_keeps_its_timed_steps(train, broken_off, resume):
+    flags = (*ONE_PROCESS, "--max_train_examples", "128")
+    run = resume(broken_off(train(*flags)), *flags)
+    steps, second = run.column("step_s"), run.rows("epochs.csv")[1]
+    # From the checkpoint after step 6, and after it again two steps are not timed.
+    assert float(second["epoch_s"]) == pytest.approx(128 * (steps[4] + steps[5]) / 64, abs=1e-5)
+    assert float(run.summary["epoch_s"]) == pytest.approx(128 * sum(steps[2:6]) / 128, abs=1e-5)
 
 
 def test_the_work_of_an_epoch_is_the_same_whatever_the_batch(train):

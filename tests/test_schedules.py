@@ -69,7 +69,9 @@ def test_mean_seconds_of_an_action():
     actions = [[Action("forward", 0, 0), Action("backward", 0, 0), Action("weight", 0, 0)]]
     spans = [Span(replica, 0, kind, 0, 0, seconds) for replica in (0, 1)
              for kind, seconds in (("forward", 1), ("backward", 2 + 2 * replica), ("weight", 4), ("optimizer", 9))]
-    assert mean_seconds(actions, spans) == {"forward": 1, "backward": 3, "weight": 4}
+    assert mean_seconds(actions, [spans]) == {"forward": 1, "backward": 3, "weight": 4}
+    twice = [*spans, *(Span(0, 0, kind, 0, 0, 0) for kind in EQUAL), *(Span(1, 0, kind, 0, 0, 0) for kind in EQUAL)]
+    assert mean_seconds(actions, [twice, []]) == {"forward": 0.5, "backward": 1.5, "weight": 2}
 
 
 @pytest.mark.alone

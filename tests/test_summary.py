@@ -36,16 +36,16 @@ def report(rank: int, data_s: float) -> RankReport:
 
 
 def result(**changed) -> RunResult:
-    """A pipeline of two stages: s0 computes in 4 of 5 seconds, s1 in 2."""
-    spans = [Span(0, 0, "forward", 0, 0, 1), Span(0, 1, "forward", 0, 1, 2), Span(0, 1, "backward", 0, 2, 3),
-             Span(0, 0, "backward", 0, 2, 5)]
+    """A pipeline of two stages: s0 computes in 4 of 5 seconds, s1 in 2; in another step in 4 of 4 and 2."""
+    steps = [[Span(0, 0, "forward", 0, 0, 1), Span(0, 1, "forward", 0, 1, 2), Span(0, 1, "backward", 0, 2, 3),
+              Span(0, 0, "backward", 0, end - 3, end), Span(0, 0, "optimizer", 0, end, end + 1)] for end in (5, 4)]
     return RunResult(**{
         "run_json": RUN_JSON, "batch_split": BatchSplit(1, 5, 4), "gradient_samples": 4, "stages": 2,
         "schedule": "1f1b", "actions": None, "steps_per_epoch": 3, "runtime_s": 12.5,
         "evaluation": Evaluation(2.5, {"exact_match": 10.0, "f1": 20.0}, None),
         "target_reached": {"time_to_target_s": 9.0, "samples_to_target": 60}, "losses": [5.0, 4.0, 4.5, float("nan")],
-        "noise_norms": [(13.0, 5.0)], "epoch_seconds": [2.0, 4.0], "skipped_steps": 1, "peak_tflops": 0.5,
-        "peak_tflops_source": "--peak_tflops", "reports": [report(0, 0.5), report(1, 1.0)], "spans": spans,
+        "noise_norms": [(13.0, 5.0)], "epoch_s": 3.0, "skipped_steps": 1, "peak_tflops": 0.5,
+        "peak_tflops_source": "--peak_tflops", "reports": [report(0, 0.5), report(1, 1.0)], "watched_steps": steps,
         "profile_has_devices": None} | changed)
 
 
@@ -69,16 +69,19 @@ def test_every_number_of_a_made_up_run():
         "noise_scale_samples": noise, "noise_scale_negative_pct": 0.0, "statistical_efficiency": efficiency,
         "goodput_samples_per_s": 25 * efficiency,
         "published_stats_efficiency": 0.75 / 4, "published_goodput": 25 * 0.75 / 4,
-        "bubble_pct": 40.0, "bubble_schedule_pct": 100 / 6, "imbalance_pct": 100 / 3, "forward_s_per_step": 1.0,
-        "backward_s_per_step": 2.0, "send_s_per_step": 0.0, "deepspeed_settings": "a=1", "tuned_by": "hand",
+        "bubble_pct": (40 + 25) / 2, "bubble_sd_pct": 15 / 2**0.5, "bubble_schedule_pct": 100 / 6,
+        "imbalance_pct": 100 / 3, "forward_s_per_step": 1.0, "backward_s_per_step": 2.0, "send_s_per_step": 0.0,
+        "optimizer_s_per_step": 0.5, "deepspeed_settings": "a=1", "tuned_by": "hand",
         "source_digest": "aaa", "commit": "ccc", "dirty": "no", "torch": "2.13", "complete": "yes"}
     assert {name: row[name] for name in expected} == {
         name: pytest.approx(value) if isinstance(value, float) else value for name, value in expected.items()}
+    first, second = summarize(result()).ranks
+    assert (first["bubble_pct"], first["idle_s_per_step"], second["bubble_pct"]) == pytest.approx((10, 0.5, 55))
 
 
 def test_an_empty_column_has_a_reason_and_a_filled_one_has_none():
-    for made in (result(), result(spans=[], schedule=None, stages=1), result(profile_has_devices=False),
-                 result(losses=[], noise_norms=[], epoch_seconds=[], peak_tflops=None, peak_tflops_source="no idea"),
+    for made in (result(), result(watched_steps=[], schedule=None, stages=1), result(profile_has_devices=False),
+                 result(losses=[], noise_norms=[], epoch_s=None, peak_tflops=None, peak_tflops_source="no idea"),
                  changed_json(flags=FLAGS | {"measure": "throughput"}, deepspeed_config=None)):
         summary = summarize(made)
         assert list(summary.row) == SUMMARY_COLUMNS and list(summary.ranks[0]) == RANK_COLUMNS
@@ -87,7 +90,7 @@ def test_an_empty_column_has_a_reason_and_a_filled_one_has_none():
 
 
 def test_the_reasons_for_empty_columns():
-    empty = summarize(result(spans=[], schedule=None, peak_tflops=None, peak_tflops_source="no idea")).empty
+    empty = summarize(result(watched_steps=[], schedule=None, peak_tflops=None, peak_tflops_source="no idea")).empty
     assert empty["mfu_pct"] == "no idea" and empty["power_w"] == "the run used no GPU"
     assert {empty[name] for name in ("schedule", "bubble_pct", *STAGE_TIMES)} == {"not a pipeline"}
     assert {empty[name] for name in PROFILED} == {"no --profile_steps was given"}

@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from measurement.pipelines.timeline import Span, bubble_pct, bubble_schedule_pct, imbalance_pct, typical_step
+from measurement.pipelines.timeline import (
+    Span,
+    bubble_pct,
+    bubble_schedule_pct,
+    idle_s,
+    imbalance_pct,
+    typical_step,
+    watched_steps,
+)
 from tests.shared.runs import PIPELINES, ROWS, rows
 
 STAGE_KINDS = ("forward", "backward", "send", "receive", "reduce", "optimizer")
@@ -29,18 +37,30 @@ def test_bubble_of_stages_that_sleep(count, units, micro_batches, expected_bubbl
 
 def test_bubble_and_imbalance_by_hand():
     spans = [Span(0, 0, "forward", 0, 0, 2), Span(0, 0, "send", 0, 2, 3), Span(0, 1, "forward", 0, 3, 5),
-             Span(0, 1, "backward", 0, 5, 9), Span(0, 0, "optimizer", 0, 9, 10)]
-    assert bubble_pct(spans) == pytest.approx(60)  # 8 of 20
-    assert imbalance_pct(spans) == pytest.approx(50)  # 6 against a mean of 4
+             Span(0, 1, "backward", 0, 5, 8), Span(0, 0, "backward", 0, 8, 9), Span(0, 1, "reduce", 0, 8, 10),
+             Span(0, 0, "optimizer", 0, 9, 12), Span(0, 1, "optimizer", 0, 10, 12)]
+    assert bubble_pct(spans) == pytest.approx(100 * 10 / 18), "until the last backward pass has ended, after 9 s"
+    assert idle_s(spans) == {(0, 0): 6, (0, 1): 4}, "the second stage reduces while the first still computes"
+    assert imbalance_pct(spans) == pytest.approx(25)  # 5 against a mean of 4
     assert bubble_schedule_pct(4, 16) == pytest.approx(100 * 3 / 19)
+
+
+def test_unequal_stages_can_idle_less_than_the_schedule_says():
+    """1F1B of two micro-batches; the first stage takes twice as long, and is never idle."""
+    first = [Span(0, 0, kind, number, start, start + 2) for kind, number, start in (
+        ("forward", 0, 0), ("forward", 1, 2), ("backward", 0, 4), ("backward", 1, 6))]
+    second = [Span(0, 1, kind, number, start, start + 1) for kind, number, start in (
+        ("forward", 0, 2), ("backward", 0, 3), ("forward", 1, 4), ("backward", 1, 5))]
+    assert bubble_pct(first + second) == pytest.approx(25)
+    assert bubble_schedule_pct(2, 2) == pytest.approx(100 / 3)
 
 
 def test_the_typical_step_is_the_one_of_median_duration():
     def rank(*ends):
         return {step: [Span(0, 0, "forward", 0, 0, end)] for step, end in enumerate(ends, start=2)}
 
-    assert typical_step([rank(1, 9, 3), rank(1, 1, 2)])[0] == 4
-    assert typical_step([{}, {}]) == (None, [])
+    assert typical_step(watched_steps([rank(1, 9, 3), rank(1, 1, 2)])) == 4
+    assert watched_steps([{}, {}]) == {}
 
 
 @pytest.mark.parametrize("command", rows(*PIPELINES))
@@ -53,7 +73,12 @@ def test_every_stage_accounts_for_its_time(command, train):
     assert all(float(rank["forward_s_per_step"]) > 0 for rank in ranks)
     idle = [float(rank["idle_s_per_step"]) for rank in ranks]
     computing = [float(rank["forward_s_per_step"]) + float(rank["backward_s_per_step"]) for rank in ranks]
+    # 2 of 8 steps are untimed, and of these the second is watched.
+    assert summary["bubble_sd_pct"] == "" and "only one step" in run.description["empty"]["bubble_sd_pct"]
     assert float(summary["bubble_pct"]) == pytest.approx(100 * sum(idle) / (sum(idle) + sum(computing)), rel=1e-6)
+    for rank, idle_s_per_step, compute_s_per_step in zip(ranks, idle, computing, strict=True):
+        assert float(rank["bubble_pct"]) == pytest.approx(
+            100 * idle_s_per_step / (idle_s_per_step + compute_s_per_step), rel=1e-6)
     schedules = [name for name in ("gpipe", "interleaved", "zero_bubble", "zbv") if name in command]
     assert summary["schedule"] == (schedules[0] if schedules else "1f1b")
     assert 0 <= float(summary["bubble_schedule_pct"]) < 50

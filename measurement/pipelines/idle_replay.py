@@ -48,12 +48,13 @@ def replayed_bubble_pct(actions: Actions, seconds: dict[str, float]) -> float:
     return 100 * (1 - work / (len(actions) * max(free_at)))
 
 
-def mean_seconds(actions: Actions, spans: list[Span]) -> dict[str, float]:
-    """Mean seconds of one action of each kind, over replicas, pieces and micro-batches."""
+def mean_seconds(actions: Actions, steps: list[list[Span]]) -> dict[str, float]:
+    """Mean seconds of one action of each kind, over steps, replicas, pieces and micro-batches."""
+    spans = [span for step in steps for span in step]
     replicas = len({span.replica for span in spans})
     seconds = seconds_by_kind(spans)
     counts = Counter(action.kind for queue in actions for action in queue)
-    return {kind: seconds[kind] / (count * replicas) for kind, count in counts.items()}
+    return {kind: seconds[kind] / (count * replicas * len(steps)) for kind, count in counts.items()}
 
 
 def _needs(action: Action, last_piece: int) -> list[Action]:

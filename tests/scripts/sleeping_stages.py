@@ -1,5 +1,7 @@
 """A DeepSpeed pipeline whose layers only sleep, so that its bubble is known; prints what its timeline measures.
 
+The optimizer sleeps as well, for 4 units, which the bubble must not show.
+
     torchrun --nproc-per-node 4 -m tests.scripts.sleeping_stages '[1, 1, 1, 1]' 8
 
 The first argument gives each stage's forward time in units of 50 ms (backward takes twice that), the second the
@@ -53,6 +55,7 @@ def main() -> None:
                                                loss_fn=lambda x, label: (x - label).square().mean(),
                                                partition_method="uniform")
         optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+        optimizer.register_step_pre_hook(lambda *_: time.sleep(4 * UNIT_S))
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config={
             "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": micro_batches})
     cpu = torch.device("cpu")

@@ -70,7 +70,7 @@ def main() -> None:
         dist.all_gather_object(spans, timeline.spans())
         spans = [span for each in spans for span in each]
         actions = actions_of(schedule)
-        expected = (replayed_bubble_pct(actions, mean_seconds(actions, spans)) if actions else
+        expected = (replayed_bubble_pct(actions, mean_seconds(actions, [spans])) if actions else
                     bubble_schedule_pct(devices, micro_batches))
         measured[name] = {"bubble_pct": bubble_pct(spans), "bubble_schedule_pct": expected}
     if rank == 0:
