@@ -20,7 +20,7 @@ COMPARISON = """\
 INTERVAL = """\
 - Noise scale, statistical efficiency and goodput of a single seed: in brackets "low to high", the 95 % interval over
   the run's sampled steps. Throughput counts as known. ∞ : the sampled steps do not bound the noise scale from above;
-  statistical efficiency then ends at 1. Rows at equal global batch sample the same steps, so their intervals move
+  one end of statistical efficiency is then its limit, 1. Rows at equal global batch sample the same steps, so their intervals move
   together: goodput differs between them as throughput does."""
 
 FEW_STEPS = """\
