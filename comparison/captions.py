@@ -24,8 +24,8 @@ COMPARISON = """\
 INTERVAL = """\
 - Noise scale, statistical efficiency and goodput of a single seed: in brackets "low to high", the 95 % interval over
   the run's sampled steps. Throughput counts as known. ∞ : the sampled steps do not bound the noise scale from above;
-  statistical efficiency then ends at 1. Rows at equal global batch sample the same steps, so their intervals move
-  together: goodput differs between them as throughput does."""
+  one end of statistical efficiency is then its limit, 1. Rows at equal global batch sample the same steps, so their
+  intervals move together: goodput differs between them as throughput does."""
 
 FEW_STEPS = """\
 - ‡ : rests on too few steps. A run of this row sampled the gradient noise in fewer than 20 steps, which give no
