@@ -346,10 +346,11 @@ def test_a_note_stands_in_the_record_from_the_beginning(job):
         mark_ended(path, status, "SIGTERM, after step 3")
         ended = json.loads(path.read_text())
         assert (ended["note"], ended["status"], ended["reason"]) == ("one device", status, "SIGTERM, after step 3")
-    record.finish("hash", {"f1": "none"}, "no rate")
+    record.finish("hash", {"f1": "none"}, "no rate", [0.5, None])
     finished = json.loads(path.read_text())
     assert (finished["note"], finished["status"], finished["reason"]) == ("one device", "finished", None)
     assert (finished["order_hash"], finished["empty"]) == ("hash", {"f1": "none"}) and finished["ended"]
+    assert finished["at_the_end"]["matrix_product_s"] == [0.5, None]
 
 
 def test_the_record_tells_deepspeed_configs_apart(job):
