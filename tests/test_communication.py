@@ -199,7 +199,6 @@ def test_profiled_steps_are_off_the_throughput_clock_and_change_nothing(train):
 
 def test_no_step_waits_until_other_ranks_have_saved_their_traces(train):
     run = train("tests/scripts/slow_trace.py", "--num_gpus", "2", "--profile_steps", "2")
-    elapsed = run.column("elapsed_s")
-    assert elapsed[5] - elapsed[4] > 6, "the fifth step is the last that was profiled"
-    assert max(run.column("step_s")) < 3, "rank 0 would wait for most of 6 s"
-    assert 3 * 32 / float(run.summary["throughput_samples_per_s"]) < 3
+    fifth, sixth = run.column("elapsed_s")[4:6]
+    assert sixth - fifth > 12, "the second rank slept after the fifth step, the last that was profiled"
+    assert run.column("step_s")[5] < 6, "else the first waited for it within the sixth"

@@ -1,4 +1,4 @@
-"""`bert_baseline.py` whose second rank takes 6 s longer to save its trace of the profiled steps."""
+"""`bert_baseline.py` whose second rank takes 12 s longer to save its trace of the profiled steps."""
 
 import time
 
@@ -11,7 +11,7 @@ save = StepProfiler.save
 
 def save_slowly(profiler: StepProfiler) -> None:
     if profiler.processes.rank == 1:
-        time.sleep(6)
+        time.sleep(12)
     save(profiler)
 
 
