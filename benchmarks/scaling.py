@@ -68,7 +68,7 @@ def main() -> None:
                 lines.append(f"| {seed} | {script} | {rate:.2f} | {ratio:.3f} | {' | '.join(watched)} |")
     print(f"global batch 64, micro-batches of {size}; of the bound: of the two unconnected, pipelines of "
           f"{options.micro_batches}/{options.micro_batches + 1} of it")
-    print("| seed | | samples/s | of the bound | idle in one watched step % | stages' imbalance % |")
+    print("| seed | | samples/s | of the bound | idle time % | stages' imbalance % |")
     print("|--:|---|--:|--:|--:|--:|", *lines, sep="\n")
     for script, values in ratios.items():
         print(f"{script}: median {statistics.median(values):.3f}, {min(values):.3f} to {max(values):.3f}")
