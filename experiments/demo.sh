@@ -14,12 +14,5 @@ if [[ ! ${RESUME:-} ]]; then
 fi
 source experiments/runs.sh
 
-strategies() {
-    run bert_baseline.py --num_gpus 1
-    baseline bert_baseline.py --num_gpus 2
-    baseline bert_baseline.py --num_gpus 4
-    run pipeline.py --num_gpus 2 --micro_batches 4
-    run pipeline.py --num_gpus 4 --micro_batches 4
-}
-for_each_seed strategies 0
+for_each_seed ddp_and_pipelines 0
 compare "${RESULTS:-results}/demo"

@@ -11,11 +11,7 @@ OVERWRITE=yes
 source experiments/runs.sh
 
 strategies() {
-    run bert_baseline.py --num_gpus 1
-    baseline bert_baseline.py --num_gpus 2
-    baseline bert_baseline.py --num_gpus 4
-    run pipeline.py --num_gpus 2 --micro_batches 4
-    run pipeline.py --num_gpus 4 --micro_batches 4
+    ddp_and_pipelines
     run pipeline.py --num_gpus 4 --stages 2 --micro_batches 4
 }
 for_each_seed strategies "0 1 2"

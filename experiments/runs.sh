@@ -29,6 +29,15 @@ baseline() {
     fi
 }
 
+# ddp_and_pipelines: the rows of the small experiments.
+ddp_and_pipelines() {
+    run bert_baseline.py --num_gpus 1
+    baseline bert_baseline.py --num_gpus 2
+    baseline bert_baseline.py --num_gpus 4
+    run pipeline.py --num_gpus 2 --micro_batches 4
+    run pipeline.py --num_gpus 4 --micro_batches 4
+}
+
 # for_each_seed FUNCTION SEEDS: call a function that lists the runs of one seed for each of $SEEDS, or of these. With
 # several seeds the runs of each go in an order of their own, so that a machine that slows down disadvantages nobody. It
 # is drawn from the seed: an experiment that is resumed keeps it, and each run.json says when its run started.
@@ -50,6 +59,8 @@ sys.stdout.writelines(lines)' "$seed")
     done
     seed=0
 }
+
+# verify_first TASK FOLDER DEVICES...: prove every strategy on so many devices, unless that was done. VERIFY=no skips it.
 verify_first() {
     for devices in "${@:3}"; do
         [[ ${VERIFY:-} == no ]] || python verify.py --task "$1" --output_dir "$2" --num_gpus "$devices" --skip_verified ||

@@ -61,7 +61,7 @@ def cpu_clock_mhz() -> float | None:
     """The clock frequency of the processor's cores, on average; None where the system does not tell."""
     try:
         frequency = psutil.cpu_freq()
-    except (AttributeError, NotImplementedError, OSError, RuntimeError):
+    except (AttributeError, OSError, RuntimeError):  # no such function, file or system
         return None
     return frequency.current if frequency and frequency.current else None
 
