@@ -4,7 +4,7 @@ The optimizer sleeps as well, for 4 units, which the bubble must not show.
 
     torchrun --nproc-per-node 4 -m tests.scripts.sleeping_stages '[1, 1, 1, 1]' 8
 
-The first argument gives each stage's forward time in units of 50 ms (backward takes twice that), the second the
+The first argument gives each stage's forward time in units of 300 ms (backward takes twice that), the second the
 number of micro-batches.
 """
 
@@ -20,7 +20,7 @@ from measurement.pipelines.deepspeed_timeline import watch_instructions
 from measurement.pipelines.timeline import StepTimeline, bubble_pct, bubble_schedule_pct, imbalance_pct
 from workload.launch.processes import join_deepspeed, quiet_libraries
 
-UNIT_S = 0.05  # long beside what a busy machine adds to a sleep
+UNIT_S = 0.3  # a virtual machine that slept takes some 10 ms to go on
 
 
 class Sleep(torch.autograd.Function):
@@ -37,12 +37,14 @@ class Sleep(torch.autograd.Function):
 
 
 class SleepingLayer(torch.nn.Module):
-    def __init__(self, seconds: float) -> None:
+    unit_s = 0.0
+
+    def __init__(self, units: int) -> None:
         super().__init__()
-        self.seconds, self.weight = seconds, torch.nn.Parameter(torch.ones(1))
+        self.units, self.weight = units, torch.nn.Parameter(torch.ones(1))
 
     def forward(self, x):
-        return Sleep.apply(x * self.weight, self.seconds)
+        return Sleep.apply(x * self.weight, self.unit_s * self.units)
 
 
 def main() -> None:
@@ -51,15 +53,16 @@ def main() -> None:
     dist.init_process_group("gloo")
     deepspeed = join_deepspeed()
     with quiet_libraries():
-        module = deepspeed.pipe.PipelineModule([SleepingLayer(UNIT_S * unit) for unit in units], num_stages=len(units),
+        module = deepspeed.pipe.PipelineModule([SleepingLayer(unit) for unit in units], num_stages=len(units),
                                                loss_fn=lambda x, label: (x - label).square().mean(),
                                                partition_method="uniform")
         optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
-        optimizer.register_step_pre_hook(lambda *_: time.sleep(4 * UNIT_S))
+        optimizer.register_step_pre_hook(lambda *_: time.sleep(4 * SleepingLayer.unit_s))
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config={
             "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": micro_batches})
     cpu = torch.device("cpu")
-    for step in (1, 2):  # the first agrees on shapes
+    for step in (1, 2):  # the first agrees on shapes, and does not sleep
+        SleepingLayer.unit_s = UNIT_S * (step == 2)
         synchronize(cpu)
         timeline = StepTimeline(0, engine.stage_id, cpu)
         batches = iter([(torch.ones(1, 4), torch.zeros(1, 4))] * micro_batches)

@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 -m tests.scripts.sleeping_torch_stages 4
 
-Each process has two layers. Each of a layer's passes takes 50 ms: forward, backward for its input, for its weight.
+Each process has two layers. Each of a layer's passes takes 300 ms: forward, backward for its input, for its weight.
 The argument is the number of micro-batches.
 """
 
@@ -21,7 +21,7 @@ from measurement.pipelines.timeline import StepTimeline, bubble_pct, bubble_sche
 from measurement.pipelines.torch_timeline import actions_of, watch_schedule
 from workload.pipelines.schedules import TORCH_NAMES, PipelinePlan
 
-UNIT_S = 0.05
+UNIT_S = 0.3  # a virtual machine that slept takes some 10 ms to go on
 
 
 class Sleep(torch.autograd.Function):
@@ -38,12 +38,14 @@ class Sleep(torch.autograd.Function):
 
 
 class SleepingLayer(torch.nn.Module):
+    seconds = 0.0  # of each pass
+
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
 
     def forward(self, x):
-        return Sleep.apply(x * Sleep.apply(self.weight, 0, UNIT_S), UNIT_S, UNIT_S)
+        return Sleep.apply(x * Sleep.apply(self.weight, 0, self.seconds), self.seconds, self.seconds)
 
 
 def main() -> None:
@@ -60,7 +62,8 @@ def main() -> None:
         kind = get_schedule_class(plan.torch_name)
         schedule = kind(stages if plan.pieces_a_device > 1 else stages[0], micro_batches,
                         lambda x, label: (x - label).square().mean(), scale_grads=False)
-        for watched in (False, True):  # the first step makes connections
+        for watched in (False, True):  # the first step makes connections, and does not sleep
+            SleepingLayer.seconds = UNIT_S * watched
             synchronize(cpu)
             timeline = StepTimeline(0, rank, cpu)
             with watch_schedule(schedule, timeline if watched else None):
