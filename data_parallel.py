@@ -18,7 +18,8 @@ from workload.errors import InputError, one_line_errors
 from workload.evaluation import whole_model
 from workload.job import prepare
 from workload.launch.gpus import visible_gpus
-from workload.launch.processes import devices_asked_for, leave
+from workload.launch.processes import leave
+from workload.launch.start import devices_asked_for
 from workload.models.loading import save_whole
 from workload.optimization import Optimization
 from workload.precision import autocast

@@ -21,7 +21,8 @@ from workload.arguments import FsdpArguments, parse_arguments
 from workload.errors import one_line_errors
 from workload.evaluation import whole_model
 from workload.job import prepare
-from workload.launch.processes import devices_asked_for, leave
+from workload.launch.processes import leave
+from workload.launch.start import devices_asked_for
 from workload.models.layers import transformer_modules
 from workload.models.loading import write_model
 from workload.optimization import Optimization

@@ -23,7 +23,8 @@ from workload.deepspeed_settings.checks import check_pipeline
 from workload.deepspeed_settings.config import complete_config, read_deepspeed_config
 from workload.errors import one_line_errors
 from workload.job import prepare
-from workload.launch.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
+from workload.launch.processes import join_deepspeed, leave, quiet_libraries
+from workload.launch.start import devices_asked_for
 from workload.models.layers import Layer, ordered_layers, shared_weight
 from workload.optimization import Optimization
 from workload.pipelines.pieces import SharedWeight, cut, is_counted, save_model

@@ -29,7 +29,8 @@ from workload.batches import Share
 from workload.errors import one_line_errors
 from workload.job import prepare
 from workload.launch.groups import new_groups
-from workload.launch.processes import devices_asked_for, leave
+from workload.launch.processes import leave
+from workload.launch.start import devices_asked_for
 from workload.models.layers import ordered_layers
 from workload.optimization import Optimization
 from workload.pipelines.pieces import Piece, cut, is_counted, save_model, share_over

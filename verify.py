@@ -30,7 +30,7 @@ from verification.records import NAME, add_verification, is_proven, read_verific
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError, one_line_errors
 from workload.launch.gpus import use_cpu, visible_gpus
-from workload.launch.processes import devices_asked_for
+from workload.launch.start import devices_asked_for
 from workload.models.families import FAMILIES
 from workload.models.loading import TINY
 from workload.tasks import TASKS, open_task

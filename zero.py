@@ -24,7 +24,8 @@ from workload.deepspeed_settings.config import complete_config, follow_config, r
 from workload.errors import one_line_errors
 from workload.evaluation import whole_model
 from workload.job import prepare
-from workload.launch.processes import devices_asked_for, join_deepspeed, leave, quiet_libraries
+from workload.launch.processes import join_deepspeed, leave, quiet_libraries
+from workload.launch.start import devices_asked_for
 from workload.models.loading import write_model
 from workload.optimization import Optimization
 from workload.precision import keep_casts

@@ -1,4 +1,4 @@
-"""summary.csv, one row with the same columns for every strategy, and why a column is empty; ranks.csv, a row per rank.
+"""summary.csv: one row with the same columns for every strategy, and why a column is empty.
 
 Pure functions of a `RunResult`: nothing here reads a clock, a file or a device.
 """
@@ -28,18 +28,15 @@ from measurement.columns import (
     deepspeed_settings,
 )
 from measurement.environment import hardware_name
-from measurement.machine_state import drift_pct
 from measurement.monitor import mean
 from measurement.peak_rates import utilization_pct
 from measurement.pipelines.idle_replay import mean_seconds, replayed_bubble_pct
 from measurement.pipelines.timeline import (
     bubble_pct,
     bubble_schedule_pct,
-    forward_backward_s,
-    idle_s,
     imbalance_pct,
-    seconds_by_kind,
 )
+from measurement.rank_rows import describe_ranks
 from measurement.run_result import RunResult
 from workload.deepspeed_settings.config import tuned_by
 
@@ -63,7 +60,7 @@ class Summary(NamedTuple):
 
 def summarize(result: RunResult) -> Summary:
     """The summary of a run that has been evaluated."""
-    ranks = _describe_ranks(result)
+    ranks = describe_ranks(result)
     empty = dict(result.reports[0].missing)
     row = _setting(result, empty) | _code(result, empty) | _quality(result, empty) | _speed(result, ranks, empty)
     row |= _devices(result, ranks, empty) | _parts_of_a_step(result, ranks, empty)
@@ -74,36 +71,6 @@ def summarize(result: RunResult) -> Summary:
     return Summary({name: row.get(name) for name in SUMMARY_COLUMNS},
                    [{name: rank.get(name) for name in RANK_COLUMNS} for rank in ranks],
                    {name: reason for name, reason in empty.items() if row.get(name) is None})
-
-
-def _describe_ranks(result: RunResult) -> list[dict]:
-    """The rows of ranks.csv, and some values that only the summary uses."""
-    devices = {rank: readings for report in result.reports for rank, readings in report.devices.items()}
-    rows = []
-    for rank, report in zip(result.run_json["ranks"], result.reports, strict=True):
-        work = report.progress.work
-        row = rank | devices.get(rank["rank"], {}) | report.profile | {
-            "device": " + ".join(device["device"] for device in rank["devices"]),
-            "data_s_per_step": work.data_s / max(work.steps, 1)}
-        if report.peak_memory_gib is not None:
-            row["peak_memory_gib"] = report.peak_memory_gib
-        row["machine_drift_pct"] = drift_pct(_matrix_products(result, rank["rank"]))
-        if steps := result.watched_steps:
-            stage = rank["replica"], rank["stage"]
-            seconds = seconds_by_kind([span for step in steps for span in step if (span.replica, span.stage) == stage])
-            seconds["backward"] += seconds.pop("weight", 0)
-            row |= {name: seconds[name.removesuffix("_s_per_step")] / len(steps) for name in STAGE_TIMES} | {
-                "idle_s_per_step": mean([idle_s(step)[stage] for step in steps]),
-                "bubble_pct": mean([100 * idle_s(step)[stage] / forward_backward_s(step) for step in steps])}
-        rows.append(row)
-    return rows
-
-
-def _matrix_products(result: RunResult, rank: int) -> list[float]:
-    """Seconds of a rank's matrix products: at the start of each attempt on as many processes, and at the end."""
-    attempts = [attempt.get("matrix_product_s") or [] for attempt in result.run_json["attempts"]]
-    products = [attempt[rank] for attempt in attempts if len(attempt) == len(result.reports)]
-    return [product for product in (*products, result.reports[rank].matrix_product_s) if product is not None]
 
 
 def _setting(result: RunResult, empty: dict) -> dict:

@@ -14,7 +14,7 @@ import pytest
 import workload.arguments
 from tests.shared.runs import EXACT, ONE_PROCESS, ROOT, FinishedRun, assert_same_computation, stray_lines
 from workload.errors import InputError
-from workload.launch.processes import devices_asked_for
+from workload.launch.start import devices_asked_for
 
 JOBS = sorted(ROOT.glob("experiments/slurm/*.sbatch"))
 TORCHRUN = ["torchrun", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "7"]

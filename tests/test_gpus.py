@@ -16,7 +16,7 @@ from verification.proof import torchrun
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
 from workload.launch import gpus
-from workload.launch.processes import devices_asked_for
+from workload.launch.start import devices_asked_for
 
 TOO_OLD = ("CUDA initialization: The NVIDIA driver on your system is too old (found version 12020). (Triggered "
            "internally at /pytorch/c10/cuda/CUDAFunctions.cpp:119.)")

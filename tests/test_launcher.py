@@ -10,7 +10,8 @@ from tests.shared.runs import ROOT
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError, one_line_errors
 from workload.launch import launcher
-from workload.launch.processes import devices_asked_for, join
+from workload.launch.processes import join
+from workload.launch.start import devices_asked_for
 
 ALONE = dict.fromkeys(["WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
 

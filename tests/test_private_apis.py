@@ -77,7 +77,8 @@ def test_torchrun_says_which_signal_stopped_it():
 # ---------------------------------------------------------------------- DeepSpeed
 
 SHARED_MEMORY = """
-from workload.launch.processes import join, join_deepspeed, launch
+from workload.launch.processes import join, join_deepspeed
+from workload.launch.start import launch
 
 launch(1)
 join(1, 1)

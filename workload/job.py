@@ -1,9 +1,6 @@
 """A job: flags, data, model and devices, brought together and checked in an order that wastes nobody's time."""
 
 import dataclasses
-import json
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,20 +16,19 @@ from workload.arguments import Arguments
 from workload.batches import Batches, BatchSplit, split_batch
 from workload.checkpoints import Checkpoint, newest_checkpoint
 from workload.errors import InputError
-from workload.launch import launcher
 from workload.launch.gpus import device_type
-from workload.launch.processes import Processes, join, launch, started_at
+from workload.launch.processes import Processes, join
+from workload.launch.start import launch, started_at
 from workload.models.layers import ORDERED_LAYERS
 from workload.optimizer import warmup_steps
+from workload.output_folder import output_folder
 from workload.precision import choose_precision
-from workload.storage import check_cache, check_names, check_writable, keep_sockets_short
-from workload.tasks import TASKS, Task, open_task
+from workload.storage import check_names, keep_sockets_short
+from workload.tasks import Task, open_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds
 
-# Flags that say how to run, not what to train; they may change on --resume.
-HOW_TO_RUN = {"resume", "overwrite", "checkpoint_steps", "hang_timeout_s", "output_dir", "run_name"}
 UNTIMED_STEPS = 5  # at the start, or a quarter of a very short run
 
 
@@ -143,7 +139,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     batch_split = split_batch(arguments, devices // stages, micro_batches)
     precision = choose_precision(arguments.precision, arguments.tf32, torch.device(device_type()))
     settings = complete_settings(batch_split, precision) if complete_settings else None
-    folder = _folder(arguments, strategy, devices, stages, batch_split, precision)
+    folder = output_folder(arguments, strategy, devices, stages, batch_split, precision)
     datasets.disable_progress_bars()
     task = open_task(arguments)
     if schedule and task.config.model_type not in ORDERED_LAYERS:
@@ -198,55 +194,3 @@ def _check_steps(arguments: Arguments, steps: int) -> None:
     if arguments.profile_steps > max(most, 0):
         raise InputError(f"--profile_steps {arguments.profile_steps}: the run has {steps} steps, of which at most "
                          f"{max(most, 0)} can be profiled")
-
-
-def _folder(arguments: Arguments, strategy: str, devices: int, stages: int, batch_split: BatchSplit,
-            precision: str) -> Path:
-    """The run's folder. Only rank 0 checks whether it exists: the others may get here after it was created."""
-    model = os.path.basename(os.path.normpath(arguments.model or TASKS[arguments.task].default_model))
-    schedule = getattr(arguments, "schedule", None)
-    name = arguments.run_name or "-".join([
-        arguments.task, model, strategy, *([schedule] if schedule else []),
-        f"{devices}dev", *([f"{launcher.nodes()}nodes"] if launcher.nodes() > 1 else []),
-        *([f"{stages}stages", f"{batch_split.micro_batches}micro"] if stages > 1 else []),
-        f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
-    folder = Path(arguments.output_dir) / name
-    check_writable(folder)
-    check_cache()
-    if arguments.resume != "never" and (folder / "run.json").is_file():
-        _end_if_finished(folder, arguments)
-    if launcher.rank() == 0:
-        _check_folder(folder, arguments)
-    return folder
-
-
-def _check_folder(folder: Path, arguments: Arguments) -> None:
-    """Refuse a folder that holds something other than the flags expect."""
-    is_free = not folder.exists() or folder.is_dir() and not any(folder.iterdir())
-    if is_free and arguments.resume == "always":
-        raise InputError(f"--resume: {folder} holds no run; --resume auto begins one")
-    if is_free:
-        return
-    if not (folder / "run.json").is_file():
-        raise InputError(f"{folder} exists and is not a run's folder, so it is not overwritten; give another "
-                         "--run_name")
-    if arguments.resume == "never" and not arguments.overwrite:
-        raise InputError(f"{folder} exists; give another --run_name, --resume, or --overwrite")
-
-
-def _end_if_finished(folder: Path, arguments: Arguments) -> None:
-    """End here if this run is finished already; on every rank, so that none waits for one that has ended."""
-    try:
-        description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if description["status"] != "finished":
-            return
-    except (ValueError, TypeError, KeyError):
-        raise InputError(f"--resume: {folder / 'run.json'} cannot be read; --overwrite replaces the run") from None
-    for name in arguments.given - HOW_TO_RUN:
-        asked, done = getattr(arguments, name), description["flags"].get(name)
-        if asked != done:
-            raise InputError(f"--resume: {folder} is finished, with --{name} {done}, not {asked}; give another "
-                             "--run_name")
-    if launcher.rank() == 0:
-        print(f"{folder} is finished")
-    sys.exit(0)
