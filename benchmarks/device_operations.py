@@ -4,14 +4,15 @@
     python -m benchmarks.device_operations --shapes bert-base --rows DDP FSDP
 
 Operations are calls of PyTorch's kernels: a fused or foreach call is one, attention is one forward and one backward,
-views are none, collectives are counted by themselves. Each row trains in bf16 with 2 micro-batches a step and with 4: a
-micro-batch's share is half of the difference, the rest is the step's. Besides the scripts a bare loop: autocast,
-backward, PyTorch's clipping and AdamW as they come. Writes device_operations.csv, the counts by name beside it, and
-prints a table. Takes about a minute a row on 2 cores.
+views are none, collectives are counted by themselves. Each row trains in bf16 with 2 micro-batches a step and with 4:
+half of the difference is what each further micro-batch adds. Besides the scripts a bare loop: autocast, backward,
+PyTorch's clipping and AdamW as they come. Writes device_operations.csv, the counts by name beside it, and prints a
+table. Takes about a minute a row on 2 cores.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -19,15 +20,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+import transformers
 from tqdm import tqdm
 
 from benchmarks.drawing import ROOT
 
 STEPS, LENGTH, SIZE = 3, 32, 2  # counts depend on none of them
-# shape: model class's configuration, its flags
-SHAPES = {"bert-base": ("BertConfig", ["--tokenizer", "data/tiny_bert", "--sample"]),
+CONTEXT, QUESTION = "The Elbe flows through Hamburg.", "Which river flows through Hamburg?"  # so short that all is padded
+# shape: its configuration's class, flags
+SHAPES = {"bert-base": ("BertConfig", ["--tokenizer", "data/tiny_bert"]),
           "gpt2": ("GPT2Config", ["--tokenizer", "data/tiny_gpt2", "--task", "oscar", "--sample"])}
-PIPELINE = ["--micro_batches"]  # whose script takes the number itself
 ROWS: dict[str, tuple[int, list[str]]] = {
     "bare loop": (1, ["bare"]),
     "one GPU": (1, ["bert_baseline.py"]),
@@ -41,7 +43,7 @@ ROWS: dict[str, tuple[int, list[str]]] = {
     "torch zbv": (2, ["torch_pipeline.py", "--schedule", "zbv"]),
     "HF Trainer": (2, ["hf_trainer.py"]),
 }
-COLUMNS = ["shape", "row", "gpus", "per", "operations", "host_waits", "collectives", "cast_mib", "copied_mib"]
+COLUMNS = ["shape", "row", "gpus", "of", "operations", "host_waits", "collectives", "cast_mib", "copied_mib"]
 
 
 def bare_loop(flags: list[str], path: Path) -> None:
@@ -72,15 +74,30 @@ def bare_loop(flags: list[str], path: Path) -> None:
         optimizer.zero_grad()
     found = {name: [count - then for count, then in zip(counts, before.get(name, (0, 0)), strict=True)]
              for name, counts in gpu.operations().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"waits": [{"per_step": len(waits)}], "operations": {
         name: {"per_step": calls, "bytes_per_step": size} for name, (calls, size) in found.items() if calls}}))
+
+
+def write_inputs(shape: str, folder: Path) -> list[str]:
+    """Write the model's configuration and, for BERT, questions that all need padding; returns the flags for them."""
+    kind, flags = SHAPES[shape]
+    (folder / "config.json").write_text(getattr(transformers, kind)().to_json_string())
+    if shape == "bert-base":
+        answer = [{"text": "Elbe", "answer_start": CONTEXT.index("Elbe")}]
+        questions = [{"id": str(number), "question": QUESTION, "answers": answer, "is_impossible": False}
+                     for number in range(64)]
+        paragraphs = [{"context": CONTEXT, "qas": questions}]
+        (folder / "squad.json").write_text(json.dumps({"data": [{"title": "rivers", "paragraphs": paragraphs}]}))
+        flags = [*flags, "--train_file", str(folder / "squad.json"), "--eval_file", str(folder / "squad.json")]
+    return ["--model", str(folder), *flags]
 
 
 def counts_of(words: list[str], gpus: int, micro_batches: int, shape_flags: list[str], folder: Path) -> dict:
     """The counts of one training's first rank."""
     counts = folder / "counts"
-    flags = [*words[1:], *shape_flags, "--from_scratch", "true", "--max_seq_length", str(LENGTH), "--max_steps", str(STEPS),
-             "--noise_scale_steps", "0", "--measure", "throughput", "--precision", "bf16", "--num_gpus", str(gpus),
+    flags = [*words[1:], *shape_flags, "--from_scratch", "true", "--max_seq_length", str(LENGTH), "--max_steps",
+             str(STEPS), "--noise_scale_steps", "0", "--measure", "throughput", "--precision", "bf16", "--num_gpus", str(gpus),
              "--max_eval_examples", "4", "--output_dir", str(folder), "--run_name", "run"]
     is_pipeline = "pipeline" in words[0]
     flags += ["--global_batch_size", str(SIZE * micro_batches * (1 if is_pipeline else gpus))]
@@ -89,9 +106,10 @@ def counts_of(words: list[str], gpus: int, micro_batches: int, shape_flags: list
                "tests.pretended_cuda"]
     script = ["benchmarks/device_operations.py", "--bare", str(counts)] if words[0] == "bare" else [words[0]]
     variables = {"PRETENDED_GPUS": str(gpus), "DEVICE_COUNTS": str(counts), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *script, *flags], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True)
+    done = subprocess.run([*command, *script, *flags], cwd=ROOT, env=os.environ | variables, capture_output=True,
+                          text=True)
     if done.returncode:
-        sys.exit(f"error: {' '.join(script)}: {done.stderr.strip().splitlines()[-1]}")
+        sys.exit(f"error: {' '.join(script)}:\n{done.stderr[-2000:]}")
     return json.loads((counts / "rank0.json").read_text())
 
 
@@ -116,26 +134,21 @@ def main() -> None:
     options = parser.parse_args()
     written, by_name = [], {}
     with tqdm(total=2 * len(options.shapes) * len(options.rows), unit="training") as bar:
-        for shape in options.shapes:
-            kind, flags = SHAPES[shape]
-            for row in options.rows:
-                gpus, words = ROWS[row]
-                found = {}
-                for micro_batches in (2, 4):
-                    with tempfile.TemporaryDirectory() as temporary:
-                        model = Path(temporary, shape)
-                        model.mkdir()
-                        import transformers
-                        (model / "config.json").write_text(getattr(transformers, kind)().to_json_string())
-                        counts = counts_of(words, gpus, micro_batches, ["--model", str(model), *flags], Path(temporary))
-                    by_name[f"{shape}, {row}, {micro_batches} micro-batches"] = counts
-                    found[micro_batches] = totals(counts)
-                    bar.update()
-                each = {name: (found[4][name] - found[2][name]) / 2 for name in found[2]}
-                once = {name: found[2][name] - 2 * each[name] for name in each}
-                written += [{"shape": shape, "row": row, "gpus": gpus, "per": per,
-                             **{name: f"{value:.0f}" for name, value in values.items()}}
-                            for per, values in (("micro-batch", each), ("step", once))]
+        for shape, row in itertools.product(options.shapes, options.rows):
+            gpus, words = ROWS[row]
+            found = {}
+            for micro_batches in (2, 4):
+                with tempfile.TemporaryDirectory() as temporary:
+                    model = Path(temporary, shape)
+                    model.mkdir()
+                    counts = counts_of(words, gpus, micro_batches, write_inputs(shape, model), Path(temporary))
+                by_name[f"{shape}, {row}, {micro_batches} micro-batches"] = counts["operations"]
+                found[micro_batches] = totals(counts)
+                bar.update()
+            further = {name: (found[4][name] - found[2][name]) / 2 for name in found[2]}
+            written += [{"shape": shape, "row": row, "gpus": gpus, "of": of,
+                         **{name: f"{value:.0f}" for name, value in values.items()}}
+                        for of, values in (("step of 2", found[2]), ("each further", further))]
     with open(options.output, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

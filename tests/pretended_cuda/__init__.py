@@ -8,7 +8,8 @@ Tensors are real `cuda:N` tensors: CUDA's dispatch key, its autocast lists, its 
 the CPU's (`device.cpp`), `torch.cuda` answers as a node of H100s does (`torch_cuda.py`), NCCL is gloo
 (`collectives.py`). A non-blocking copy into pinned memory arrives late: until the host has waited for the device, or
 asked for an event recorded behind the copy, the memory holds NaN. Within measured steps, operations are counted by
-name, and what makes the host wait by line (`counting.py`). Attention is one operation, as CUDA's memory-efficient kernel.
+name, and what makes the host wait by line (`counting.py`). Attention is one operation, as in CUDA's memory-efficient
+kernel.
 
 What this cannot show: NCCL itself; races between streams, except late copies; CUDA's own kernels, of which an operation
 may start several; Triton; CUPTI, so profiles hold CPU activities only; NVML.

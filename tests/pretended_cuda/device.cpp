@@ -237,6 +237,8 @@ Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, std::option
 
 Tensor& copy_(Tensor& to, const Tensor& from, bool non_blocking) {
   at::AutoDispatchBelowADInplaceOrView below;
+  if (to.const_data_ptr() == from.const_data_ptr() && to.dtype() == from.dtype() && to.strides() == from.strides())
+    return to;  // what gloo hands back lies where NCCL would have put it
   bool from_device = is_on_host(to) && !is_on_host(from), to_device = is_on_host(from) && !is_on_host(to);
   count(from_device || to_device ? "copy between host and device" : to.dtype() == from.dtype() ? "copy" : "cast",
         to.nbytes());
@@ -319,6 +321,9 @@ Tensor attend(const Tensor& query, const Tensor& key, const Tensor& value, const
   return std::get<0>(at::_scaled_dot_product_attention_math(query, key, value, bias, dropout, is_causal, {}, scale));
 }
 
+// As CUDA's kernel lays it out: (batch, heads, length, width), in memory as (batch, length, heads, width).
+Tensor by_token(const Tensor& tensor) { return tensor.transpose(1, 2).contiguous().transpose(1, 2); }
+
 // Keeps no probabilities, as CUDA's kernel does not: the backward pass computes them again, from the same random numbers.
 std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const Optional& bias, bool, double dropout,
@@ -330,9 +335,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_attention(
   auto random_state = generator.cpu.get_state();
   auto output = attend(on_cpu(query), on_cpu(key), on_cpu(value), bias ? Optional(on_cpu(*bias)) : bias, dropout,
                        is_causal, scale);
-  // As CUDA's kernel lays it out: (batch, heads, length, width), in memory as (batch, length, heads, width).
-  output = output.transpose(1, 2).contiguous().transpose(1, 2);
-  return {seen_as(output, Device(CUDA, index)), at::empty({0}, query.options()), random_state, at::empty({0})};
+  return {seen_as(by_token(output), Device(CUDA, index)), at::empty({0}, query.options()), random_state, at::empty({0})};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_attention_backward(
@@ -357,7 +360,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_attention_backward(
   auto gradients = torch::autograd::grad({output}, asked_for, {on_cpu(gradient)});
   std::array<Tensor, 4> found;
   for (size_t i = 0, next = 0; i < 4; i++)
-    if (inputs[i].defined() && inputs[i].requires_grad()) found[i] = seen_as(gradients[next++], Device(CUDA, index));
+    if (inputs[i].defined() && inputs[i].requires_grad())
+      found[i] = seen_as(by_token(gradients[next++]), Device(CUDA, index));
   return {found[0], found[1], found[2], found[3]};
 }
 
