@@ -26,7 +26,7 @@ from tqdm import tqdm
 from benchmarks.drawing import ROOT
 
 STEPS, LENGTH, SIZE = 3, 32, 2  # counts depend on none of them
-CONTEXT, QUESTION = "The Elbe flows through Hamburg.", "Which river flows through Hamburg?"  # so short that all is padded
+CONTEXT, QUESTION = "The Elbe flows through Hamburg.", "Which river flows through Hamburg?"  # short: all is padded
 # shape: its configuration's class, flags
 SHAPES = {"bert-base": ("BertConfig", ["--tokenizer", "data/tiny_bert"]),
           "gpt2": ("GPT2Config", ["--tokenizer", "data/tiny_gpt2", "--task", "oscar", "--sample"])}
@@ -97,8 +97,8 @@ def counts_of(words: list[str], gpus: int, micro_batches: int, shape_flags: list
     """The counts of one training's first rank."""
     counts = folder / "counts"
     flags = [*words[1:], *shape_flags, "--from_scratch", "true", "--max_seq_length", str(LENGTH), "--max_steps",
-             str(STEPS), "--noise_scale_steps", "0", "--measure", "throughput", "--precision", "bf16", "--num_gpus", str(gpus),
-             "--max_eval_examples", "4", "--output_dir", str(folder), "--run_name", "run"]
+             str(STEPS), "--noise_scale_steps", "0", "--measure", "throughput", "--precision", "bf16", "--num_gpus",
+             str(gpus), "--max_eval_examples", "4", "--output_dir", str(folder), "--run_name", "run"]
     is_pipeline = "pipeline" in words[0]
     flags += ["--global_batch_size", str(SIZE * micro_batches * (1 if is_pipeline else gpus))]
     flags += ["--micro_batches", str(micro_batches)] if is_pipeline else ["--micro_batch_size", str(SIZE)]
