@@ -123,13 +123,14 @@ def launched(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory) -> dict[str, str]:
+def environment(tmp_path_factory, common_folder) -> dict[str, str]:
     """The environment of processes that train. Tests that take it, also through other fixtures, are marked `training`.
 
-    No network, a cache of our own, the virtual environment's commands on the path, and DeepSpeed's operation as it was
-    installed, also for processes that skip the scripts' `launch`.
+    No network, caches of our own (the compiler's for the whole session), the virtual environment's commands on the
+    path, and DeepSpeed's operation as it was installed, also for processes that skip the scripts' `launch`.
     """
     return os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("hugging_face")),
+                         "TORCHINDUCTOR_CACHE_DIR": str(common_folder / "inductor"),
                          "TORCH_EXTENSIONS_DIR": os.path.join(sys.prefix, "torch_extensions"),
                          "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
@@ -202,7 +203,7 @@ def train(start, environment, common_folder, tmp_path_factory):
         if gpus:
             count = 1 if command[0] == "data_parallel.py" else gpus
             words += ["--num_gpus", str(gpus)]
-            variables |= {"PRETENDED_GPUS": str(gpus), "HOST_WAITS": str(results / name / "host_waits")}
+            variables |= {"PRETENDED_GPUS": str(gpus), "DEVICE_COUNTS": str(results / name / "device_counts")}
         return warm_ranks.run_ranks(command[0], words, count, variables, tmp_path_factory.mktemp("output"), 240)
 
     def train(*command: str, pretended_gpus: int = 0) -> FinishedRun:
@@ -241,3 +242,5 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         for name in lanes.marks(item):
             item.add_marker(name)
+    # The longest first, so that no worker ends with one while the other has nothing left.
+    items.sort(key=lambda item: -max((mark.args[0] for mark in item.iter_markers("timeout")), default=0))

@@ -23,6 +23,12 @@ def test_strategy_computes_what_one_process_computes(command, train):
     assert_same_computation(train(*command), train(*ONE_PROCESS))
 
 
+@pytest.mark.parametrize("row", ["DDP x 2", "ZeRO-2 x 2", "pipeline x 2", "torch gpipe x 2", "HF Trainer x 2"])
+def test_compiled_layers_compute_the_same(row, train, slow_lane):
+    """As FSDP's do, which is one of ROWS; ZeRO-3 and DataParallel refuse --compile."""
+    assert_same_computation(train(*ROWS[row], "--compile"), train(*ONE_PROCESS))
+
+
 def test_the_job_is_one_that_would_show_a_difference(train):
     reference = train(*ONE_PROCESS)
     assert len(reference.rows("steps.csv")) == 8

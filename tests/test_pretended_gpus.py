@@ -54,9 +54,9 @@ def command_of(name: str, gpus: int) -> tuple[str, ...]:
 
 def our_waits(run, at_least: float = 0) -> list[str]:
     """This project's lines that made a host wait in measured steps, `at_least` so often a step."""
-    ranks = run.host_waits()
+    ranks = run.device_counts()
     assert ranks
-    return [f"{wait['line']}: {wait['what']}" for rank in ranks for wait in rank
+    return [f"{wait['line']}: {wait['what']}" for rank in ranks for wait in rank["waits"]
             if not wait["line"].startswith(LIBRARIES) and wait["per_step"] >= at_least]
 
 
@@ -224,7 +224,7 @@ def waits_in_the_table() -> dict[str, dict[str, float]]:
 def test_what_libraries_wait_for_is_in_the_table(name, pretended_gpus):
     """Only waits in every step count, not those at a run's end."""
     found: dict[str, float] = {}
-    for wait in pretended_gpus(2, *command_of(name, 2)).host_waits()[0]:
+    for wait in pretended_gpus(2, *command_of(name, 2)).device_counts()[0]["waits"]:
         if wait["per_step"] >= 1:
             function = wait["line"].rpartition(":")[2]
             found[function] = found.get(function, 0) + round(wait["per_step"], 3)

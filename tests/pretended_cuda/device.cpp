@@ -2,6 +2,8 @@
 // host's, and the CPU's kernels compute. Whatever would make the host wait for a real device is reported to Python.
 #include <ATen/EmptyTensor.h>
 #include <ATen/native/TensorFactories.h>
+#include <ATen/native/transformers/attention.h>
+#include <ATen/native/transformers/sdp_utils_cpp.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/unfold_native.h>
@@ -42,6 +44,28 @@ void wait_for_device(const std::string& what) {
   PyObject* result = PyObject_CallFunction(on_wait, "s", what.c_str());
   if (!result) throw pybind11::error_already_set();
   Py_DECREF(result);
+}
+
+// ---------------------------------------------------------------- what the device is given to do
+
+struct Count { int64_t calls = 0, bytes = 0; };
+std::mutex count_lock;
+std::map<std::string, Count> counts;  // by operation; copies and casts by kind, with the bytes that they write
+
+void count(const std::string& name, int64_t bytes = 0) {
+  std::lock_guard<std::mutex> lock(count_lock);
+  auto& count = counts[name];
+  count.calls++;
+  count.bytes += bytes;
+}
+
+// Not so an operation that only looks at its tensors from another side, or makes one without contents.
+bool gives_work(const c10::FunctionSchema& schema) {
+  static const std::set<std::string> FREE = {"aten::empty", "aten::resize", "aten::set_", "aten::is_set_to",
+                                             "aten::_fused_sdp_choice", "aten::is_pinned", "aten::record_stream"};
+  for (const auto& result : schema.returns())
+    if (result.alias_info() && !result.alias_info()->isWrite()) return false;
+  return !FREE.count(schema.name());
 }
 
 // ---------------------------------------------------------------- the same memory, seen as a tensor of another device
@@ -179,6 +203,7 @@ void run_on_cpu(const c10::OperatorHandle& operation, c10::DispatchKeySet, torch
     }
   }
   arguments.check();
+  if (gives_work(schema)) count(schema.name());
   {
     at::AutoDispatchBelowADInplaceOrView below;
     std::optional<DeviceGenerator> generator;
@@ -212,7 +237,11 @@ Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, std::option
 
 Tensor& copy_(Tensor& to, const Tensor& from, bool non_blocking) {
   at::AutoDispatchBelowADInplaceOrView below;
+  if (to.const_data_ptr() == from.const_data_ptr() && to.dtype() == from.dtype() && to.strides() == from.strides())
+    return to;  // what gloo hands back lies where NCCL would have put it
   bool from_device = is_on_host(to) && !is_on_host(from), to_device = is_on_host(from) && !is_on_host(to);
+  count(from_device || to_device ? "copy between host and device" : to.dtype() == from.dtype() ? "copy" : "cast",
+        to.nbytes());
   if (from_device && non_blocking && to.is_pinned()) {
     auto arriving = on_cpu(from).clone();
     to.fill_(to.is_floating_point() ? std::numeric_limits<double>::quiet_NaN() : -1);
@@ -278,6 +307,64 @@ Tensor& set_tensor(Tensor& self, const Tensor& source) {
   return set_storage(self, source.storage(), source.storage_offset(), source.sizes(), source.strides());
 }
 
+// ---------------------------------------------------------------- attention as one operation, forward and backward
+
+int64_t choose_attention(const Tensor&, const Tensor&, const Tensor&, const std::optional<Tensor>&, double, bool,
+                         std::optional<double>, bool) {
+  return int64_t(at::globalContext().userEnabledMemEfficientSDP() ? sdp::SDPBackend::efficient_attention
+                                                                  : sdp::SDPBackend::math);
+}
+
+using Optional = std::optional<Tensor>;
+Tensor attend(const Tensor& query, const Tensor& key, const Tensor& value, const Optional& bias, double dropout,
+              bool is_causal, std::optional<double> scale) {
+  return std::get<0>(at::_scaled_dot_product_attention_math(query, key, value, bias, dropout, is_causal, {}, scale));
+}
+
+// As CUDA's kernel lays it out: (batch, heads, length, width), in memory as (batch, length, heads, width).
+Tensor by_token(const Tensor& tensor) { return tensor.transpose(1, 2).contiguous().transpose(1, 2); }
+
+// Keeps no probabilities, as CUDA's kernel does not: the backward pass computes them again, from the same random numbers.
+std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_attention(
+    const Tensor& query, const Tensor& key, const Tensor& value, const Optional& bias, bool, double dropout,
+    bool is_causal, std::optional<double> scale) {
+  count("attention");
+  at::AutoDispatchBelowADInplaceOrView below;
+  auto index = query.device().index();
+  DeviceGenerator generator(index);
+  auto random_state = generator.cpu.get_state();
+  auto output = attend(on_cpu(query), on_cpu(key), on_cpu(value), bias ? Optional(on_cpu(*bias)) : bias, dropout,
+                       is_causal, scale);
+  return {seen_as(by_token(output), Device(CUDA, index)), at::empty({0}, query.options()), random_state, at::empty({0})};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_attention_backward(
+    const Tensor& gradient, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& bias,
+    const Tensor&, const Tensor&, const Tensor& random_state, const Tensor&, double dropout, std::array<bool, 4> wanted,
+    bool is_causal, std::optional<double> scale) {
+  count("attention, backward");
+  auto index = query.device().index();
+  std::vector<Tensor> inputs;
+  for (const auto& input : {query, key, value, bias})
+    inputs.push_back(input.defined() ? on_cpu(input).detach().requires_grad_(wanted[inputs.size()]) : input);
+  std::vector<Tensor> asked_for;
+  for (const auto& input : inputs) if (input.defined() && input.requires_grad()) asked_for.push_back(input);
+  DeviceGenerator generator(index);
+  generator.cpu.set_state(random_state);
+  auto keys = c10::impl::tls_local_dispatch_key_set();  // a kernel runs below autograd
+  c10::impl::ForceDispatchKeyGuard with_autograd(keys.included_,
+                                                 keys.excluded_ - c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+  at::AutoGradMode enabled(true);
+  auto output = attend(inputs[0], inputs[1], inputs[2], bias.defined() ? Optional(inputs[3]) : std::nullopt, dropout,
+                       is_causal, scale);
+  auto gradients = torch::autograd::grad({output}, asked_for, {on_cpu(gradient)});
+  std::array<Tensor, 4> found;
+  for (size_t i = 0, next = 0; i < 4; i++)
+    if (inputs[i].defined() && inputs[i].requires_grad())
+      found[i] = seen_as(by_token(gradients[next++]), Device(CUDA, index));
+  return {found[0], found[1], found[2], found[3]};
+}
+
 TORCH_LIBRARY_IMPL(_, CUDA, library) { library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>()); }
 TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("empty.memory_format", &empty);
@@ -292,6 +379,8 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("set_.source_Storage_storage_offset", &set_storage);
   library.impl("set_.source_Storage", &set_whole_storage);
   library.impl("set_.source_Tensor", &set_tensor);
+  library.impl("_scaled_dot_product_efficient_attention", &efficient_attention);
+  library.impl("_scaled_dot_product_efficient_attention_backward", &efficient_attention_backward);
 }
 
 struct NoWarnings final : c10::WarningHandler {
@@ -310,10 +399,32 @@ void send_collectives_to_gloo() {
     library.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
 }
 
+// An operation for which CUDA has a kernel arrives whole, and not in the parts that any device could compute: fused and
+// foreach ones above all. Indexing does not: a mask as index makes the host wait, by way of its part `nonzero`.
+void keep_operations_whole() {
+  static torch::Library library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__);
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const auto& name : dispatcher.getAllOpNames()) {
+    if (name.name.rfind("aten::", 0) != 0 || name.name.find("index") != std::string::npos) continue;
+    auto operation = dispatcher.findSchema(name);
+    if (!operation || operation->hasKernelForDispatchKey(c10::DispatchKey::CUDA)) continue;
+    if (operation->hasKernelForDispatchKey(c10::DispatchKey::CPU) || name.name.rfind("aten::_foreach_", 0) == 0)
+      library.impl(c10::str(name).substr(6).c_str(), torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+  }
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   send_collectives_to_gloo();
+  keep_operations_whole();
+  at::native::_fused_sdp_choice_stub.set_cuda_dispatch_ptr(&choose_attention);
+  module.def("operations", [] {  // {name: (calls, bytes)} since the process began
+    std::lock_guard<std::mutex> lock(count_lock);
+    std::map<std::string, std::pair<int64_t, int64_t>> copy;
+    for (const auto& [name, count] : counts) copy[name] = {count.calls, count.bytes};
+    return copy;
+  });
   module.def("on_wait", [](pybind11::object function) { on_wait = function.release().ptr(); });
   module.def("wait_for_device", &wait_for_device);
   module.def("issued", [] { std::lock_guard<std::mutex> lock(late_lock); return issued; });

@@ -80,9 +80,9 @@ class FinishedRun:
     def summary(self) -> dict[str, str]:
         return self.rows("summary.csv")[0]
 
-    def host_waits(self) -> list[list[dict]]:
-        """For each rank, what made its host wait in measured steps on pretended GPUs (pretended_cuda/host_waits.py)."""
-        return [json.loads(path.read_text())["waits"] for path in sorted(self.folder.glob("host_waits/rank*.json"))]
+    def device_counts(self) -> list[dict]:
+        """For each rank, the waits and operations of measured steps on pretended GPUs (pretended_cuda/counting.py)."""
+        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("device_counts/rank*.json"))]
 
     def weights(self) -> dict:
         from safetensors.torch import load_file
