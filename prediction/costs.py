@@ -77,7 +77,7 @@ def wire_bytes(operation: str, size: float, devices: int) -> float:
     for all-gather and reduce-scatter (NCCL's performance notes), all of a message.
     """
     share = (devices - 1) / devices
-    return size * {"all-reduce": 2 * share, "all-gather": share, "reduce-scatter": share, "send/receive": 1.0}[operation]
+    return size * {"all-reduce": 2 * share, "all-gather": share, "reduce-scatter": share, "send/receive": 1}[operation]
 
 
 @dataclass(frozen=True)
