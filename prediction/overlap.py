@@ -43,7 +43,7 @@ def main() -> None:
 
     def multiply(count: int) -> None:
         for _ in range(count):
-            matrix @ matrix
+            torch.mm(matrix, matrix)
 
     def both() -> None:
         sent = dist.all_reduce(tensor, async_op=True)

@@ -47,19 +47,20 @@ def ddp(layers: Sequence[Layer], batch: Batch, costs: Costs, devices: int) -> li
     """
     step = Step(layers, batch, costs, devices)
     reductions: list[Work] = []
+    ready: list[Work] = []
+    size = 0
     for micro_batch in range(batch.micro_batches):
         for layer in layers:
             step.run(layer, "forward")
-        size = 0
         for layer in reversed(layers):
-            ready = step.run(layer, "backward")
+            ready = [step.run(layer, "backward")]
             for parameters in reversed(layer.parameters) if micro_batch == batch.micro_batches - 1 else ():
                 size += FP32 * parameters
                 if size >= (BUCKET if reductions else FIRST_BUCKET):
-                    reductions.append(step.exchange("all-reduce", size, ready))
+                    reductions.append(step.exchange("all-reduce", size, *ready))
                     size = 0
-        if size:
-            reductions.append(step.exchange("all-reduce", size, ready))
+    if size:
+        reductions.append(step.exchange("all-reduce", size, *ready))
     step.update(step.parameters, *reductions)
     return step.work
 
@@ -97,10 +98,11 @@ def fsdp(layers: Sequence[Layer], batch: Batch, costs: Costs, devices: int, resh
     whole = [layer for layer in layers if layer.kind == "layer"]
     rest = sum(layer.bytes for layer in layers if layer.kind != "layer")
     scattered: list[Work] = []
+    computed: list[Work] = []  # one layer is gathered while the one before it computes
     for micro_batch in range(batch.micro_batches):
         is_first, is_last = micro_batch == 0, micro_batch == batch.micro_batches - 1
         root = [step.exchange("all-gather", rest)] if reshards or is_first else []
-        computed: list[Work] = []  # one layer is gathered while the one before it computes
+        computed = []
         for layer in layers:
             gathered = root
             if layer.kind == "layer" and (reshards or is_first):
@@ -113,7 +115,7 @@ def fsdp(layers: Sequence[Layer], batch: Batch, costs: Costs, devices: int, resh
             computed.append(step.run(layer, "backward", *gathered))
             if layer.kind == "layer" and is_last:
                 scattered.append(step.exchange("reduce-scatter", layer.bytes, computed[-1]))
-    scattered.append(step.exchange("reduce-scatter", rest, computed[-1]))
+    scattered.append(step.exchange("reduce-scatter", rest, *computed[-1:]))
     step.update(step.parameters / devices, *scattered)
     return step.work
 
@@ -122,8 +124,8 @@ def tensor_parallel(layers: Sequence[Layer], batch: Batch, costs: Costs, devices
                     value_bytes: int) -> list[Work]:
     """Two all-reduces of a layer's activations in each pass, which nothing hides: the next product needs them."""
     step = Step(layers, batch, costs, devices)
+    last: list[Work] = []
     for _ in range(batch.micro_batches):
-        last: list[Work] = []
         for kind, order in (("forward", layers), ("backward", layers[::-1])):
             for layer in order:
                 last = [step.run(layer, kind, *last)]
