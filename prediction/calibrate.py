@@ -1,0 +1,288 @@
+"""Measure on this machine what predictions are made from: layers, engines, links, memory.
+
+    python -m prediction.calibrate --num_gpus 2                                      # the embedded model and sample
+    python -m prediction.calibrate --num_gpus 4 --model bert-base-uncased --train_file train.json --eval_file dev.json
+
+Each layer goes forward and backward by itself at several sizes. Then every strategy's script trains some steps on one
+device, as many scripts at a time as there are devices, so that memory and caches are as busy as in a run on all of
+them. Links are read from verification.json, if verify.py has measured them here. Writes calibration.json to the results
+folder. Takes up to 3 minutes on 2 cores.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from tqdm import tqdm
+
+from measurement.clock import synchronize
+from measurement.environment import source_digest, versions
+from prediction.calibration import NAME, Calibration, Engine
+from prediction.costs import FP32, Batch, Layer, LinkCost, PassCost
+from verification.machine import hardware_name
+from verification.proof import torchrun
+from verification.records import read_verifications
+from workload.arguments import Arguments, parse_arguments
+from workload.atomic_files import write_json
+from workload.batches import PAD_TO_MULTIPLE_OF
+from workload.errors import InputError, one_line_errors
+from workload.job import Job, prepare
+from workload.launch import launcher
+from workload.launch.processes import usable_cores
+from workload.launch.start import devices_asked_for
+from workload.models.layers import ordered_layers
+from workload.optimizer import build_optimizer
+
+GIB = 2**30
+SIZES = ((1, 1), (4, 1), (4, 2), (1, 4), (8, 4))  # samples, quarters of the longest length
+REPEATS = 3
+STEPS, UNTIMED = 12, 4  # of an engine's run
+MICRO_BATCHES, SMALL, LARGE = 4, 1, 4  # of an engine's runs; samples in a micro-batch
+KEPT_LENGTHS = 2000
+# name: script, flags
+ENGINES = {"ddp": ("bert_baseline.py",), "zero1": ("zero.py", "--stage", "1"), "zero2": ("zero.py", "--stage", "2"),
+           "zero3": ("zero.py", "--stage", "3"), "fsdp": ("fsdp.py",), "pipeline": ("pipeline.py", "--stages", "1"),
+           "torch_pipeline": ("torch_pipeline.py", "--stages", "1")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--num_gpus", type=int, help="devices (default: all visible GPUs; without GPUs, 2 processes)")
+    parser.add_argument("--output_dir", type=Path, default=Path("results"),
+                        help="where calibration.json goes (default: %(default)s)")
+    options, flags = parser.parse_known_args()
+    if not {"--train_file", "--sample"} & set(flags):
+        flags += ["--sample", *([] if "--model" in flags else ["--model", "tiny"])]
+    devices = options.num_gpus or max(devices_asked_for(None), 2)
+    with tempfile.TemporaryDirectory() as folder:
+        job = prepare("calibrate", parse_arguments(Arguments, [
+            *flags, "--num_gpus", "1", "--output_dir", folder, "--global_batch_size", "8", "--cpu_threads",
+            str(max(usable_cores() // devices, 1))]), 1)
+        with tqdm(total=3 + 2 * len(ENGINES), unit="part", desc="calibration") as bar:
+            calibration = calibrate(job, flags, devices, options.output_dir, bar)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    write_json(options.output_dir / NAME, calibration.as_json())
+    print(f"Wrote {options.output_dir / NAME}")
+
+
+def calibrate(job: Job, flags: list[str], devices: int, results: Path, bar: tqdm) -> Calibration:
+    """Measure everything, one part of the bar at a time."""
+    task, device = job.task, job.processes.device
+    lengths = [int(length) for length in task.samples("train")["length"][:KEPT_LENGTHS]]
+    model = job.build_model(device).train()
+    modules = ordered_layers(model)
+    layers = tuple(_layer(name, module, list(modules)) for name, module in modules.items())
+    passes = measure_layers(job, list(modules.values()), layers)
+    update = measure_update(job, list(model.parameters()))
+    bar.update()
+    del model, modules
+    parameters = sum(sum(layer.parameters) for layer in layers)
+    runs = measure_engines(flags, devices, job, bar)
+    engines = {name: _engine(passes, update * parameters, parameters, layers, rows) for name, rows in runs.items()}
+    links = measure_links(devices, results)
+    bar.update()
+    slowdown = measure_overlap(devices)
+    bar.update()
+    facts = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "hardware": hardware_name(devices),
+             "source_digest": source_digest(), **versions(), "family": task.config.model_type,
+             "model": task.model_name, "task": task.name, "precision": job.precision}
+    return Calibration(facts, layers, task.config.hidden_size, tuple(lengths), PAD_TO_MULTIPLE_OF[device.type],
+                       task.max_length, passes, update, engines, links, slowdown, device.type == "cuda")
+
+
+def _layer(name: str, module: torch.nn.Module, names: list[str]) -> Layer:
+    """The ordered layers in a row whose names end in numbers are the repeated ones."""
+    kind = ("layer" if name.rpartition(".")[2].isdigit() else
+            "embedding" if names.index(name) < len(names) / 2 else "head")
+    return Layer(kind, tuple(parameter.numel() for parameter in module.parameters()))
+
+
+# ---------------------------------------------------------------------- layers and the update
+
+def measure_layers(job: Job, modules: list[torch.nn.Module],
+                   layers: tuple[Layer, ...]) -> dict[str, dict[str, PassCost]]:
+    """Seconds of every pass of the embeddings, of one repeated layer, and of the head, fitted over sizes."""
+    task, device = job.task, job.processes.device
+    found: dict[str, dict[str, list[float]]] = {}
+    batches = [Batch(1, samples, max(task.max_length * quarters // 4, 8)) for samples, quarters in SIZES]
+    for batch in batches:
+        tokens = torch.randint(5, 100, (batch.samples, batch.length), device=device)
+        activation: Any = tuple(tokens if name == "input_ids" else torch.zeros_like(tokens)
+                                for name in task.input_names if name != "attention_mask")
+        timed: dict[str, dict[str, float]] = {}
+        for module, layer in zip(modules, layers, strict=True):
+            seconds, activation = _time_passes(module, activation, device, is_timed=layer.kind not in timed
+                                               or layer.kind != "layer")
+            for name, value in seconds.items():
+                kind = timed.setdefault(layer.kind, {})
+                kind[name] = kind.get(name, 0.0) + value
+        for kind, seconds in timed.items():
+            for name, value in seconds.items():
+                found.setdefault(kind, {}).setdefault(name, []).append(value)
+    # Embeddings that are several ordered layers are measured together, and counted once for each of them.
+    count = {kind: 1 if kind == "layer" else sum(layer.kind == kind for layer in layers) for kind in found}
+    return {kind: {name: fit_pass(batches, [value / count[kind] for value in values])
+                   for name, values in passes.items()} for kind, passes in found.items()}
+
+
+def _time_passes(module: torch.nn.Module, activation: Any, device: torch.device,
+                 is_timed: bool) -> tuple[dict[str, float], Any]:
+    """Medians of a layer's passes, in seconds, and its output without a history."""
+    def inputs() -> Any:
+        return tuple(each.detach().requires_grad_(each.is_floating_point()) for each in activation)
+
+    output = module(inputs())
+    first = output[0] if isinstance(output, tuple) else output
+    after = (first.detach(), *(output[1:] if isinstance(output, tuple) else ()))
+    if not is_timed:
+        return {}, after
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    measured: dict[str, list[float]] = {}
+    for _ in range(REPEATS):
+        given = inputs()
+        forward, output = _timed(lambda given=given: module(given), device)
+        first = output[0] if isinstance(output, tuple) else output
+        into = [each for each in given if each.requires_grad]
+        gradient = torch.ones_like(first)
+        for name, wanted in (("inputs", into), ("weights", parameters), ("backward", [*into, *parameters])):
+            taken = 0.0
+            if wanted:
+                taken, _ = _timed(lambda wanted=wanted, first=first, gradient=gradient: torch.autograd.grad(
+                    first, wanted, gradient, retain_graph=True, allow_unused=True), device)
+            measured.setdefault(name, []).append(taken)
+        measured.setdefault("forward", []).append(forward)
+    return {name: statistics.median(values) for name, values in measured.items()}, after
+
+
+def measure_update(job: Job, parameters: list[torch.nn.Parameter]) -> float:
+    """Seconds of the optimizer's step and of clipping, for each parameter."""
+    optimizer = build_optimizer(parameters, job.arguments)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+
+    def update() -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+    update()
+    seconds = [_timed(update, job.processes.device)[0] for _ in range(REPEATS)]
+    return statistics.median(seconds) / sum(parameter.numel() for parameter in parameters)
+
+
+def _timed(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    synchronize(device)
+    began = time.perf_counter()
+    result = call()
+    synchronize(device)
+    return time.perf_counter() - began, result
+
+
+def fit_pass(batches: list[Batch], seconds: list[float]) -> PassCost:
+    """Non-negative least squares of relative errors of a + b tokens + c tokens x length; the shortest is the floor."""
+    terms = np.array([[1, batch.tokens, batch.tokens * batch.length] for batch in batches], dtype=float)
+    measured = np.array(seconds)
+    if not measured.any():
+        return PassCost(0.0, 0.0, 0.0, 0.0)
+    a, b, c = nnls(terms / measured[:, None], np.ones(len(batches)))[0].tolist()
+    return PassCost(float(measured.min()), a, b, c)
+
+
+# ---------------------------------------------------------------------- engines
+
+def measure_engines(flags: list[str], devices: int, job: Job, bar: tqdm) -> dict[str, list[dict[str, Any]]]:
+    """Each engine's two runs on one device: of every timed step its shape and seconds, and the run's peak memory."""
+    def run(name: str, size: int) -> dict[str, Any]:
+        script, *own = ENGINES[name]
+        with tempfile.TemporaryDirectory() as folder:
+            shape = (["--micro_batches", str(MICRO_BATCHES)] if "pipeline" in script else
+                     ["--micro_batch_size", str(size)])
+            command = [sys.executable, script, *own, *flags, "--num_gpus", "1", *shape, "--global_batch_size",
+                       str(MICRO_BATCHES * size), "--max_steps", str(STEPS), "--noise_scale_steps", "0",
+                       "--max_eval_examples", "4", "--output_dir", folder, "--run_name", "run",
+                       "--cpu_threads", str(job.processes.cpu_threads)]
+            environment = {name: value for name, value in os.environ.items() if name not in launcher.VARIABLES}
+            done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1],
+                                  env=environment)
+            if done.returncode:
+                raise InputError(f"{script} on one device: {done.stderr.strip().splitlines()[-1]}")
+            steps = _rows(Path(folder, "run", "steps.csv"))
+            summary = _rows(Path(folder, "run", "summary.csv"))[0]
+        bar.update()
+        padded = np.diff([0.0, *(float(row["padded_tokens"]) for row in steps)]) / (MICRO_BATCHES * size)
+        timed = [(Batch(MICRO_BATCHES, size, round(length)), float(row["step_s"]))
+                 for row, length in zip(steps[UNTIMED:], padded[UNTIMED:], strict=True)]
+        return {"steps": timed, "peak_gib": float(summary["peak_memory_gib"]), "tokens": size * round(max(padded))}
+
+    pairs = [(name, size) for name in ENGINES for size in (SMALL, LARGE)]
+    with ThreadPoolExecutor(devices) as pool:  # threads that wait for processes
+        found = list(pool.map(lambda pair: run(*pair), pairs))
+    return {name: found[2 * place:2 * place + 2] for place, name in enumerate(ENGINES)}
+
+
+def _engine(passes: dict[str, dict[str, PassCost]], update_s: float, parameters: int, layers: tuple[Layer, ...],
+            runs: list[dict[str, Any]]) -> Engine:
+    """Fit step_s - update = ratio x (time of its layers by themselves) + micro-batches x micro_batch_s."""
+    steps = [step for run in runs for step in run["steps"]]
+    seconds = np.array([max(taken - update_s, 1e-9) for _, taken in steps])
+    alone = np.array([batch.micro_batches * sum(passes[layer.kind][kind].seconds(batch) for layer in layers
+                                                for kind in ("forward", "backward")) for batch, _ in steps])
+    terms = np.stack([alone, np.full(len(steps), float(MICRO_BATCHES))], axis=1)
+    ratio, added = nnls(terms / seconds[:, None], np.ones(len(steps)))[0].tolist()
+    small, large = runs
+    token_gib = max((large["peak_gib"] - small["peak_gib"]) / max(large["tokens"] - small["tokens"], 1), 0.0)
+    base = max(small["peak_gib"] - token_gib * small["tokens"] - 4 * FP32 * parameters / GIB, 0.0)
+    return Engine(ratio, added, base, token_gib)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ---------------------------------------------------------------------- links
+
+def measure_links(devices: int, results: Path) -> tuple[tuple[str, int, LinkCost], ...]:
+    """Latency and bandwidth of each operation in groups of every size that divides the devices."""
+    found = []
+    for count in (number for number in range(2, devices + 1) if devices % number == 0):
+        links = next((entry["links"] for entry in read_verifications(results)
+                      if entry["hardware"] == hardware_name(count) and entry["devices"] == count and entry["links"]),
+                     None) or _measured(count, "verification.links")
+        everyone = list(range(count))
+        for fit in links["fits"]:
+            if fit["ranks"] == everyone or fit["operation"] == "send/receive" and fit["ranks"] == [0, 1]:
+                cost = LinkCost(fit["latency_s"], fit["bandwidth_bytes_per_s"] or 1e15)
+                found.append((fit["operation"], count if fit["ranks"] == everyone else 2, cost))
+    return tuple(found)
+
+
+def measure_overlap(devices: int) -> float:
+    return _measured(devices, "prediction.overlap")["slowdown"] if devices > 1 else 1.0
+
+
+def _measured(devices: int, module: str) -> dict[str, Any]:
+    """What a module writes that runs on all devices."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "measured.json")
+        command, environment = torchrun(devices, module, str(path))
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise InputError(f"--num_gpus {devices}: the devices cannot exchange data on this machine; run verify.py")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,116 @@
+"""What single operations cost: passes through layers, updates, and exchanges, from a calibration's coefficients."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+FP32 = 4  # bytes of a parameter, of its gradient, of each of Adam's two moments
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One of a model's ordered layers.
+
+    Args:
+        kind: "embedding", "layer" or "head".
+        parameters: of each tensor, in the order of the model.
+    """
+
+    kind: str
+    parameters: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of its parameters in fp32, and so of its gradients."""
+        return FP32 * sum(self.parameters)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's batch on one replica: micro-batches of equal shape.
+
+    Args:
+        samples: in a micro-batch.
+        length: to which they are padded, in tokens.
+    """
+
+    micro_batches: int
+    samples: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """In a micro-batch."""
+        return self.samples * self.length
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """Seconds of one pass of a micro-batch through a layer: max(floor, a + b tokens + c tokens x length).
+
+    The floor is what the host needs to issue the pass, below which a device waits for it. The last term is attention's.
+    """
+
+    floor: float
+    a: float
+    b: float
+    c: float
+
+    def seconds(self, batch: Batch) -> float:
+        """For a micro-batch of this shape."""
+        return max(self.floor, self.a + self.b * batch.tokens + self.c * batch.tokens * batch.length)
+
+
+@dataclass(frozen=True)
+class LinkCost:
+    """Seconds of an operation: latency + bytes through a device's link / bandwidth."""
+
+    latency_s: float
+    bandwidth_bytes_per_s: float
+
+    def seconds(self, wire_bytes: float) -> float:
+        """For so many bytes through each device's link."""
+        return self.latency_s + wire_bytes / self.bandwidth_bytes_per_s
+
+
+def wire_bytes(operation: str, size: float, devices: int) -> float:
+    """The bytes that pass each device's link, by ring algorithms: 2 (n - 1)/n of an all-reduce's tensor, half of that
+    for all-gather and reduce-scatter (NCCL's performance notes), all of a message.
+    """
+    share = (devices - 1) / devices
+    return size * {"all-reduce": 2 * share, "all-gather": share, "reduce-scatter": share, "send/receive": 1}[operation]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of one machine for one engine.
+
+    Args:
+        passes: by layer's kind, then "forward", "backward", and for split backward passes "inputs" and "weights".
+        update_s_per_parameter: the optimizer's, clipping included.
+        links: by operation and number of devices in a group.
+        slowdown: see `events.simulate`.
+        scatters: whether a reduce-scatter is one. Gloo has none, and all-reduces.
+    """
+
+    passes: Mapping[str, Mapping[str, PassCost]]
+    update_s_per_parameter: float
+    links: Mapping[tuple[str, int], LinkCost]
+    slowdown: float = 1.0
+    scatters: bool = True
+
+    def pass_s(self, layer: Layer, kind: str, batch: Batch) -> float:
+        """Seconds of a pass of one micro-batch."""
+        return self.passes[layer.kind][kind].seconds(batch)
+
+    def update_s(self, parameters: float) -> float:
+        """Seconds of the optimizer's step."""
+        return parameters * self.update_s_per_parameter
+
+    def exchanged(self, operation: str, size: float, devices: int) -> tuple[float, float]:
+        """Seconds of an exchange of a tensor of `size` bytes, and the bytes that pass each device's link."""
+        if devices == 1:
+            return 0.0, 0.0
+        if operation == "reduce-scatter" and not self.scatters:
+            operation = "all-reduce"
+        moved = wire_bytes(operation, size, devices)
+        return self.links[operation, devices].seconds(moved), moved

@@ -1,0 +1,123 @@
+"""A calibration: what is fitted, what is read back, what is refused; and predictions from one that is made by hand."""
+
+import json
+import statistics
+
+import pytest
+
+from prediction.calibrate import MICRO_BATCHES, _engine, fit_pass
+from prediction.calibration import Calibration, Engine, read_calibration
+from prediction.costs import FP32, Batch, Layer, LinkCost, PassCost
+from prediction.predict import Setting, batch_lengths, bubble_pct, cut, exposed_s, predict
+from workload.errors import InputError
+
+LAYERS = (Layer("embedding", (4_000_000,)), *[Layer("layer", (1_000_000, 500_000))] * 4, Layer("head", (1000,)))
+PARAMETERS = 10_001_000
+OPERATIONS = ("all-reduce", "all-gather", "reduce-scatter", "send/receive")
+
+
+FREE = LinkCost(0.0, 1e30)
+
+
+def made(link: LinkCost = FREE, lengths: tuple[int, ...] = (64,), ratio: float = 1.0,
+         added: float = 0.0) -> Calibration:
+    """1 ms a token and layer forward, 2 backward; embedding and head take nothing."""
+    passes = {kind: {name: PassCost(0, 0, seconds * (kind == "layer"), 0) for name, seconds in
+                     (("forward", 1e-3), ("backward", 2e-3), ("inputs", 1e-3), ("weights", 1e-3))}
+              for kind in ("embedding", "layer", "head")}
+    names = ("ddp", "zero1", "zero2", "zero3", "fsdp", "pipeline", "torch_pipeline")
+    return Calibration({"hardware": "a CPU", "family": "bert"}, LAYERS, 128, lengths, 8, 384, passes, 0.0,
+                       {name: Engine(ratio, added, 0.5, 1e-4) for name in names},
+                       tuple((name, n, link) for name in OPERATIONS for n in (2, 4)), 1.0, True)
+
+
+# ---------------------------------------------------------------- fits
+
+def test_a_pass_is_fitted_by_what_it_costs():
+    true = PassCost(0.0, 2e-3, 3e-6, 4e-9)
+    batches = [Batch(1, samples, length) for samples, length in ((1, 96), (4, 96), (4, 192), (1, 384), (8, 384))]
+    found = fit_pass(batches, [true.seconds(batch) for batch in batches])
+    assert (found.a, found.b, found.c) == pytest.approx((true.a, true.b, true.c))
+    assert found.floor == pytest.approx(true.seconds(batches[0]))
+
+
+def test_an_engines_ratio_and_what_it_adds_to_each_micro_batch():
+    passes, update = made().passes, 0.25
+    steps = [Batch(MICRO_BATCHES, samples, length) for samples in (1, 4) for length in (64, 128, 256)]
+    taken = [update + 4 * (1.5 * 4 * 3e-3 * batch.tokens + 0.125) for batch in steps]
+    runs = [{"steps": list(zip(steps, taken, strict=True)), "peak_gib": 0.75 + 1e-4 * tokens, "tokens": tokens}
+            for tokens in (256, 1024)]
+    engine = _engine(passes, update, PARAMETERS, LAYERS, runs)
+    assert (engine.ratio, engine.micro_batch_s, engine.token_gib) == pytest.approx((1.5, 0.125, 1e-4))
+    assert engine.base_gib == pytest.approx(0.75 - 16 * PARAMETERS / 2**30)
+
+
+# ---------------------------------------------------------------- the file
+
+def test_what_is_written_is_read(tmp_path):
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps(made(lengths=(8, 16)).as_json()))
+    assert read_calibration(path, hardware="a CPU", family="bert") == made(lengths=(8, 16))
+
+
+@pytest.mark.parametrize("content, facts, message", [
+    (None, {}, "there is no such calibration"), ("{", {}, "cannot be read"), ("[]", {}, "cannot be read"),
+    ("{}", {}, "cannot be read"), ("whole", {"hardware": "NVIDIA H100"}, "made for hardware a CPU, not NVIDIA H100"),
+    ("whole", {"family": "gpt2"}, "made for family bert, not gpt2")])
+def test_a_calibration_that_does_not_fit_is_refused_in_one_line(content, facts, message, tmp_path):
+    path = tmp_path / "calibration.json"
+    if content:
+        path.write_text(json.dumps(made().as_json()) if content == "whole" else content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_calibration(path, **facts)
+    assert "python -m prediction.calibrate" in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- predictions
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp_no_reshard"])
+def test_free_links_scale_perfectly(strategy):
+    one, four = (predict(made(), Setting(strategy, n, 4, 2)) for n in (1, 4))
+    assert one.step_s == four.step_s == pytest.approx(4 * 2 * 64 * 4 * 3e-3)
+    assert four.throughput_samples_per_s == pytest.approx(4 * one.throughput_samples_per_s)
+    assert four.exposed_communication_s_per_step == pytest.approx(0, abs=1e-9) and one.wire_mib_per_step == 0
+    assert four.bubble_pct is None
+
+
+def test_an_engines_own_costs_count():
+    assert predict(made(ratio=2.0, added=0.5), Setting("ddp", 1, 4, 2)).step_s == pytest.approx(
+        4 * (2 * 2 * 64 * 4 * 3e-3 + 0.5))
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_a_pipelines_bubble(schedule):
+    """(p - 1) / (m + p - 1)"""
+    found = predict(made(), Setting("pipeline", 4, 8, 2, pipeline_stages=4, schedule=schedule))
+    assert found.bubble_pct == pytest.approx(100 * 3 / 11) == pytest.approx(bubble_pct(found.timeline))
+    assert found.throughput_samples_per_s == pytest.approx(16 / (11 * 2 * 64 * 3e-3))
+
+
+def test_communication_that_nothing_hides_is_exposed():
+    link = LinkCost(0.0, 1e9)
+    found = predict(made(link), Setting("zero1", 4, 1, 1))
+    gathered = FP32 * PARAMETERS * 3 / 4 / 1e9  # after the update
+    assert found.exposed_communication_s_per_step >= gathered
+    assert found.step_s == pytest.approx(64 * 4 * 3e-3 + found.exposed_communication_s_per_step)
+    assert exposed_s(found.timeline) == found.exposed_communication_s_per_step
+
+
+def test_memory_by_hand():
+    found = predict(made(), Setting("zero2", 4, 4, 2))
+    assert found.peak_memory_gib == pytest.approx(0.5 + (4 + 12 / 4) * PARAMETERS / 2**30 + 1e-4 * 2 * 64)
+
+
+def test_batches_are_grouped_by_length_as_runs_group_them():
+    grouped = batch_lengths(made(lengths=tuple(range(1, 401))), 32, 50, seed=1)
+    assert len(grouped) == 50 and all(length % 8 == 0 and length <= 384 for length in grouped)
+    assert min(grouped) < 40 and statistics.mean(grouped) < 230, "ungrouped, nearly every batch would have 384"
+
+
+def test_pieces_hold_every_layer_once():
+    pieces = cut(LAYERS, Setting("torch_pipeline", 2, 4, 1, pipeline_stages=2, stage_of=(0, 1, 1, 0)))
+    assert [len(piece) for piece in pieces] == [2, 1, 1, 2]
+    assert [layer for piece in pieces for layer in piece] == list(LAYERS)
