@@ -36,6 +36,7 @@ frameworks() {
         run zero.py --num_gpus "$devices" --stage 3
         run fsdp.py --num_gpus "$devices"
         run pipeline.py --num_gpus "$devices"
+        run bert_baseline.py --num_gpus "$devices" --activation_checkpointing
     done
 }
 for_each_seed frameworks 0

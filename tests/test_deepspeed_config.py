@@ -105,6 +105,8 @@ def test_what_would_change_the_training_is_refused(setting, settings):
     ("pipeline.py", '"pipeline": {"partition": "uniform"}'),
     ("zero.py", '"pipeline": {"activation_checkpoint_interval": 1}'),
     ("hf_trainer.py", '"pipeline": {"activation_checkpoint_interval": 1}'),
+    ("pipeline.py", '"pipeline": {"activation_checkpoint_interval": 2}'),
+    ("pipeline.py", '"pipeline": {"use_reentrant": true}'),
     ("hf_trainer.py", '"autotuning": {"enabled": true}'), ("pipeline.py", '"autotuning": {"enabled": true}'),
     ("pipeline.py", '"wall_clock_breakdown": true'),
     ("pipeline.py", '"flops_profiler": {"enabled": true, "profile_step": 1}'),

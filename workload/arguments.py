@@ -68,6 +68,8 @@ class Arguments:
     tf32: bool = flag("with --precision fp32 on a GPU: matrix products round their factors to 10 bits, which tensor "
                       "cores take", False)
     compile: bool = flag("torch.compile for the transformer layers; worth its start in long runs", False)
+    activation_checkpointing: bool = flag("compute each transformer layer's activations again in the backward pass "
+                                          "instead of keeping them: less memory, about a third more work", False)
 
     num_gpus: int | None = flag("processes, one per device; without GPUs CPU processes. Default: all visible GPUs")
     device: Literal["cpu"] | None = flag("`cpu`: CPU processes although there are GPUs. Default: GPUs, if any")
@@ -126,6 +128,12 @@ class TorchPipelineArguments(StageArguments):
     schedule: Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "zbv"] = flag(
         "order in which devices work off the micro-batches; the last three put two pieces of the model on each device",
         "1f1b")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.activation_checkpointing and self.schedule in ("zero_bubble", "zbv"):
+            raise InputError(f"--activation_checkpointing: --schedule {self.schedule} splits the backward pass, and "
+                             "would compute a layer again for each part, ten times; use --schedule interleaved")
 
 
 @dataclass
