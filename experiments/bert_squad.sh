@@ -42,6 +42,9 @@ strategies() {
     run zero.py --num_gpus "$DEVICES" --stage 2 --offload
     run fsdp.py --num_gpus "$DEVICES"
     run fsdp.py --num_gpus "$DEVICES" --reshard_after_forward false
+    if ((DEVICES >= 4)); then
+        run fsdp.py --num_gpus "$DEVICES" --shard_group $((DEVICES / 2))
+    fi
     run bert_baseline.py --num_gpus "$DEVICES" --activation_checkpointing
     run fsdp.py --num_gpus "$DEVICES" --activation_checkpointing
     run pipeline.py --num_gpus "$DEVICES" --activation_checkpointing

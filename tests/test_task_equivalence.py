@@ -20,6 +20,7 @@ SHARED = {
     "torch zero_bubble x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zero_bubble"),
     "torch zbv x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"),
     "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
+    "FSDP hybrid 2 x 2": ("fsdp.py", "--num_gpus", "4", "--shard_group", "2"),
 }
 ROWS = [*((task, name) for task in TASKS for name in STRATEGIES), *(("oscar", name) for name in SHARED)]
 

@@ -67,6 +67,7 @@ def settings(devices: int, layers: int | None, has_gpus: bool) -> list[Setting]:
         return Setting(f"{name} x {devices}", script, ("--num_gpus", str(devices), *flags), devices)
 
     size = "--micro_batch_size", str(MICRO_BATCH_SIZE)
+    groups = [number for number in range(2, devices) if devices % number == 0]
     found = [setting("DDP", "bert_baseline.py", *size)] if devices > 1 else []
     if has_gpus:
         found.append(Setting(f"DataParallel x {devices}", "data_parallel.py", ("--num_gpus", str(devices), *size),
@@ -75,6 +76,8 @@ def settings(devices: int, layers: int | None, has_gpus: bool) -> list[Setting]:
     found += [setting("ZeRO-3 offload", "zero.py", "--stage", "3", "--offload", *size),
               setting("FSDP", "fsdp.py", *size),
               setting("FSDP no reshard", "fsdp.py", "--reshard_after_forward", "false", *size),
+              *(setting(f"FSDP in groups of {group}", "fsdp.py", "--shard_group", str(group), *size)
+                for group in groups),
               setting("HF Trainer", "hf_trainer.py", *size),
               setting("HF Trainer ZeRO-2", "hf_trainer.py", "--deepspeed_config", str(ZERO_2), *size),
               setting("DDP recompute", "bert_baseline.py", RECOMPUTE, *size),

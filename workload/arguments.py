@@ -171,6 +171,8 @@ class FsdpArguments(Arguments):
 
     reshard_after_forward: bool = flag("give a layer's gathered parameters back after its forward pass, and gather "
                                        "them again for the backward pass; false: keep them until the step's end", True)
+    shard_group: int | None = flag("hybrid sharding: each group of N neighbours shares out the parameters, and holds "
+                                   "them all; N must divide the devices. Default: one group of all")
     gather_precision: Literal["fp32", "bf16"] = flag(
         "type in which parameters are gathered; bf16: half the bytes, with --precision bf16 only, and LayerNorms and "
         "embeddings are rounded as well", "fp32")
