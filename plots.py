@@ -167,6 +167,7 @@ STUDY = Study(
         "zero1": ("ZeRO-1", "#4DC7A0"),
         "zero2": ("ZeRO-2", "#009E73"),
         "zero3": ("ZeRO-3", "#00614A"),
+        "zero3_hpz": ("ZeRO-3 hpZ in groups of", "#5A8F29"),
         "zero1_offload": ("ZeRO-1 offload", "#F0E442"),
         "zero2_offload": ("ZeRO-2 offload", "#BFB41F"),
         "zero3_offload": ("ZeRO-3 offload", "#7D760F"),

@@ -25,7 +25,7 @@ def without_times(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("command", rows("one process", "DDP x 2", "FSDP x 2", "ZeRO-2 x 2", "ZeRO-3 x 2",
                                          "pipeline 2 x 2", "torch zbv x 2", "HF Trainer x 2",
-                                         "pipeline recompute x 2", "FSDP hybrid 2 x 2"))
+                                         "pipeline recompute x 2", "FSDP hybrid 2 x 2", "ZeRO-3 hpZ x 2"))
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(command, train, broken_off, resume):
     command = (*command, "--dropout", "0.1", "--eval_steps", "5")
     whole = train(*command)

@@ -192,6 +192,18 @@ def test_hybrid_sharding_gathers_within_a_group_and_reduces_across(command, trai
     assert run.summary["collective_mib_per_step"] == "", "groups of two and of four"
 
 
+@pytest.mark.parametrize("command", [ROWS["ZeRO-3 hpZ 2 x 2"]])
+def test_hpz_gathers_from_all_once_a_step_and_then_within_a_group(command, train):
+    """Of P parameters a device gives its quarter to all in the first micro-batch, in others its half to its group."""
+    run = train(*command, *PROFILED_ONLY)
+    model = sum(weight.numel() for weight in run.weights().values())
+    micro_batches = int(run.summary["micro_batches"])
+    for rank in range(4):
+        gathered = model / 4 + (micro_batches - 1) * model / 2
+        assert elements(run, rank, "all_gather") == pytest.approx(2 * gathered, rel=1e-2)
+    assert run.summary["strategy"] == "zero3_hpz2"
+
+
 def test_on_one_device_nothing_is_on_the_wire(train):
     run = train("bert_baseline.py", "--num_gpus", "1", *PROFILED_ONLY)
     assert float(run.summary["collective_mib_per_step"]) > 0, "the loss is reduced over the one"

@@ -71,6 +71,8 @@ def refusal(settings, script: str, content: str, *flags: str, **options: str) ->
     ('{"zero_optimization": {"offload_param": {"device": "cpu"}}}', ["offload_param", "--offload"]),
     ('{"zero_optimization": {"offload_optimizer": {"pin_memory": false}}}', ["offload_optimizer", "--offload"]),
     ('{"zero_optimization": {"cpu_offload": true}}', ["cpu_offload is true", "--offload"]),
+    ('{"zero_optimization": {"zero_hpz_partition_size": 2}}', ["zero_hpz_partition_size is 2", "this run's is 1",
+                                                               "--secondary_shard_group"]),
 ])
 @pytest.mark.parametrize("script", ["zero.py", "pipeline.py"])
 def test_what_contradicts_flags_or_every_strategy_is_refused(script, content, words, settings):

@@ -49,6 +49,9 @@ STRATEGIES = {
                              "--activation_checkpointing"),
 }
 ROWS = [(name, gpus) for name in STRATEGIES for gpus in (1, 2)]
+GROUPS = {"FSDP hybrid": ("fsdp.py", "--shard_group", "2"),
+          "ZeRO-3 hpZ": ("zero.py", "--stage", "3", "--secondary_shard_group", "2")}
+ROWS += [("FSDP hybrid", 4), ("ZeRO-3 hpZ", 2)]
 LIBRARIES = ("deepspeed/", "accelerate/", "transformers/trainer")  # wait by themselves, as docs/strategies.md has it
 OTHER_TASKS = {"imdb": ("--max_seq_length", "40", "--max_grad_norm", "2"), "mnli": ("--max_grad_norm", "1.2"),
             "oscar": ("--max_seq_length", "64", "--max_grad_norm", "3")}
@@ -56,7 +59,8 @@ OTHER_TASKS = {"imdb": ("--max_seq_length", "40", "--max_grad_norm", "2"), "mnli
 
 def command_of(name: str, gpus: int) -> tuple[str, ...]:
     """A strategy's command. DataParallel's forward pass takes the samples of all GPUs: half a micro-batch for each."""
-    return (*STRATEGIES[name], *(["--micro_batch_size", "2"] if name.startswith("DataParallel") and gpus == 2 else []))
+    is_halved = name.startswith("DataParallel") and gpus == 2
+    return (*(STRATEGIES | GROUPS)[name], *(["--micro_batch_size", "2"] if is_halved else []))
 
 
 def our_waits(run, at_least: float = 0) -> list[str]:
@@ -227,7 +231,8 @@ def waits_in_the_table() -> dict[str, dict[str, float]]:
     return waits
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name.startswith(("ZeRO", "pipeline", "HF"))])
+@pytest.mark.parametrize("name", [name for name in (*STRATEGIES, "ZeRO-3 hpZ")
+                                  if name.startswith(("ZeRO", "pipeline", "HF"))])
 def test_what_libraries_wait_for_is_in_the_table(name, pretended_gpus):
     """Only waits in every step count, not those at a run's end."""
     found: dict[str, float] = {}

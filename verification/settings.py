@@ -76,6 +76,8 @@ def settings(devices: int, layers: int | None, has_gpus: bool) -> list[Setting]:
     found += [setting("ZeRO-3 offload", "zero.py", "--stage", "3", "--offload", *size),
               setting("FSDP", "fsdp.py", *size),
               setting("FSDP no reshard", "fsdp.py", "--reshard_after_forward", "false", *size),
+              *(setting(f"ZeRO-3 hpZ in groups of {group}", "zero.py", "--stage", "3", "--secondary_shard_group",
+                        str(group), *size) for group in groups),
               *(setting(f"FSDP in groups of {group}", "fsdp.py", "--shard_group", str(group), *size)
                 for group in groups),
               setting("HF Trainer", "hf_trainer.py", *size),

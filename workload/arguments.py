@@ -143,11 +143,17 @@ class ZeroArguments(Arguments):
     stage: Literal[0, 1, 2, 3] = flag("what the devices share out: 0 nothing, 1 the optimizer's states, 2 and the "
                                       "gradients, 3 and the parameters", 2)
     offload: bool = flag("keep the optimizer's states in the CPU's memory and update there", False)
+    secondary_shard_group: int | None = flag(
+        "stage 3, ZeRO++'s hpZ: each group of N neighbours keeps a second copy of the parameters in shards, from which "
+        "they are gathered but for the first time after an update; N must divide the devices. Default: no second copy")
     deepspeed_config: str = flag("file with DeepSpeed's own settings. Default: the one beside the script",
                                  "ds_config.json")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.secondary_shard_group and self.offload:
+            raise InputError("--secondary_shard_group spends memory for less communication, --offload saves it; leave "
+                             "one of them out")
         if self.offload and self.stage == 0:
             raise InputError("--offload moves what --stage 1, 2 or 3 share out; --stage 0 shares out nothing")
         if self.compile and self.stage == 3:

@@ -38,6 +38,8 @@ ROWS = {
     "ZeRO-3 x 2": ("zero.py", "--num_gpus", "2", "--stage", "3"),
     "ZeRO-3 x 4": ("zero.py", "--num_gpus", "4", "--stage", "3"),
     "ZeRO-3 x 2 offload": ("zero.py", "--num_gpus", "2", "--stage", "3", "--offload"),
+    "ZeRO-3 hpZ x 2": ("zero.py", "--num_gpus", "2", "--stage", "3", "--secondary_shard_group", "2"),
+    "ZeRO-3 hpZ 2 x 2": ("zero.py", "--num_gpus", "4", "--stage", "3", "--secondary_shard_group", "2"),
     "HF Trainer x 1": ("hf_trainer.py", "--num_gpus", "1"),
     "HF Trainer x 2": ("hf_trainer.py", "--num_gpus", "2"),
     "HF Trainer ZeRO-2 x 2": ("hf_trainer.py", "--num_gpus", "2", "--deepspeed_config", "experiments/zero2.json"),

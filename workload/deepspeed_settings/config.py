@@ -130,12 +130,19 @@ def complete_config(config: dict[str, Any], arguments: Arguments, zero_stage: in
         raise InputError(f"{WHERE}zero_optimization.stage is {zero['stage']}, but this run's is {zero_stage}; take it "
                          "out, zero.py --stage decides it")
     check_offload(zero, offload)
+    group = getattr(arguments, "secondary_shard_group", None) or 1
+    if zero.get("zero_hpz_partition_size", "auto") not in ("auto", group):
+        raise InputError(f"{WHERE}zero_optimization.zero_hpz_partition_size is "
+                         f"{shown(zero['zero_hpz_partition_size'])}, but this run's is {group}; take it out, zero.py "
+                         "--secondary_shard_group decides it")
 
     completed = {key: value for key, value in config.items()
                  if key not in ("optimizer", "scheduler", "fp16", "bf16", "bfloat16")}
     completed |= {key: value for key, (value, _) in decided.items()}
     completed["zero_optimization"] = {key: value for key, value in zero.items() if "offload" not in key}
     completed["zero_optimization"]["stage"] = zero_stage
+    if group > 1:
+        completed["zero_optimization"]["zero_hpz_partition_size"] = group
     if isinstance(arguments, PipelineArguments):
         every = int(arguments.activation_checkpointing)  # layers; 0 for none
         # `use_reentrant` would put DeepSpeed's own function in the place of PyTorch's.
