@@ -2,21 +2,24 @@
 
     python fsdp.py --num_gpus 4
     torchrun --nproc-per-node 4 fsdp.py --reshard_after_forward false
+    python fsdp.py --num_gpus 4 --shard_group 2
     python fsdp.py --sample --model tiny --num_gpus 2 --max_steps 300 --learning_rate 1e-3
 
 Every device takes its slice of each batch, and keeps one shard of every parameter, of its gradient and of its
 optimizer states. A transformer layer is gathered from all devices just before it runs, and freed after its forward
-pass (as in ZeRO-3) or, with --reshard_after_forward false, at the end of the step (as in ZeRO-2).
+pass (as in ZeRO-3) or, with --reshard_after_forward false, at the end of the step (as in ZeRO-2). With --shard_group N
+every N neighbours share out a copy of the model (hybrid sharding): layers are gathered from these only, and of other
+groups a device gets nothing but gradients of its own shards.
 """
 
 import torch
-import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from measurement.noise_scale import GradientNoise
 from measurement.run import Part, Run
+from workload.argument_checks import group_size
 from workload.arguments import FsdpArguments, parse_arguments
 from workload.errors import one_line_errors
 from workload.evaluation import whole_model
@@ -33,8 +36,11 @@ from workload.shards import LocalShards, whole_parameters
 def main() -> None:
     arguments = parse_arguments(FsdpArguments)
     gathers_bf16 = arguments.gather_precision == "bf16"
+    devices = devices_asked_for(arguments.num_gpus)
+    in_group = group_size("shard_group", arguments.shard_group, devices)
     kind = "_no_reshard" * (not arguments.reshard_after_forward) + "_bf16_gather" * gathers_bf16
-    job = prepare("fsdp" + kind, arguments, devices_asked_for(arguments.num_gpus))
+    kind += f"_hybrid{in_group}" * (in_group < devices)
+    job = prepare("fsdp" + kind, arguments, devices)
     task, processes, device = job.task, job.processes, job.processes.device
 
     # --- the strategy: a shard of every parameter on every device, and a slice of the batch for each. One transformer
@@ -43,17 +49,20 @@ def main() -> None:
     # precision comes on top, if asked for: it rounds parameters before they travel, instead of after.
     replica = processes.rank
     model = job.build_model("cpu")
-    devices = init_device_mesh(device.type, (processes.count,))
+    # The last dimension shares out a copy of the model. If there are several, gradients are averaged over copies, too.
+    shape = {"copies": devices // in_group} if in_group < devices else {}
+    shape["shards"] = in_group
+    mesh = init_device_mesh(device.type, tuple(shape.values()), mesh_dim_names=tuple(shape))
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if gathers_bf16 else None,
                                   reduce_dtype=torch.float32, cast_forward_inputs=False)
     for module in transformer_modules(model).values():
-        fully_shard(module, mesh=devices, mp_policy=policy, reshard_after_forward=arguments.reshard_after_forward)
+        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=arguments.reshard_after_forward)
     # The model itself, with FSDP's methods. Its shards move to the device only now, so that no device ever holds all.
-    sharded = fully_shard(model, mesh=devices, mp_policy=policy)
+    sharded = fully_shard(model, mesh=mesh, mp_policy=policy)
     # ---
 
     noise = GradientNoise(whole_parameters(model), job.batch_split, job.noise_scale_steps)
-    optimization = Optimization(job, model.named_parameters(), noise, group=dist.group.WORLD,
+    optimization = Optimization(job, model.named_parameters(), noise, group=mesh.get_group("shards"),
                                 shards=LocalShards(model.parameters()))
     training, evaluation = job.batches("train", replica), job.batches("validation", replica)
     forward = whole_model(job, model)

@@ -17,7 +17,7 @@ import torch
 from measurement.noise_scale import GradientNoise
 from measurement.run import Part, Run
 from workload.arguments import TrainerArguments, parse_arguments
-from workload.deepspeed_settings.checks import check_no_pipeline, check_trainer
+from workload.deepspeed_settings.checks import check_trainer
 from workload.deepspeed_settings.config import complete_config, read_deepspeed_config
 from workload.errors import InputError, one_line_errors
 from workload.evaluation import whole_model
@@ -139,7 +139,6 @@ def zero_stage(config: dict, arguments: TrainerArguments) -> int:
     Raises:
         InputError: a configuration or a precision with which the Trainer would train something else.
     """
-    check_no_pipeline(config)
     check_trainer(config)
     where = f"--deepspeed_config {arguments.deepspeed_config}: zero_optimization"
     zero = config.get("zero_optimization") or {}

@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Iterable
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from measurement.noise_scale import GradientNoise
 from measurement.pipelines.deepspeed_timeline import watch_instructions
@@ -25,7 +26,7 @@ from workload.errors import one_line_errors
 from workload.job import prepare
 from workload.launch.processes import join_deepspeed, leave, quiet_libraries
 from workload.launch.start import devices_asked_for
-from workload.models.layers import Layer, ordered_layers, shared_weight
+from workload.models.layers import Layer, TransformerLayer, ordered_layers, shared_weight
 from workload.optimization import Optimization
 from workload.pipelines.pieces import SharedWeight, cut, is_counted, save_model
 from workload.precision import keep_casts
@@ -66,7 +67,10 @@ def main() -> None:
 
     specs = [in_pipeline(layer) for piece in pieces for layer in piece.values()]
     with quiet_libraries():
-        module = Pipeline(specs, num_stages=stages, loss_fn=loss_or_outputs)
+        # The last two take effect with --activation_checkpointing. DeepSpeed's own function would forget autocast.
+        module = Pipeline(specs, num_stages=stages, loss_fn=loss_or_outputs,
+                          activation_checkpoint_func=functools.partial(checkpoint, use_reentrant=False),
+                          checkpointable_layers=[TransformerLayer.__name__])
     layers = pieces[module.stage_id]
     module._layer_specs.clear()  # it holds on to the other stages' layers as well
     copies = [SharedWeight([tied["module"].module.weight], tied["group"]) for tied in module.tied_comms.values()]

@@ -56,7 +56,7 @@ def main() -> None:
     grid = torch.arange(devices).view(plan.stages, replicas)  # as DeepSpeed numbers them: replicas are neighbours
     stage, replica = divmod(processes.rank, replicas)
     stage_group, replica_group = new_groups(grid.T.tolist()), new_groups(grid.tolist())
-    all_pieces, mine = cut(ordered_layers(task.build_model()), plan.pieces), plan.pieces_of(stage)
+    all_pieces, mine = cut(ordered_layers(job.build_model("cpu")), plan.pieces), plan.pieces_of(stage)
     ends = [plan.stage_of(piece) for piece in (0, plan.pieces - 1)]  # may share a weight, of which each gets a copy
     ends_group = new_groups(grid[ends].T.tolist()) if ends[0] != ends[1] else None
     shared = share_over(all_pieces, mine, ends_group)
@@ -64,7 +64,7 @@ def main() -> None:
     pieces = {number: Piece(layers, autocast(job.precision, device)) for number, layers in layers_of.items()}
     layers = {name: layer for part in layers_of.values() for name, layer in part.items()}
     model = torch.nn.ModuleList(pieces.values())
-    model.to(device, job.weights_dtype)
+    model.to(device)
     # ---
 
     parameters = list(model.parameters())

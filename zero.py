@@ -2,12 +2,14 @@
 
     python zero.py --num_gpus 4 --stage 3
     deepspeed --num_gpus 4 zero.py --stage 2 --offload
+    python zero.py --num_gpus 4 --stage 3 --secondary_shard_group 2
     python zero.py --sample --model tiny --num_gpus 2 --stage 1 --max_steps 300 --learning_rate 1e-3
 
 Every device computes with the whole model on its slice of each batch, but keeps only a part of the optimizer's states
 (--stage 1), also of the gradients (2), and also of the parameters (3). In stage 3 the parameters of a layer are
 gathered from all devices just before it runs, and kept for the backward pass as long as fewer than
-`stage3_max_live_parameters` are gathered. --stage 0 divides nothing, like DDP.
+`stage3_max_live_parameters` are gathered. With --secondary_shard_group (ZeRO++'s hpZ) every N neighbours keep a second
+copy in shards: only the first gathering after an update is from all devices. --stage 0 divides nothing, like DDP.
 """
 
 import contextlib
@@ -21,6 +23,7 @@ from measurement.noise_scale import GradientNoise
 from measurement.run import Part, Run
 from workload.arguments import ZeroArguments, parse_arguments
 from workload.deepspeed_settings.config import complete_config, follow_config, read_deepspeed_config
+from workload.deepspeed_settings.flags import check_second_copy
 from workload.errors import one_line_errors
 from workload.evaluation import whole_model
 from workload.job import prepare
@@ -37,7 +40,10 @@ def main() -> None:
     devices = devices_asked_for(arguments.num_gpus)
     config = read_deepspeed_config(arguments)
     follow_config(config, arguments, devices)
-    job = prepare(f"zero{arguments.stage}" + "_offload" * arguments.offload, arguments, devices,
+    check_second_copy(arguments, devices)
+    kind = "_offload" * arguments.offload
+    kind += f"_hpz{arguments.secondary_shard_group}" if arguments.secondary_shard_group else ""
+    job = prepare(f"zero{arguments.stage}" + kind, arguments, devices,
                   complete_settings=functools.partial(complete_config, config, arguments, arguments.stage,
                                                       arguments.offload))
     task, processes, device = job.task, job.processes, job.processes.device

@@ -22,6 +22,7 @@ matplotlib.rcParams["text.parse_math"] = False  # dollar signs in a name do not 
 
 # Line, marker and hatch of a row: the first is for 1 device, the next for 2, 4, 8, ...; if taken, the next free one.
 STYLES = [("-", "o", ""), ("--", "s", "//"), (":", "^", "xx"), ("-.", "D", "..")]
+UNKNOWN = "#999999"  # the colour of strategies that are
 STYLES += [((0, (6, 1, 1, 1, 1, 1)), "v", "\\\\"), ((0, (1, 3)), "P", "++")]
 
 Members = dict[int, list[Run]]  # the runs behind each row
@@ -49,13 +50,14 @@ def legend(figure: Figure, lines: dict[str, Line2D]) -> None:
 
 
 def looks(rows: pd.DataFrame, study: Study) -> list[tuple]:
-    """Colour, line, marker and hatch of each row; rows of one strategy differ as long as there are styles left."""
+    """Colour, line, marker and hatch of each row; rows of one colour differ as long as there are styles left."""
     chosen = []
     for strategy, devices in zip(rows["strategy"], rows["devices"], strict=True):
-        first = int(devices).bit_length() - 1
-        order = [(strategy, (first + step) % len(STYLES)) for step in range(len(STYLES))]
+        known = study.look(strategy)
+        colour, first = known.colour if known else UNKNOWN, int(devices).bit_length() - 1
+        order = [(colour, (first + step) % len(STYLES)) for step in range(len(STYLES))]
         chosen.append(next((look for look in order if look not in chosen), order[0]))
-    return [(study.strategies.get(strategy, ("", "#999999"))[1], *STYLES[style]) for strategy, style in chosen]
+    return [(colour, *STYLES[style]) for colour, style in chosen]
 
 
 def bar_chart(rows: pd.DataFrame, metric: Metric, heading: str, study: Study) -> Figure:

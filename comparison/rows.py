@@ -125,6 +125,7 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     rows["moved"] = pd.Series(names, moved.index, dtype=object).groupby(moved["row"]).agg(", ".join)
     rows["baseline"] = rows["setting"].reindex(baseline).to_numpy()
     rows["is_baseline"] = rows.index.isin(baseline)
-    rows["rank"] = [[*study.strategies, name].index(name) for name in rows["strategy"]]
+    looks = [study.look(name) for name in rows["strategy"]]
+    rows["rank"] = [look.place if look else len(study.strategies) for look in looks]
     members = {index: [runs[place] for place in np.flatnonzero(table["row"] == index)] for index in rows.index}
     return rows.sort_values(["group", "rank", "strategy", "devices", *study.details]), members

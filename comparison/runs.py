@@ -203,7 +203,7 @@ def find_runs(root: Path, study: Study, without: Path | None = None) -> list[Run
                 left_out(folder, error)
             else:
                 unknown.setdefault(runs[-1].summary["strategy"], folder)
-    for name in sorted(unknown.keys() - study.strategies.keys()):
+    for name in sorted(name for name in unknown if study.look(name) is None):
         close = difflib.get_close_matches(name, study.strategies, n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
         print(f"{unknown[name]}: strategy {shown(name)} is unknown and gets rows of its own{meant}", file=sys.stderr)

@@ -58,7 +58,8 @@ def is_staged(row: pd.Series) -> bool:
 
 def strategy_name(row: pd.Series, study: Study) -> str:
     """The strategy without its number of devices; a pipeline's name includes its stages."""
-    label = study.strategies.get(row["strategy"], [row["strategy"]])[0]
+    look = study.look(row["strategy"])
+    label = look.label if look else row["strategy"]
     return f"{label} {phrase(study.details['pipeline_stages'], row['pipeline_stages'])}" if is_staged(row) else label
 
 

@@ -25,6 +25,14 @@ class Curve(NamedTuple):
     axes: tuple[str, ...] = ("samples", "elapsed_s")  # columns of the same file
 
 
+class Look(NamedTuple):
+    """How a strategy shows."""
+
+    label: str
+    colour: str
+    place: int  # in the order of the rows
+
+
 class Target(NamedTuple):
     """A quality that runs are timed to: the curve that has to reach it, and its wording."""
 
@@ -37,6 +45,7 @@ LIBRARIES = ("torch", "transformers", "deepspeed")
 VERSIONS = ("code", *LIBRARIES)
 # Details that are text; the other details are whole numbers.
 WORDS = {"schedule", "tuned_by", "measure", "peak_tflops", "deepspeed_settings", "script_digest", *VERSIONS}
+RECOMPUTE = "_recompute"  # ends the name of a strategy that ran with --activation_checkpointing
 SPEEDUPS = ["speedup", "own_speedup", "epoch_speedup", "parallel_efficiency_pct"]
 DRIFT, OTHERS = "machine_drift_pct", ("other_load_pct", "steal_pct")  # of a run's machine; absent from older runs
 COMPUTED = {"runs", "target", "reached", *SPEEDUPS}  # by `comparison.rows`; all others are read from summary.csv
@@ -58,6 +67,24 @@ class Study:
     group: dict[str, str]  # column that is equal within a table -> its wording in the heading
     details: dict[str, str]  # further column that makes a row of its own -> its wording in the row's name
     autotuning: list[Metric]  # for autotuned rows and those beside them: throughput and the settings behind it
+
+    def look(self, strategy: str) -> Look | None:
+        """How a strategy shows; None for one that is unknown.
+
+        A name may go on with the size of its groups, then with RECOMPUTE: `fsdp_hybrid4_recompute` is one of
+        `fsdp_hybrid`, in a lighter colour.
+        """
+        name = strategy.removesuffix(RECOMPUTE)
+        base = name if name in self.strategies else name.rstrip("0123456789")
+        if base not in self.strategies:
+            return None
+        label, colour = self.strategies[base]
+        label += f" {name.removeprefix(base)}" * (name != base)
+        if name != strategy:
+            label += " recompute"
+            red, green, blue = (int(colour[place:place + 2], 16) for place in (1, 3, 5))
+            colour = "#" + "".join(f"{(part + 255) // 2:02X}" for part in (red, green, blue))
+        return Look(label, colour, list(self.strategies).index(base))
 
     @property
     def metrics(self) -> list[Metric]:

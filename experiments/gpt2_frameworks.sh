@@ -35,7 +35,12 @@ frameworks() {
         run zero.py --num_gpus "$devices" --stage 2
         run zero.py --num_gpus "$devices" --stage 3
         run fsdp.py --num_gpus "$devices"
+        if ((devices >= 4)); then
+            run fsdp.py --num_gpus "$devices" --shard_group $((devices / 2))
+            run zero.py --num_gpus "$devices" --stage 3 --secondary_shard_group $((devices / 2))
+        fi
         run pipeline.py --num_gpus "$devices"
+        run bert_baseline.py --num_gpus "$devices" --activation_checkpointing
     done
 }
 for_each_seed frameworks 0

@@ -26,14 +26,15 @@ class Work:
     tokens: int = 0  # without padding
     padded_tokens: int = 0  # with padding
     model_flops: float = 0.0  # without padding
-    hardware_flops: float = 0.0  # with padding
+    hardware_flops: float = 0.0  # with padding, and with what is computed again
     data_s: float = 0.0  # seconds spent waiting for batches
 
     def __add__(self, other: "Work") -> "Work":
         return Work(*(mine + others for mine, others in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def work_of_step(lengths: np.ndarray, padded_length: int, shape: TransformerShape | None, data_s: float) -> Work:
+def work_of_step(lengths: np.ndarray, padded_length: int, shape: TransformerShape | None, data_s: float,
+                 recomputed: bool = False) -> Work:
     """The work of one step.
 
     Args:
@@ -41,12 +42,13 @@ def work_of_step(lengths: np.ndarray, padded_length: int, shape: TransformerShap
         padded_length: tokens that each sample is padded to.
         shape: the model's; None if its FLOPs are unknown, which then count as 0.
         data_s: seconds that this rank waited for the batch.
+        recomputed: whether the backward pass computes activations again.
     """
     samples = len(lengths)
-    padded = np.append(lengths, padded_length)  # (samples + 1,)
-    flops = shape.training_flops(padded) if shape else np.zeros(len(padded))
+    model_flops = shape.training_flops(lengths).sum().item() if shape else 0.0
+    hardware_flops = shape.training_flops(np.array(padded_length), recomputed).item() if shape else 0.0
     return Work(steps=1, samples=samples, tokens=lengths.sum().item(), padded_tokens=samples * padded_length,
-                model_flops=flops[:-1].sum().item(), hardware_flops=samples * flops[-1].item(), data_s=data_s)
+                model_flops=model_flops, hardware_flops=samples * hardware_flops, data_s=data_s)
 
 
 class ThroughputClock:

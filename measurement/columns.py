@@ -41,7 +41,9 @@ SUMMARY_COLUMNS = [
 # Keys of a DeepSpeed config that flags decide; other columns and the workload hash cover them.
 DECIDED_BY_FLAGS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
                     "gradient_clipping", "optimizer", "fp16", "bf16", "torch_autocast", "zero_force_ds_cpu_optimizer",
-                    "zero_optimization.stage", "zero_optimization.offload_optimizer.device", "autotuning")
+                    "zero_optimization.stage", "zero_optimization.offload_optimizer.device",
+                    "zero_optimization.zero_hpz_partition_size", "autotuning",
+                    "pipeline.activation_checkpoint_interval")
 
 
 def evaluation_columns(metrics: tuple[str, ...]) -> list[str]:

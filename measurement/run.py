@@ -159,7 +159,8 @@ class Run:
             if self.part.stage == 0:
                 for micro_batch in share.micro_batches:
                     self.order.add(self.step, micro_batch.sample_ids)
-            self.work = work_of_step(batches.lengths[batch].numpy(), share.length, self.job.task.shape, data_s)
+            self.work = work_of_step(batches.lengths[batch].numpy(), share.length, self.job.task.shape, data_s,
+                                     self.job.arguments.activation_checkpointing)
             is_untimed = instruments.pause_if_slow(share.length)
             instruments.heartbeat.expect(self.step)
             yield self.step, share

@@ -24,7 +24,8 @@ def without_times(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("command", rows("one process", "DDP x 2", "FSDP x 2", "ZeRO-2 x 2", "ZeRO-3 x 2",
-                                         "pipeline 2 x 2", "torch zbv x 2", "HF Trainer x 2"))
+                                         "pipeline 2 x 2", "torch zbv x 2", "HF Trainer x 2",
+                                         "pipeline recompute x 2", "FSDP hybrid 2 x 2", "ZeRO-3 hpZ x 2"))
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(command, train, broken_off, resume):
     command = (*command, "--dropout", "0.1", "--eval_steps", "5")
     whole = train(*command)
@@ -43,9 +44,10 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(command, train, brok
 
 
 @pytest.mark.parametrize("first, second", [
-    *((DDP, ROWS[row]) for row in ("pipeline x 4", "ZeRO-2 x 2", "FSDP x 2", "ZeRO-3 x 4", "torch 1f1b 2 x 2")),
+    *((DDP, ROWS[row]) for row in ("pipeline x 4", "ZeRO-2 x 2", "FSDP x 2", "ZeRO-3 x 4", "torch 1f1b 2 x 2",
+                                   "FSDP hybrid 2 x 2")),
     (DDP, ONE_PROCESS),
-    *((ROWS[row], DDP) for row in ("pipeline x 4", "ZeRO-2 x 2", "FSDP x 2", "torch zbv x 2")),
+    *((ROWS[row], DDP) for row in ("pipeline x 4", "ZeRO-2 x 2", "FSDP x 2", "torch zbv x 2", "FSDP hybrid 2 x 2")),
 ], ids=lambda command: "-".join(command[::2]))
 def test_a_run_goes_on_with_another_strategy(first, second, train, broken_off, resume):
     run = resume(broken_off(train(*first)), *second)

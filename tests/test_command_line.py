@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.shared.runs import EXACT, SAMPLE, stray_lines
-from workload.arguments import Arguments, PipelineArguments, ZeroArguments, parse_arguments
+from workload.argument_checks import group_size
+from workload.arguments import Arguments, FsdpArguments, PipelineArguments, ZeroArguments, parse_arguments
 from workload.batches import plan_stages
 from workload.deepspeed_settings.config import read_deepspeed_config
+from workload.deepspeed_settings.flags import check_second_copy
 from workload.errors import InputError
 from workload.job import prepare
 from workload.optimizer import build_lr_schedule, build_optimizer, warmup_steps
@@ -150,10 +152,26 @@ def test_decay_leaves_out_biases_and_layer_norms():
     (["--stage", "0", "--offload"], ["--offload", "--stage 0", "--stage 1"]),
     (["--offload", "--precision", "bf16_native"], ["--offload", "--precision bf16"]),
     (["--compile", "--stage", "3"], ["--compile", "--stage 3", "--stage 2"]),
+    (["--stage", "3", "--secondary_shard_group", "1"], ["--secondary_shard_group 1", "at least 2"]),
+    (["--stage", "3", "--offload", "--secondary_shard_group", "2"], ["--secondary_shard_group", "--offload"]),
 ])
 def test_wrong_zero_flags_get_one_line(flags, words):
     line = refusal([*SAMPLE, *flags], kind=ZeroArguments)
     assert all(word in line for word in words) and "\n" not in line, line
+
+
+@pytest.mark.parametrize("size, devices, words", [
+    (3, 4, ["--shard_group 3", "4 devices", "use 2 or 4"]), (8, 4, ["groups of 8", "use 2 or 4"]),
+    (2, 1, ["1 device cannot", "leave it out"]), (2, 3, ["use 3"])])
+def test_groups_that_do_not_fit_get_one_line(size, devices, words):
+    with pytest.raises(InputError) as caught:
+        group_size("shard_group", size, devices)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), caught.value
+    assert group_size("shard_group", None, devices) == group_size("shard_group", devices, devices) == devices
+    zero = parse_arguments(ZeroArguments, [*SAMPLE, "--stage", "2", "--secondary_shard_group", "2"])
+    with pytest.raises(InputError, match="--secondary_shard_group: in stage 2 .* use --stage 3"):
+        check_second_copy(zero, devices)
+    assert "--shard_group 1: must be at least 2" in refusal([*SAMPLE, "--shard_group", "1"], kind=FsdpArguments)
 
 
 def test_speed_that_would_be_ignored_or_wrong_is_refused(monkeypatch):

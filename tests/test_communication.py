@@ -172,6 +172,38 @@ def test_fsdp_gathers_layers_and_reduces_gradients_once_a_step(row, flags, gathe
     assert wire == pytest.approx(model + gathered(layers, model - layers) / 2, rel=1e-2)
 
 
+def elements(run, rank: int, operation: str) -> int:
+    """Elements of a rank's tensors that gloo took for an operation in all profiled steps."""
+    return sum(math.prod(shape) for event in read_trace(run.folder / "profile" / f"rank{rank}.json.gz").events
+               if event["name"] == f"gloo:{operation}" for shape in event["args"]["Input Dims"])
+
+
+@pytest.mark.parametrize("command", [ROWS["FSDP hybrid 2 x 2"]])
+def test_hybrid_sharding_gathers_within_a_group_and_reduces_across(command, train):
+    """Of P parameters, L of them in layers: a device gives its half for each gathering. Gloo all-reduces P in a group,
+    where NCCL would reduce and scatter it, and half of P across the groups."""
+    run = train(*command, *PROFILED_ONLY)
+    sizes = {name: weight.numel() for name, weight in run.weights().items()}
+    layers, model = sum(size for name, size in sizes.items() if "encoder.layer" in name), sum(sizes.values())
+    micro_batches = int(run.summary["micro_batches"])
+    for rank in range(4):
+        assert elements(run, rank, "all_gather") == pytest.approx(2 * micro_batches * (layers + model) / 2, rel=1e-2)
+        assert elements(run, rank, "all_reduce") == pytest.approx(2 * (model + model / 2), rel=1e-2)
+    assert run.summary["collective_mib_per_step"] == "", "groups of two and of four"
+
+
+@pytest.mark.parametrize("command", [ROWS["ZeRO-3 hpZ 2 x 2"]])
+def test_hpz_gathers_from_all_once_a_step_and_then_within_a_group(command, train):
+    """Of P parameters a device gives its quarter to all in the first micro-batch, in others its half to its group."""
+    run = train(*command, *PROFILED_ONLY)
+    model = sum(weight.numel() for weight in run.weights().values())
+    micro_batches = int(run.summary["micro_batches"])
+    for rank in range(4):
+        gathered = model / 4 + (micro_batches - 1) * model / 2
+        assert elements(run, rank, "all_gather") == pytest.approx(2 * gathered, rel=1e-2)
+    assert run.summary["strategy"] == "zero3_hpz2"
+
+
 def test_on_one_device_nothing_is_on_the_wire(train):
     run = train("bert_baseline.py", "--num_gpus", "1", *PROFILED_ONLY)
     assert float(run.summary["collective_mib_per_step"]) > 0, "the loss is reduced over the one"

@@ -71,6 +71,8 @@ def refusal(settings, script: str, content: str, *flags: str, **options: str) ->
     ('{"zero_optimization": {"offload_param": {"device": "cpu"}}}', ["offload_param", "--offload"]),
     ('{"zero_optimization": {"offload_optimizer": {"pin_memory": false}}}', ["offload_optimizer", "--offload"]),
     ('{"zero_optimization": {"cpu_offload": true}}', ["cpu_offload is true", "--offload"]),
+    ('{"zero_optimization": {"zero_hpz_partition_size": 2}}', ["zero_hpz_partition_size is 2", "this run's is 1",
+                                                               "--secondary_shard_group"]),
 ])
 @pytest.mark.parametrize("script", ["zero.py", "pipeline.py"])
 def test_what_contradicts_flags_or_every_strategy_is_refused(script, content, words, settings):
@@ -105,6 +107,8 @@ def test_what_would_change_the_training_is_refused(setting, settings):
     ("pipeline.py", '"pipeline": {"partition": "uniform"}'),
     ("zero.py", '"pipeline": {"activation_checkpoint_interval": 1}'),
     ("hf_trainer.py", '"pipeline": {"activation_checkpoint_interval": 1}'),
+    ("pipeline.py", '"pipeline": {"activation_checkpoint_interval": 2}'),
+    ("pipeline.py", '"pipeline": {"use_reentrant": true}'),
     ("hf_trainer.py", '"autotuning": {"enabled": true}'), ("pipeline.py", '"autotuning": {"enabled": true}'),
     ("pipeline.py", '"wall_clock_breakdown": true'),
     ("pipeline.py", '"flops_profiler": {"enabled": true, "profile_step": 1}'),

@@ -53,6 +53,16 @@ def test_clipping_left_to_deepspeed_would_be_seen(train):
     assert weight_difference(run, train(*ONE_PROCESS)) > 1e-5
 
 
+@pytest.mark.parametrize("command", [("tests/scripts/groups_apart.py", "--num_gpus", "4", "--shard_group", "2")])
+def test_groups_that_train_by_themselves_would_be_seen(command, train):
+    """Two public reports of hybrid sharding saw a loss as if one group alone were training."""
+    run = train(*command)
+    with pytest.raises(AssertionError):
+        assert_same_computation(run, train(*ONE_PROCESS))
+    assert relative(run.column("grad_norm"), train(*ONE_PROCESS).column("grad_norm")) > 1e-2
+    assert weight_difference(run, train(*ONE_PROCESS)) > 1e-5
+
+
 def test_loss_scaling_left_to_deepspeed_would_be_seen(train):
     """DeepSpeed would clip by the norm of a gradient that is still scaled."""
     flags = (*SHORT, "--max_steps", "3", "--precision", "fp16")

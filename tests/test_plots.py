@@ -328,3 +328,24 @@ def test_a_table_prints_what_is_there(tmp_path):
     assert "DDP" not in parts[4]  # has none
     assert {"mfu_pct", "bubble_pct"} <= set(charts(rows, members, "made up", plots.STUDY))
     assert "gpu_utilization_pct" not in charts(rows, members, "made up", plots.STUDY)
+
+
+def test_a_strategy_with_recomputation_is_a_row_beside_the_plain_one(tmp_path):
+    write_run(tmp_path / "ddp", devices=4, throughput=200)
+    write_run(tmp_path / "recompute", "ddp_recompute", devices=4, throughput=150)
+    write_run(tmp_path / "pipeline", "pipeline_recompute", devices=4, throughput=150)
+    write_run(tmp_path / "one", "ddp_recompute", devices=1, throughput=50)
+    rows = rows_of(tmp_path)
+    assert set(rows.index) == {"DDP x 4", "DDP recompute x 4", "pipeline recompute 4 stages", "DDP recompute x 1"}
+    assert rows.loc["DDP recompute x 4", "baseline"] == "DDP x 4"
+    assert rows.loc["DDP recompute x 4", "throughput_samples_per_s_change_pct"] == pytest.approx(-25)
+    assert rows.loc["DDP recompute x 4", "own_speedup"] == pytest.approx(3)
+
+
+def test_groups_of_another_size_are_another_row(tmp_path):
+    write_run(tmp_path / "pairs", "fsdp_hybrid2", devices=8, throughput=200)
+    write_run(tmp_path / "fours", "fsdp_hybrid4", devices=8, throughput=210)
+    write_run(tmp_path / "both", "fsdp_hybrid4_recompute", devices=8, throughput=150)
+    write_run(tmp_path / "plain", "fsdp", devices=8, throughput=180)
+    assert list(rows_of(tmp_path).index) == ["FSDP x 8", "FSDP in groups of 2 x 8", "FSDP in groups of 4 x 8",
+                                             "FSDP in groups of 4 recompute x 8"]

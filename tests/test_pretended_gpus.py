@@ -40,8 +40,18 @@ STRATEGIES = {
     "torch zbv": ("torch_pipeline.py", "--micro_batches", "8", "--schedule", "zbv"),
     "HF Trainer": ("hf_trainer.py",),
     "HF Trainer ZeRO-2": ("hf_trainer.py", "--deepspeed_config", "experiments/zero2.json"),
+    "DDP recompute": ("bert_baseline.py", "--activation_checkpointing"),
+    "DataParallel recompute": ("data_parallel.py", "--activation_checkpointing"),
+    "ZeRO-3 recompute": ("zero.py", "--stage", "3", "--activation_checkpointing"),
+    "FSDP recompute": ("fsdp.py", "--activation_checkpointing"),
+    "pipeline recompute": ("pipeline.py", "--micro_batches", "8", "--activation_checkpointing"),
+    "torch 1f1b recompute": ("torch_pipeline.py", "--micro_batches", "8", "--schedule", "1f1b",
+                             "--activation_checkpointing"),
 }
 ROWS = [(name, gpus) for name in STRATEGIES for gpus in (1, 2)]
+GROUPS = {"FSDP hybrid": ("fsdp.py", "--shard_group", "2"),
+          "ZeRO-3 hpZ": ("zero.py", "--stage", "3", "--secondary_shard_group", "2")}
+ROWS += [("FSDP hybrid", 4), ("ZeRO-3 hpZ", 2)]
 LIBRARIES = ("deepspeed/", "accelerate/", "transformers/trainer")  # wait by themselves, as docs/strategies.md has it
 OTHER_TASKS = {"imdb": ("--max_seq_length", "40", "--max_grad_norm", "2"), "mnli": ("--max_grad_norm", "1.2"),
             "oscar": ("--max_seq_length", "64", "--max_grad_norm", "3")}
@@ -49,7 +59,8 @@ OTHER_TASKS = {"imdb": ("--max_seq_length", "40", "--max_grad_norm", "2"), "mnli
 
 def command_of(name: str, gpus: int) -> tuple[str, ...]:
     """A strategy's command. DataParallel's forward pass takes the samples of all GPUs: half a micro-batch for each."""
-    return (*STRATEGIES[name], *(["--micro_batch_size", "2"] if name == "DataParallel" and gpus == 2 else []))
+    is_halved = name.startswith("DataParallel") and gpus == 2
+    return (*(STRATEGIES | GROUPS)[name], *(["--micro_batch_size", "2"] if is_halved else []))
 
 
 def our_waits(run, at_least: float = 0) -> list[str]:
@@ -189,7 +200,7 @@ def test_precision_means_the_same_arithmetic(precision, name, pretended_gpus, tr
     assert not our_waits(run, at_least=1)
 
 
-@pytest.mark.parametrize("name", ["DDP", "FSDP", "ZeRO-2", "pipeline", "torch zbv"])
+@pytest.mark.parametrize("name", ["DDP", "FSDP", "ZeRO-2", "pipeline", "torch zbv", "DDP recompute"])
 def test_a_resumed_run_is_the_uninterrupted_one(name, pretended_gpus, tmp_path, broken_off, resume):
     """With dropout, which resumes with the random numbers of each GPU."""
     command = (*command_of(name, 2), "--dropout", "0.1")
@@ -220,7 +231,8 @@ def waits_in_the_table() -> dict[str, dict[str, float]]:
     return waits
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name.startswith(("ZeRO", "pipeline", "HF"))])
+@pytest.mark.parametrize("name", [name for name in (*STRATEGIES, "ZeRO-3 hpZ")
+                                  if name.startswith(("ZeRO", "pipeline", "HF"))])
 def test_what_libraries_wait_for_is_in_the_table(name, pretended_gpus):
     """Only waits in every step count, not those at a run's end."""
     found: dict[str, float] = {}

@@ -20,6 +20,8 @@ SHARED = {
     "torch zero_bubble x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zero_bubble"),
     "torch zbv x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"),
     "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
+    "ZeRO-3 hpZ 2 x 2": ("zero.py", "--num_gpus", "4", "--stage", "3", "--secondary_shard_group", "2"),
+    "FSDP hybrid 2 x 2": ("fsdp.py", "--num_gpus", "4", "--shard_group", "2"),
 }
 ROWS = [*((task, name) for task in TASKS for name in STRATEGIES), *(("oscar", name) for name in SHARED)]
 

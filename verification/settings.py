@@ -10,6 +10,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 STEPS = 6
 MICRO_BATCH_SIZE = 4
 MAX_GRAD_NORM = 1.0
+RECOMPUTE = "--activation_checkpointing"
 ZERO_2 = PROJECT / "experiments" / "zero2.json"
 # Nothing is random but the order of samples, which the seed decides; gradients are clipped.
 EXACT = ("--max_steps", str(STEPS), "--precision", "fp32", "--dropout", "0", "--learning_rate", "3e-5",
@@ -66,6 +67,7 @@ def settings(devices: int, layers: int | None, has_gpus: bool) -> list[Setting]:
         return Setting(f"{name} x {devices}", script, ("--num_gpus", str(devices), *flags), devices)
 
     size = "--micro_batch_size", str(MICRO_BATCH_SIZE)
+    groups = [number for number in range(2, devices) if devices % number == 0]
     found = [setting("DDP", "bert_baseline.py", *size)] if devices > 1 else []
     if has_gpus:
         found.append(Setting(f"DataParallel x {devices}", "data_parallel.py", ("--num_gpus", str(devices), *size),
@@ -74,8 +76,15 @@ def settings(devices: int, layers: int | None, has_gpus: bool) -> list[Setting]:
     found += [setting("ZeRO-3 offload", "zero.py", "--stage", "3", "--offload", *size),
               setting("FSDP", "fsdp.py", *size),
               setting("FSDP no reshard", "fsdp.py", "--reshard_after_forward", "false", *size),
+              *(setting(f"ZeRO-3 hpZ in groups of {group}", "zero.py", "--stage", "3", "--secondary_shard_group",
+                        str(group), *size) for group in groups),
+              *(setting(f"FSDP in groups of {group}", "fsdp.py", "--shard_group", str(group), *size)
+                for group in groups),
               setting("HF Trainer", "hf_trainer.py", *size),
-              setting("HF Trainer ZeRO-2", "hf_trainer.py", "--deepspeed_config", str(ZERO_2), *size)]
+              setting("HF Trainer ZeRO-2", "hf_trainer.py", "--deepspeed_config", str(ZERO_2), *size),
+              setting("DDP recompute", "bert_baseline.py", RECOMPUTE, *size),
+              setting("ZeRO-3 recompute", "zero.py", "--stage", "3", RECOMPUTE, *size),
+              setting("FSDP recompute", "fsdp.py", RECOMPUTE, *size)]
     return found + (_pipelines(devices, layers) if layers else [])
 
 
@@ -89,6 +98,7 @@ def _pipelines(devices: int, layers: int) -> list[Setting]:
         shape = f"{replicas} x {stages}" if replicas > 1 else f"x {stages}"
         flags = "--num_gpus", str(devices), "--stages", str(stages), "--micro_batches", str(batches)
         found.append(Setting(f"DeepSpeed pipeline {shape}", "pipeline.py", flags, devices))
+        found.append(Setting(f"DeepSpeed pipeline recompute {shape}", "pipeline.py", (*flags, RECOMPUTE), devices))
         for name, (_, pieces) in TORCH_NAMES.items():
             if stages * pieces <= layers and can_run(name, stages, batches) and (stages > 1 or pieces == 1):
                 found.append(Setting(f"PyTorch {name} {shape}", "torch_pipeline.py",

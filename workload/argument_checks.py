@@ -60,7 +60,8 @@ def check_arguments(arguments: "Arguments") -> None:
                 "global_batch_size": 1, "micro_batch_size": 1, "epochs": 1, "max_steps": 1, "warmup_steps": 0,
                 "weight_decay": 0, "num_gpus": 1, "cpu_threads": 1, "seed": 0, "eval_steps": 1,
                 "reference_batch_size": 1, "noise_scale_steps": 0, "profile_steps": 0, "dropout": 0, "stages": 1,
-                "micro_batches": 1, "checkpoint_steps": 1}
+                "micro_batches": 1, "checkpoint_steps": 1, "shard_group": 2,
+                "secondary_shard_group": 2}
     for name, smallest in at_least.items():
         value = getattr(arguments, name, None)
         if value is not None and not value >= smallest:
@@ -77,3 +78,16 @@ def check_arguments(arguments: "Arguments") -> None:
     name = arguments.run_name
     if name is not None and (name in ("", ".", "..") or os.path.basename(name) != name):
         raise InputError(f"--run_name {name!r}: must be the plain name of a folder; --output_dir says where")
+
+
+def group_size(flag: str, size: int | None, devices: int) -> int:
+    """Devices in each group that a flag asks for; without the flag all of them.
+
+    Raises:
+        InputError: the devices cannot be divided into such groups; says what fits.
+    """
+    if size is None or devices % size == 0:
+        return size or devices
+    fitting = [str(number) for number in range(2, devices + 1) if devices % number == 0]
+    raise InputError(f"--{flag} {size}: {devices} device{'s' * (devices > 1)} cannot be divided into groups of {size}; "
+                     + (f"use {' or '.join(fitting)}" if fitting else "leave it out"))

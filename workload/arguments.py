@@ -68,6 +68,8 @@ class Arguments:
     tf32: bool = flag("with --precision fp32 on a GPU: matrix products round their factors to 10 bits, which tensor "
                       "cores take", False)
     compile: bool = flag("torch.compile for the transformer layers; worth its start in long runs", False)
+    activation_checkpointing: bool = flag("compute each transformer layer's activations again in the backward pass "
+                                          "instead of keeping them: less memory, about a third more work", False)
 
     num_gpus: int | None = flag("processes, one per device; without GPUs CPU processes. Default: all visible GPUs")
     device: Literal["cpu"] | None = flag("`cpu`: CPU processes although there are GPUs. Default: GPUs, if any")
@@ -127,6 +129,12 @@ class TorchPipelineArguments(StageArguments):
         "order in which devices work off the micro-batches; the last three put two pieces of the model on each device",
         "1f1b")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.activation_checkpointing and self.schedule in ("zero_bubble", "zbv"):
+            raise InputError(f"--activation_checkpointing: --schedule {self.schedule} splits the backward pass, and "
+                             "would compute a layer again for each part, ten times; use --schedule interleaved")
+
 
 @dataclass
 class ZeroArguments(Arguments):
@@ -135,11 +143,17 @@ class ZeroArguments(Arguments):
     stage: Literal[0, 1, 2, 3] = flag("what the devices share out: 0 nothing, 1 the optimizer's states, 2 and the "
                                       "gradients, 3 and the parameters", 2)
     offload: bool = flag("keep the optimizer's states in the CPU's memory and update there", False)
+    secondary_shard_group: int | None = flag(
+        "stage 3, ZeRO++'s hpZ: each group of N neighbours keeps a second copy of the parameters in shards, from which "
+        "they are gathered but for the first time after an update; N must divide the devices. Default: no second copy")
     deepspeed_config: str = flag("file with DeepSpeed's own settings. Default: the one beside the script",
                                  "ds_config.json")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.secondary_shard_group and self.offload:
+            raise InputError("--secondary_shard_group spends memory for less communication, --offload saves it; leave "
+                             "one of them out")
         if self.offload and self.stage == 0:
             raise InputError("--offload moves what --stage 1, 2 or 3 share out; --stage 0 shares out nothing")
         if self.compile and self.stage == 3:
@@ -163,6 +177,8 @@ class FsdpArguments(Arguments):
 
     reshard_after_forward: bool = flag("give a layer's gathered parameters back after its forward pass, and gather "
                                        "them again for the backward pass; false: keep them until the step's end", True)
+    shard_group: int | None = flag("hybrid sharding: each group of N neighbours shares out the parameters, and holds "
+                                   "them all; N must divide the devices. Default: one group of all")
     gather_precision: Literal["fp32", "bf16"] = flag(
         "type in which parameters are gathered; bf16: half the bytes, with --precision bf16 only, and LayerNorms and "
         "embeddings are rounded as well", "fp32")

@@ -20,6 +20,7 @@ from workload.launch.gpus import device_type
 from workload.launch.processes import Processes, join
 from workload.launch.start import launch, started_at
 from workload.models.layers import ORDERED_LAYERS
+from workload.models.recomputation import recompute_layers
 from workload.optimizer import warmup_steps
 from workload.output_folder import output_folder
 from workload.precision import choose_precision
@@ -29,6 +30,7 @@ from workload.tasks import Task, open_task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds
 
+RECOMPUTE = "_recompute"  # ends a strategy's name with --activation_checkpointing
 UNTIMED_STEPS = 5  # at the start, or a quarter of a very short run
 
 
@@ -99,6 +101,8 @@ class Job:
     def build_model(self, device: torch.device | str) -> "PreTrainedModel":
         """The Hugging Face model, the same on every rank, in the type that its weights are trained in."""
         model = self.task.build_model()
+        if self.arguments.activation_checkpointing:
+            recompute_layers(model, self.task.model_name)
         return model.to(device, self.weights_dtype)  # pyright: ignore[reportArgumentType]  transformers hides its self
 
     @property
@@ -136,6 +140,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     check_names(arguments)
+    strategy += RECOMPUTE * arguments.activation_checkpointing  # a row of its own
     batch_split = split_batch(arguments, devices // stages, micro_batches)
     precision = choose_precision(arguments.precision, arguments.tf32, torch.device(device_type()))
     settings = complete_settings(batch_split, precision) if complete_settings else None

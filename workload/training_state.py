@@ -152,6 +152,8 @@ class ZeroTrainingState(TrainingState):
                 self._put_into_partition(parameter, *values)
             else:
                 self._put_into_fragment(parameter, *values)
+        if hasattr(self.zero_optimizer, "invalidate_secondary_tensor"):  # ZeRO-3's; hpZ's second copy is out of date
+            self.zero_optimizer.invalidate_secondary_tensor()
 
     def _put_into_fragment(self, parameter: torch.nn.Parameter, value: Tensor, *moments: Tensor) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state

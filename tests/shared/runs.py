@@ -38,6 +38,8 @@ ROWS = {
     "ZeRO-3 x 2": ("zero.py", "--num_gpus", "2", "--stage", "3"),
     "ZeRO-3 x 4": ("zero.py", "--num_gpus", "4", "--stage", "3"),
     "ZeRO-3 x 2 offload": ("zero.py", "--num_gpus", "2", "--stage", "3", "--offload"),
+    "ZeRO-3 hpZ x 2": ("zero.py", "--num_gpus", "2", "--stage", "3", "--secondary_shard_group", "2"),
+    "ZeRO-3 hpZ 2 x 2": ("zero.py", "--num_gpus", "4", "--stage", "3", "--secondary_shard_group", "2"),
     "HF Trainer x 1": ("hf_trainer.py", "--num_gpus", "1"),
     "HF Trainer x 2": ("hf_trainer.py", "--num_gpus", "2"),
     "HF Trainer ZeRO-2 x 2": ("hf_trainer.py", "--num_gpus", "2", "--deepspeed_config", "experiments/zero2.json"),
@@ -46,7 +48,17 @@ ROWS = {
     "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
     "FSDP no reshard x 2": ("fsdp.py", "--num_gpus", "2", "--reshard_after_forward", "false"),
     "FSDP x 4": ("fsdp.py", "--num_gpus", "4"),
+    "FSDP hybrid 2 x 2": ("fsdp.py", "--num_gpus", "4", "--shard_group", "2"),
+    "FSDP no reshard hybrid 2 x 2": ("fsdp.py", "--num_gpus", "4", "--shard_group", "2", "--reshard_after_forward",
+                                     "false"),
     "DataParallel x 1": ("data_parallel.py", "--num_gpus", "1"),
+    "DDP recompute x 2": ("bert_baseline.py", "--num_gpus", "2", "--activation_checkpointing"),
+    "pipeline recompute x 2": ("pipeline.py", "--num_gpus", "2", "--stages", "2", "--activation_checkpointing"),
+    "torch interleaved recompute x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "interleaved",
+                                        "--activation_checkpointing"),
+    "ZeRO-3 recompute x 2": ("zero.py", "--num_gpus", "2", "--stage", "3", "--activation_checkpointing"),
+    "FSDP recompute x 2": ("fsdp.py", "--num_gpus", "2", "--activation_checkpointing"),
+    "HF Trainer recompute x 2": ("hf_trainer.py", "--num_gpus", "2", "--activation_checkpointing"),
 }
 SHORT = ("--max_steps", "2", "--max_eval_examples", "8")  # short types are slow on a CPU
 PIPELINES = [row for row, command in ROWS.items() if "pipeline" in command[0] and "x 1" not in row]

@@ -103,17 +103,12 @@ def check_settings(config: dict[str, Any]) -> None:
             is_same = value == expected and isinstance(value, bool) == isinstance(expected, bool)
             if not is_same and not (_is_off(value) if expected is OFF else value is None):
                 raise InputError(f"{WHERE}{key} is {shown(value)}, which {reason}; take it out")
+    _refuse_on(config, ("pipeline.activation_checkpoint_interval", "pipeline.use_reentrant"),
+               "--activation_checkpointing decides what is computed again")
     for key, package in MONITORS.items():
         if config.get(key, {}).get("enabled") and not importlib.util.find_spec(package):
             raise InputError(f"{WHERE}{key}.enabled is true, but the package {package} is not installed")
     _ask_deepspeed(config)
-
-
-def check_no_pipeline(config: dict[str, Any]) -> None:
-    """Refuse settings that only a pipeline would follow."""
-    if get_setting(config, "pipeline.activation_checkpoint_interval"):
-        raise InputError(f"{WHERE}pipeline.activation_checkpoint_interval is set, but there is no pipeline here; take "
-                         "it out, or use pipeline.py")
 
 
 def check_pipeline(config: dict[str, Any]) -> None:

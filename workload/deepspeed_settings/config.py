@@ -11,7 +11,7 @@ import hjson
 
 from workload.arguments import Arguments, PipelineArguments, TrainerArguments, ZeroArguments
 from workload.batches import BatchSplit
-from workload.deepspeed_settings.checks import WHERE, check_no_pipeline, check_settings, parsed_block, shown
+from workload.deepspeed_settings.checks import WHERE, check_settings, parsed_block, shown
 from workload.deepspeed_settings.flags import check_offload, check_optimizer, check_precision, refuse_other
 from workload.errors import InputError
 
@@ -73,7 +73,6 @@ def follow_config(config: dict[str, Any], arguments: ZeroArguments, devices: int
     if is_tuned and "metric_path" not in tuner:
         raise InputError(f"{WHERE}autotuning.enabled is true, but DeepSpeed's autotuner did not start this; "
                          "take it out, or start with deepspeed --autotuning run")
-    check_no_pipeline(config)
     if stage != "auto" and (is_tuned or "stage" not in arguments.given):
         arguments.stage = stage
     if micro_batch_size and (is_tuned or "micro_batch_size" not in arguments.given):
@@ -131,12 +130,24 @@ def complete_config(config: dict[str, Any], arguments: Arguments, zero_stage: in
         raise InputError(f"{WHERE}zero_optimization.stage is {zero['stage']}, but this run's is {zero_stage}; take it "
                          "out, zero.py --stage decides it")
     check_offload(zero, offload)
+    group = getattr(arguments, "secondary_shard_group", None) or 1
+    if zero.get("zero_hpz_partition_size", "auto") not in ("auto", group):
+        raise InputError(f"{WHERE}zero_optimization.zero_hpz_partition_size is "
+                         f"{shown(zero['zero_hpz_partition_size'])}, but this run's is {group}; take it out, zero.py "
+                         "--secondary_shard_group decides it")
 
     completed = {key: value for key, value in config.items()
                  if key not in ("optimizer", "scheduler", "fp16", "bf16", "bfloat16")}
     completed |= {key: value for key, (value, _) in decided.items()}
     completed["zero_optimization"] = {key: value for key, value in zero.items() if "offload" not in key}
     completed["zero_optimization"]["stage"] = zero_stage
+    if group > 1:
+        completed["zero_optimization"]["zero_hpz_partition_size"] = group
+    if isinstance(arguments, PipelineArguments):
+        every = int(arguments.activation_checkpointing)  # layers; 0 for none
+        # `use_reentrant` would put DeepSpeed's own function in the place of PyTorch's.
+        pipeline = {key: value for key, value in config.get("pipeline", {}).items() if key != "use_reentrant"}
+        completed["pipeline"] = pipeline | {"activation_checkpoint_interval": every}
     if zero_stage == 0:
         # DeepSpeed would clip a pipeline by the norm of the first stage's gradients alone, and without ZeRO it does
         # not tell the norm; workload/optimizer.py clips instead.

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from workload.arguments import Arguments
+from workload.argument_checks import group_size
+from workload.arguments import Arguments, ZeroArguments
 from workload.deepspeed_settings.checks import WHERE, get_setting, parsed_block, shown
 from workload.errors import InputError
 
@@ -68,6 +69,14 @@ def check_offload(zero: dict[str, Any], offload: bool) -> None:
         if value is not None and device not in agreeing:
             raise InputError(f"{WHERE}zero_optimization.{key} is {shown(value)}; take it out, zero.py --offload "
                              "decides what is kept on the CPU")
+
+
+def check_second_copy(arguments: ZeroArguments, devices: int) -> None:
+    """Refuse a --secondary_shard_group in a stage without shards of parameters, or that does not divide the devices."""
+    if arguments.secondary_shard_group and arguments.stage != 3:
+        raise InputError(f"--secondary_shard_group: in stage {arguments.stage} each device holds all parameters, so "
+                         "there is nothing to keep a second copy of; use --stage 3")
+    group_size("secondary_shard_group", arguments.secondary_shard_group, devices)
 
 
 def refuse_other(key: str, found: Any, who_says: str, value: Any) -> None:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from workload.models.encoder_config import EncoderClassifierConfig
@@ -25,7 +26,7 @@ class Embeddings(nn.Module):
         return self.dropout(self.token(input_ids) + self.position(positions))
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(GradientCheckpointingLayer):
     """Self-attention, then a feed-forward network, both pre-norm with residual connections."""
 
     def __init__(self, config: EncoderClassifierConfig) -> None:
@@ -76,6 +77,7 @@ class EncoderClassifier(PreTrainedModel):
     config_class = EncoderClassifierConfig
     base_model_prefix = "encoder"
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: EncoderClassifierConfig) -> None:
         super().__init__(config)

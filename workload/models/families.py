@@ -42,8 +42,13 @@ class Layer(Module):
         super().__init__()
         self.module, self.run, self.dropout = module, run, dropout or torch.nn.Identity()
 
-    def forward(self, activation: Activation) -> Activation | Tensor:
-        return self.run(self, activation)
+    def forward(self, activation: Activation | Tensor) -> Activation | Tensor:
+        # DeepSpeed hands a lone tensor over as such to layers that it may have to compute again.
+        return self.run(self, (activation,) if torch.is_tensor(activation) else activation)
+
+
+class TransformerLayer(Layer):
+    """One of the repeated layers that make up the model's depth."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def bert_layers(model: "BertForQuestionAnswering | BertForSequenceClassification
     bert = model.bert
     layers = {"bert.embeddings": Layer(bert.embeddings, embed)}
     for index, module in enumerate(bert.encoder.layer):
-        layers[f"bert.encoder.layer.{index}"] = Layer(module, encode)
+        layers[f"bert.encoder.layer.{index}"] = TransformerLayer(module, encode)
     if isinstance(model, BertForQuestionAnswering):
         return layers | {"qa_outputs": Layer(model.qa_outputs, answer)}
     assert bert.pooler is not None  # the classes without one are those for other tasks
@@ -112,7 +117,7 @@ def encoder_classifier_layers(model: "EncoderClassifier") -> dict[str, Layer]:
     def classify(layer: Layer, activation: Activation) -> Tensor:  # (batch, classes)
         return layer.module(*activation)
 
-    layers = {f"layers.{index}": Layer(module, encode) for index, module in enumerate(model.layers)}
+    layers = {f"layers.{index}": TransformerLayer(module, encode) for index, module in enumerate(model.layers)}
     return {"embeddings": Layer(model.embeddings, embed), **layers, "classifier": Layer(model.classifier, classify)}
 
 
@@ -137,7 +142,7 @@ def gpt2_layers(model: "GPT2LMHeadModel") -> dict[str, Layer]:
     def predict(layer: Layer, activation: Activation) -> Tensor:  # (batch, length, vocabulary)
         return layer.module(activation[0])
 
-    layers = {f"transformer.h.{index}": Layer(module, decode) for index, module in enumerate(gpt2.h)}
+    layers = {f"transformer.h.{index}": TransformerLayer(module, decode) for index, module in enumerate(gpt2.h)}
     return {"transformer.wte": Layer(gpt2.wte, embed), "transformer.wpe": Layer(gpt2.wpe, add_positions, gpt2.drop),
             **layers, "transformer.ln_f": Layer(gpt2.ln_f, decode), "lm_head": Layer(model.lm_head, predict)}
 

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import Module
 
-from workload.models.families import FAMILIES, Activation, Layer, visible_keys
+from workload.models.families import FAMILIES, Activation, Layer, TransformerLayer, visible_keys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds
 
-__all__ = ["ORDERED_LAYERS", "Activation", "Layer", "layer_names", "ordered_layers", "shared_weight",
-           "transformer_modules", "visible_keys"]
+__all__ = ["ORDERED_LAYERS", "Activation", "Layer", "TransformerLayer", "layer_names", "ordered_layers",
+           "shared_weight", "transformer_modules", "visible_keys"]
 
 ORDERED_LAYERS = {model_type: family.layers for model_type, family in FAMILIES.items() if family.layers}
 
