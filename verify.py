@@ -33,7 +33,7 @@ from workload.launch.gpus import use_cpu, visible_gpus
 from workload.launch.start import devices_asked_for
 from workload.models.families import FAMILIES
 from workload.models.loading import TINY
-from workload.tasks import TASKS, open_task
+from workload.tasks.registry import TASKS, open_task
 from workload.tasks.task import Task
 
 LENGTH = 128  # tokens

@@ -16,6 +16,7 @@ import contextlib
 import functools
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -32,7 +33,9 @@ from workload.launch.start import devices_asked_for
 from workload.models.loading import write_model
 from workload.optimization import Optimization
 from workload.precision import keep_casts
-from workload.tasks import Task
+
+if TYPE_CHECKING:
+    from workload.tasks.task import Task  # with libraries that take a second to import
 
 
 def main() -> None:
@@ -97,7 +100,7 @@ def main() -> None:
     leave()
 
 
-def save_model(task: Task, model: torch.nn.Module, is_main: bool, folder: Path) -> None:
+def save_model(task: "Task", model: torch.nn.Module, is_main: bool, folder: Path) -> None:
     """Gather the parameters one by one, each from all devices, into a Hugging Face model on rank 0's CPU."""
     import deepspeed
 

@@ -87,11 +87,11 @@ def rerun_spread(runs: Runs, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """
     logs = positive_logs(runs.values)
     cells = runs.cells(logs)
-    squares = np.zeros((len(group), logs.shape[1]))
-    np.add.at(squares, runs.row, np.nan_to_num(logs - cells.means[runs.seed, runs.row]) ** 2)
-    freedom = np.maximum(cells.counts - 1, 0).sum(axis=0)[:-1]
-    alike = group[:, None] == group  # (rows, rows)
-    squares, freedom = alike @ squares, alike @ freedom
+    _, group = np.unique(group, return_inverse=True)  # numbers from 0
+    squares, freedom = np.zeros((2, group.max() + 1, logs.shape[1]))  # (groups, metrics)
+    np.add.at(squares, group[runs.row], np.nan_to_num(logs - cells.means[runs.seed, runs.row]) ** 2)
+    np.add.at(freedom, group, np.maximum(cells.counts - 1, 0).sum(axis=0)[:-1])
+    squares, freedom = squares[group], freedom[group]
     return np.sqrt(squares / np.where(freedom > 0, freedom, np.nan)), freedom
 
 
@@ -129,10 +129,11 @@ def find_changes(runs: Runs, baseline: np.ndarray, has_times: np.ndarray, group:
     moved = moved[:, :-1] | moved[:, baseline]  # (seeds, rows)
     p[(moved[:, :, None] & ~np.isnan(logs)).any(axis=0)] = np.nan
     is_marked = np.zeros(p.shape, bool)
+    tables = [np.flatnonzero(group == number) for number in np.unique(group)]  # the rows of each
     for family in study.families:
-        places = [columns[column] for column in family]
-        for number in np.unique(group):
-            table = np.ix_(group == number, places)
+        places = np.array([columns[column] for column in family])
+        for rows in tables:
+            table = np.ix_(rows, places)
             is_marked[table] = discoveries(p[table])
     return Changes(*in_percent(found), is_marked, 100 * np.expm1(floor), 100 * deviation,
                    np.where(freedom > 0, freedom, np.nan))

@@ -2,13 +2,14 @@
 
 import csv
 import io
+import math
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from comparison.progress import tell
 from measurement.columns import COMPLETE, YES
 
 SMALLEST, LARGEST = 1e-30, 1e30  # range of usable numbers: their sums, squares and ratios fit into a float
@@ -24,8 +25,8 @@ def shown(value: object) -> str:
     return repr(value)[:MOST_SHOWN]
 
 
-def read_table(path: Path, drop_torn: bool = False) -> pd.DataFrame:
-    """The cells of a CSV file as text, NaN for empty ones. The separator may be a comma, a semicolon or a tab.
+def read_columns(path: Path, drop_torn: bool = False) -> dict[str, list[str]]:
+    """The cells of a CSV file by column, as text. The separator may be a comma, a semicolon or a tab.
 
     A file is whole if it ends with a line break, or if its last column is `complete` and says yes. Otherwise it may
     have been cut inside its last number, which would then be read as another number.
@@ -40,10 +41,10 @@ def read_table(path: Path, drop_torn: bool = False) -> pd.DataFrame:
         text = path.read_bytes().decode("utf-8-sig")
         is_ended = text.endswith(("\n", "\r"))
         if drop_torn and not is_ended:
-            print(f"{path}: its last row is cut off and is left out", file=sys.stderr)
+            tell(f"{path}: its last row is cut off and is left out")
             text = text[:max(text.rfind("\n"), text.rfind("\r")) + 1]
             if not text.strip():
-                return pd.DataFrame()
+                return {}
         head, *rows = _cells(text)
     except FileNotFoundError:
         raise ValueError(f"{path.name} is missing") from None
@@ -58,9 +59,20 @@ def read_table(path: Path, drop_torn: bool = False) -> pd.DataFrame:
     if not drop_torn and (is_torn or not is_marked and not is_ended):
         raise ValueError(f"{path.name} is cut off inside a row; copy it again, or, if nothing is missing, fill the row "
                          "up to its last column and end it with a line break")
-    rows = [row + [""] * (len(head) - len(row)) for row in rows]
-    table = pd.DataFrame(rows, columns=head, dtype=object)[names]
-    return table.mask(table.map(lambda cell: cell.lower() in EMPTY))
+    columns = zip(*(row + [""] * (len(head) - len(row)) for row in rows), strict=True) if rows else [()] * len(head)
+    return {name: list(cells) for name, cells in zip(head, columns, strict=True) if name}
+
+
+def read_table(path: Path, drop_torn: bool = False) -> pd.DataFrame:
+    """What `read_columns` reads, NaN for empty cells."""
+    columns = read_columns(path, drop_torn)
+    return pd.DataFrame({name: [np.nan if is_empty(cell) else cell for cell in cells]
+                         for name, cells in columns.items()}, dtype=object)
+
+
+def is_empty(cell: str) -> bool:
+    """Whether a cell of a CSV file has no value."""
+    return cell.lower() in EMPTY
 
 
 def _cells(text: str) -> list[list[str]]:
@@ -90,21 +102,27 @@ def _with_decimal_points(rows: list[list[str]]) -> list[list[str]]:
             for row in rows]
 
 
-def as_numbers(values: pd.Series, file: str, whole: bool = False, smallest: int = 1) -> pd.Series:
-    """Convert text to numbers, NaN staying NaN.
+def as_number(text: str, name: str, file: str, whole: bool = False, smallest: int = 1) -> float:
+    """Convert the text of a cell to a number; NaN if it is empty.
 
     Args:
+        name: of the column.
         whole: accept only whole numbers from `smallest` on; 4.0 and 1E+02 are whole as well.
 
     Raises:
-        ValueError: names the file, the column and the first value that is not a usable number.
+        ValueError: names the file, the column and the value if it is not a usable number.
     """
-    numbers = values.map(lambda text: float(text) if NUMBER.fullmatch(text) else np.nan, na_action="ignore")
-    numbers = numbers.astype(float)
-    found, sizes = numbers.to_numpy(), numbers.abs().to_numpy()
-    usable = (sizes >= SMALLEST) & (sizes <= LARGEST) | (sizes == 0)
-    if whole:
-        usable &= (found >= smallest) & (found <= LARGEST_WHOLE) & (np.floor(found) == found)
-    if len(wrong := values[values.notna().to_numpy() & ~usable]):
-        raise ValueError(f"{file}: {values.name} is {shown(wrong.iloc[0])}, not a usable number")
-    return numbers
+    if NUMBER.fullmatch(text):
+        number = float(text)
+        is_usable = number == 0 or SMALLEST <= abs(number) <= LARGEST
+        if is_usable and (not whole or smallest <= number <= LARGEST_WHOLE and number.is_integer()):
+            return number
+    elif is_empty(text):
+        return math.nan
+    raise ValueError(f"{file}: {name} is {shown(text)}, not a usable number")
+
+
+def as_numbers(values: pd.Series, file: str, whole: bool = False, smallest: int = 1) -> pd.Series:
+    """Convert a column of text to numbers as `as_number` does, NaN staying NaN."""
+    return values.map(lambda text: as_number(text, str(values.name), file, whole, smallest),
+                      na_action="ignore").astype(float)

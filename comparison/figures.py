@@ -1,11 +1,14 @@
 """Bar charts of metrics, line charts of curves, and quality over time against a target."""
 
 import textwrap
+from collections.abc import Sequence
+from itertools import accumulate
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure  # without pyplot it draws with Agg and never needs a display
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -34,7 +37,7 @@ def new_chart(title: str, heading: str, label: str, width: float) -> tuple[Figur
     heading = "\n".join(textwrap.fill(line, 76) for line in heading.splitlines())
     axes.annotate(heading, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=8, color="0.35")
     pad = 12 + 10 * len(heading.splitlines())
-    axes.set_title(title[0].upper() + title[1:], loc="left", weight="bold", pad=pad)
+    axes.set_title(title[0].upper() + title[1:], loc="left", weight="bold", pad=pad, y=1.0)  # given: no search for it
     axes.set_ylabel(label)
     axes.ticklabel_format(axis="y", style="plain", useOffset=False)  # a power of ten would stand in the heading
     axes.grid(axis="y", color="0.9")
@@ -47,6 +50,17 @@ def legend(figure: Figure, lines: dict[str, Line2D]) -> None:
     place = {"loc": "outside right upper", "frameon": False, "fontsize": 9, "handlelength": 3.5}
     names = [textwrap.fill(name, 28, break_on_hyphens=False) for name in lines]
     figure.legend(lines.values(), names, **place)
+
+
+def starts(tables: Sequence[np.ndarray]) -> list[int]:
+    """Where each table begins in the line that `joined` makes of them."""
+    return [0, *accumulate(len(table) + 1 for table in tables[:-1])]
+
+
+def joined(tables: Sequence[np.ndarray]) -> np.ndarray:
+    """Curves, each of (points, columns), as one line with gaps: an artist for each of hundreds of runs takes long."""
+    parts = [part for table in tables for part in (table, np.full_like(table[:1], np.nan, shape=(1, table.shape[1])))]
+    return np.concatenate(parts[:-1]).T  # (columns, points)
 
 
 def looks(rows: pd.DataFrame, study: Study) -> list[tuple]:
@@ -69,18 +83,23 @@ def bar_chart(rows: pd.DataFrame, metric: Metric, heading: str, study: Study) ->
         heading += "\nof a single seed: 95 % interval over sampled steps"
     label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
     figure, axes = new_chart(metric.label, heading, label, max(6, 1.15 * len(rows) + 1))
-    for place, ((_, row), (colour, _, _, hatch)) in enumerate(zip(rows.iterrows(), looks(rows, study), strict=True)):
-        value, half_width = row[column], row[column + MEAN[1]]
-        low, high = row.get(column + LOW, np.nan), row.get(column + HIGH, np.nan)
-        error = np.nan_to_num([[half_width if pd.isna(low) else value - low],
-                               [half_width if pd.isna(low) else high - value]])  # (below and above, bars)
-        axes.bar(place, value, 0.65, yerr=error if error.any() else None, capsize=4, color=colour, edgecolor="white",
-                 hatch=hatch)
+    each = [row for _, row in rows.iterrows()]
+    values, half_widths = rows[column].to_numpy(float), rows[column + MEAN[1]].to_numpy(float)
+    low, high = (rows[column + end].to_numpy(float) if column + end in rows else np.full(len(rows), np.nan)
+                 for end in (LOW, HIGH))
+    errors = np.nan_to_num(np.where(np.isnan(low), half_widths, [values - low, high - values]))  # (below, above; bars)
+    colours, _, _, hatches = zip(*looks(rows, study), strict=True)
+    axes.bar(range(len(rows)), values, 0.65, color=colours, edgecolor="white", hatch=hatches)
+    if (known := errors.any(axis=0)).any():
+        axes.errorbar(np.flatnonzero(known), values[known], errors[:, known], fmt="none", ecolor="black", capsize=4)
+    for place, (row, value) in enumerate(zip(each, values, strict=True)):
         text, top = "—", 0.0
-        if pd.notna(value):
+        if not np.isnan(value):
             text = value_text(row, column).replace(" ± ", "\n± ").replace(" (", "\n(")
-            top = max(value, 0) + error[1, 0]
-        axes.annotate(text, (place, top), (0, 3), textcoords="offset points", horizontalalignment="center", fontsize=9)
+            top = max(value, 0) + errors[1, place]
+        note = axes.annotate(text, (place, top), (0, 3), textcoords="offset points", horizontalalignment="center",
+                             fontsize=9)
+        note.set_in_layout(False)  # it is within the axes' margins
     names = [textwrap.fill(name, 16, break_on_hyphens=False) for name in shown_names(rows)]
     axes.set_xticks(range(len(rows)), names, fontsize=9)
     axes.set_xlim(-0.6, max(len(rows), 4) - 0.4)  # a lone bar stays a bar
@@ -91,27 +110,33 @@ def bar_chart(rows: pd.DataFrame, metric: Metric, heading: str, study: Study) ->
 def line_chart(rows: pd.DataFrame, members: Members, curve: Curve, axis: str, heading: str,
                study: Study) -> Figure | None:
     """A line per run, in the same style for runs of one setting; None if no run has the curve."""
+    found = {index: [table for run in members[index] if curve.column in run.curves
+                     if len(table := run.curves[curve.column][[axis, curve.column]].dropna())] for index in rows.index}
+    if not any(found.values()):
+        return None
     figure, axes = new_chart(f"{curve.label} over {study.axes[axis].split()[0]}", heading, curve.label, 9)
     drawn, names = {}, shown_names(rows)
     for place, (index, (colour, line, marker, _)) in enumerate(zip(rows.index, looks(rows, study), strict=True)):
-        found = [run.curves[curve.column][[axis, curve.column]].dropna() for run in members[index]
-                 if curve.column in run.curves]
-        width, size = (1.8, 5.5) if len(found) == 1 else (0.9, 3.5)
-        for table in (table for table in found if len(table)):
-            points = table[curve.column]
-            if curve.file == "steps.csv":  # a step's value is noisy: a faint line behind its rolling mean
-                axes.plot(table[axis], points, color=colour, linewidth=0.5, alpha=0.2 / len(found), zorder=1)
-                points = points.rolling(10, min_periods=1).mean()
-            # Markers are hollow and staggered, so that lines that coincide can be told apart.
-            gap = max(1, len(table) // 8)
-            marks = {"marker": marker, "markerfacecolor": "none", "markevery": (place * gap // len(rows), gap)}
-            look = {"color": colour, "linestyle": line, "linewidth": width, "markersize": size}
-            drawn.setdefault(names[index], *axes.plot(table[axis], points, **look, **marks))
+        if not (tables := [table.to_numpy() for table in found[index]]):
+            continue
+        if curve.file == "steps.csv":  # a step's value is noisy: a faint line behind its rolling mean
+            axes.add_collection(LineCollection(tables, colors=colour, linewidths=0.5, alpha=0.2 / len(tables),
+                                               zorder=1))
+            tables = [np.column_stack([table[axis], table[curve.column].rolling(10, min_periods=1).mean()])
+                      for table in found[index]]
+        # Markers are hollow and staggered, so that lines that coincide can be told apart.
+        gaps = [max(1, len(table) // 8) for table in tables]
+        marks = [np.arange(place * gap // len(rows), len(table), gap) for gap, table in zip(gaps, tables, strict=True)]
+        width, size = (1.8, 5.5) if len(tables) == 1 else (0.9, 3.5)
+        drawn[names[index]] = axes.plot(
+            *joined(tables), color=colour, linestyle=line, linewidth=width, marker=marker, markersize=size,
+            markerfacecolor="none", markevery=np.concatenate([
+                mark + start for mark, start in zip(marks, starts(tables), strict=True)]).tolist())[0]
     axes.set_xlabel(study.axes[axis])
     if axis == "epoch":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, drawn)
-    return figure if drawn else None
+    return figure
 
 
 def devices_chart(rows: pd.DataFrame, metric: Metric, ideal: tuple, title: str, heading: str, study: Study) -> Figure:
@@ -146,15 +171,17 @@ def quality_chart(rows: pd.DataFrame, members: Members, aim: Aim, heading: str, 
     for index, (colour, line, marker, _) in zip(rows.index, looks(rows, study), strict=True):
         runs = [run for run in members[index] if aim_of(run.summary, study) == aim]
         look = {"color": colour, "linestyle": line, "linewidth": 1.8 if len(runs) == 1 else 0.9}
-        done = 0
-        for run in runs:
-            table = run.curves.get(aim.curve, pd.DataFrame(columns=["elapsed_s", aim.curve]))
-            table = table[["elapsed_s", aim.curve]].dropna()
-            axes.plot(table["elapsed_s"], table[aim.curve], marker=".", markersize=4, **look)
-            if pd.notna(seconds := run.summary.get("time_to_target_s")):
-                done += 1
-                height = np.interp(seconds, table["elapsed_s"], table[aim.curve]) if len(table) else aim.value
-                axes.plot(seconds, height, marker, color=colour, markersize=8, markeredgecolor="black", zorder=3)
+        curves = [run.curves.get(aim.curve, pd.DataFrame(columns=["elapsed_s", aim.curve])) for run in runs]
+        tables = [table[["elapsed_s", aim.curve]].dropna().to_numpy(float) for table in curves]
+        if tables:
+            axes.plot(*joined(tables), marker=".", markersize=4, **look)
+        times = [(run.summary.get("time_to_target_s", np.nan), table) for run, table in zip(runs, tables, strict=True)]
+        reached = [(seconds, np.interp(seconds, table[:, 0], table[:, 1]) if len(table) else aim.value)
+                   for seconds, table in times if pd.notna(seconds)]
+        if reached:
+            axes.plot(*zip(*reached, strict=True), marker, color=colour, markersize=8, markeredgecolor="black",
+                      zorder=3)
+        done = len(reached)
         if runs:
             share = {0: ": never reached", len(runs): ""}.get(done, f": reached by {done} of {len(runs)} runs")
             sample = Line2D([], [], **look, marker=marker if done else None, markersize=8, markeredgecolor="black")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from comparison.figures import Members, legend, looks, new_chart
+from comparison.figures import Members, joined, legend, looks, new_chart
 from comparison.runs import NOISE, NORMS, Run
 from comparison.settings import shown_names
 from comparison.study import Study
@@ -48,12 +48,14 @@ def noise_chart(rows: pd.DataFrame, members: Members, heading: str, study: Study
     drawn, names, endless = {}, shown_names(rows), []
     for place, (index, (colour, line, marker, _)) in enumerate(zip(rows.index, looks(rows, study), strict=True)):
         look = {"color": colour, "linestyle": line, "marker": marker, "markerfacecolor": "none", "linewidth": 1.2}
-        for table in found[index]:
-            x, value = table["samples"] + gap * (place - (len(rows) - 1) / 2), table["value"]
-            above = (table["high"] - value).where(np.isfinite(table["high"]), 0.0)
-            axes.errorbar(x, value, [value - table["low"], above], fmt="none", ecolor=colour, elinewidth=0.9, capsize=3)
-            drawn.setdefault(names[index], *axes.plot(x, value, **look))
-            endless += [(*point, colour) for point in zip(x[above == 0], value[above == 0], strict=True)]
+        if not found[index]:
+            continue
+        x, value, low, high = joined([table.to_numpy() for table in found[index]])
+        x = x + gap * (place - (len(rows) - 1) / 2)
+        above = np.where(np.isfinite(high), high - value, 0.0)
+        axes.errorbar(x, value, [value - low, above], fmt="none", ecolor=colour, elinewidth=0.9, capsize=3)
+        drawn[names[index]] = axes.plot(x, value, **look)[0]
+        endless += [(*point, colour) for point in zip(x[np.isinf(high)], value[np.isinf(high)], strict=True)]
     top = axes.get_ylim()[1] * (3 if endless else 1)
     for at, value, colour in endless:
         axes.annotate("", (at, top), (at, value), arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.9})

@@ -1,11 +1,11 @@
 """Write comparison.md, comparison.csv and the figures of every group of comparable rows."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from comparison import captions
 from comparison.autotuning import end_to_end, tuner_parts
@@ -13,15 +13,14 @@ from comparison.changes import MOST_DRIFT
 from comparison.figures import Members, bar_chart, line_chart, quality_chart
 from comparison.noise_figure import noise_chart
 from comparison.rows import ENDS, FLOOR, MEAN, RERUNS, WEAK
+from comparison.saving import Drawing, save_figures
 from comparison.scaling import scaling_charts, scaling_tables, weak_charts, weak_groups
-from comparison.settings import describe, mixed_versions, name_start
+from comparison.settings import RATE, describe, mixed_versions, name_start
 from comparison.study import SPEEDUPS, VERSIONS, Study
 from comparison.tables import metrics_table, without_empty
 from comparison.targets import TIMES, aim_of
 from comparison.verified import verified
 from measurement.columns import HIGH, INTERVALS, LOW
-
-RATE = "throughput_samples_per_s"
 
 
 def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
@@ -63,30 +62,22 @@ def tables(group: pd.DataFrame, study: Study) -> list[str]:
     return parts + scaling_tables(group, study, "strong")
 
 
-def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) -> dict[str, Figure]:
-    """The figures of a group by name."""
-    drawn = {}
+def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) -> dict[str, Drawing]:
+    """The figures of a group by name, each to be drawn when it is called."""
+    found: dict[str, Drawing] = {}
     for metric in study.metrics:
         is_mean = metric.column + MEAN[1] in group and metric.column not in TIMES  # bars would mix targets
         if is_mean and group[metric.column].notna().any():
-            drawn[metric.column] = bar_chart(group, metric, heading, study)
+            found[metric.column] = partial(bar_chart, group, metric, heading, study)
     for curve in study.curves:
         for axis in curve.axes:
-            chart = line_chart(group, members, curve, axis, heading, study)
-            drawn |= {f"{curve.column}_over_{study.axes[axis].split()[0]}": chart} if chart else {}
-    if chart := noise_chart(group, members, heading, study):
-        drawn["noise_scale_over_samples"] = chart
+            name = f"{curve.column}_over_{study.axes[axis].split()[0]}"
+            found[name] = partial(line_chart, group, members, curve, axis, heading, study)
+    found["noise_scale_over_samples"] = partial(noise_chart, group, members, heading, study)
     aims = {aim_of(run.summary, study) for index in group.index for run in members[index]}
     for aim in sorted(aim for aim in aims if aim is not None):
-        drawn[f"time_to_{aim.curve}_{aim.value:g}"] = quality_chart(group, members, aim, heading, study)
-    return drawn | scaling_charts(group, heading, study, "strong")
-
-
-def save(drawn: dict[str, Figure], folder: Path, prefix: str) -> int:
-    """Write the figures and return their number."""
-    for name, chart in drawn.items():
-        chart.savefig(folder / f"{prefix}{name}.png")
-    return len(drawn)
+        found[f"time_to_{aim.curve}_{aim.value:g}"] = partial(quality_chart, group, members, aim, heading, study)
+    return found | scaling_charts(group, heading, study, "strong")
 
 
 def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: Study, tuners: pd.DataFrame,
@@ -104,7 +95,7 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
     if len(tuners):
         tuners.to_csv(output / "autotuning.csv", index=False)
     differing = [column for column in study.group if rows[column].nunique(dropna=False) > 1]
-    parts, count = ["# Comparison of training runs"], 0
+    parts, drawings = ["# Comparison of training runs"], dict[Path, Drawing]()
     for number, (_, group) in enumerate(rows.groupby("group")):
         row = group.iloc[0]  # all rows of a group are equal in these columns
         known = {column for column in study.group if pd.notna(row[column])} - {"workload", *VERSIONS}
@@ -114,10 +105,12 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
         by_hand = group[group["tuned_by"] != "autotuner"]  # autotuned rows have a table of their own
         shown = [verified(by_hand, verifications), *noise(by_hand), *tables(by_hand, study)] if len(by_hand) else []
         parts += [f"## {heading}", *shown, *end_to_end(group, study)]
-        count += save(charts(by_hand, members, heading, study) if len(by_hand) else {}, figures, slug)
+        found = charts(by_hand, members, heading, study) if len(by_hand) else {}
+        drawings |= {figures / f"{slug}{name}.png": drawing for name, drawing in found.items()}
     for heading, slug, group in weak_groups(rows, study):
         parts += [f"## {heading}", *scaling_tables(group, study, "weak")]
-        count += save(weak_charts(group, members, heading, study), figures, slug)
+        found = weak_charts(group, members, heading, study)
+        drawings |= {figures / f"{slug}{name}.png": drawing for name, drawing in found.items()}
     notes = {captions.COMPARISON: True, captions.UNRECORDED_CODE: rows["source_digest"].isna().any(),
              captions.INTERVAL: rows[INTERVALS].notna().any(axis=None), captions.FEW_STEPS: rows["few_steps"].any(),
              captions.DIRTY: rows["is_dirty"].any(), captions.SCALING: any(" scaling: " in part for part in parts)}
@@ -125,4 +118,4 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
     parts += [*tuner_parts(tuners), "## How to read the tables", "\n".join(reading)]
     text = "\n\n".join([*parts, *published]) + "\n"
     (output / "comparison.md").write_text(text, encoding="utf-8")
-    return text, count
+    return text, save_figures(drawings)

@@ -8,7 +8,7 @@ from pandas.api.typing import DataFrameGroupBy
 
 from comparison.changes import find_changes, has_moved, how_moved, runs_of
 from comparison.runs import Run
-from comparison.settings import add_names, ddp_row, one_device_row, with_settings
+from comparison.settings import RATE, Choices, add_names, with_settings
 from comparison.statistics import estimate, paired_ratio
 from comparison.study import DRIFT, OTHERS, Study
 from comparison.targets import TIMES, add_targets, may_compare_times
@@ -44,7 +44,7 @@ def ratios(values: np.ndarray, above: np.ndarray, below: np.ndarray, name: str) 
     return table
 
 
-def speedups(rows: pd.DataFrame, values: dict[str, np.ndarray], kind: str) -> pd.DataFrame:
+def speedups(rows: pd.DataFrame, choices: Choices, values: dict[str, np.ndarray], kind: str) -> pd.DataFrame:
     """Each row relative to one device, in strong or in weak scaling.
 
     `speedup` and `own_speedup` are the row's throughput over that of DDP and of the same strategy on one device.
@@ -55,13 +55,12 @@ def speedups(rows: pd.DataFrame, values: dict[str, np.ndarray], kind: str) -> pd
         values: for each metric an array of (seeds, rows + 1); the last row is empty.
     """
     here = rows.index.to_numpy()
-    ddp = np.array([one_device_row(rows, row, "ddp", kind) for _, row in rows.iterrows()])
-    own = np.array([one_device_row(rows, row, row["strategy"], kind) for _, row in rows.iterrows()])
+    ddp, own = choices.one_device_rows(kind, "ddp"), choices.one_device_rows(kind)
     epoch = ratios(values["epoch_s"], np.where(own < 0, ddp, own), here, "epoch_speedup")
     percent = 100 / rows["devices"].to_numpy(float)
     efficiency = epoch.rename(columns=lambda column: column.replace("epoch_speedup", "parallel_efficiency_pct"))
     efficiency.iloc[:, :2] = efficiency.iloc[:, :2].mul(percent, axis=0)  # not the number of seeds
-    throughput = [ratios(values["throughput_samples_per_s"], here, one, name)
+    throughput = [ratios(values[RATE], here, one, name)
                   for one, name in ((ddp, "speedup"), (own, "own_speedup"))]
     return pd.concat([*throughput, epoch, efficiency], axis=1).set_index(rows.index)
 
@@ -111,9 +110,10 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     rows["dirty"] = by_row["dirty"].agg(lambda states: states.iloc[0] if states.nunique(dropna=False) == 1 else np.nan)
     rows.loc[rows["is_dirty"], "dirty"] = YES
     add_names(rows, study)
-    baseline = np.array([ddp_row(rows, row) for _, row in rows.iterrows()])
+    choices = Choices(rows)
+    baseline = choices.ddp_rows()
     values = dict(zip(study.measured, np.moveaxis(means, 2, 0), strict=True))
-    scaled = [speedups(rows, values, "strong"), speedups(rows, values, "weak").add_prefix(WEAK)]
+    scaled = [speedups(rows, choices, values, "strong"), speedups(rows, choices, values, "weak").add_prefix(WEAK)]
     has_times = np.array([base < 0 or may_compare_times(row, rows.iloc[base])
                           for base, (_, row) in zip(baseline, rows.iterrows(), strict=True)])
     found = find_changes(measured, baseline, has_times, rows["group"].to_numpy(), study)
@@ -127,5 +127,6 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     rows["is_baseline"] = rows.index.isin(baseline)
     looks = [study.look(name) for name in rows["strategy"]]
     rows["rank"] = [look.place if look else len(study.strategies) for look in looks]
-    members = {index: [runs[place] for place in np.flatnonzero(table["row"] == index)] for index in rows.index}
+    places = by_row.indices
+    members = {index: [runs[place] for place in places[index]] for index in rows.index}
     return rows.sort_values(["group", "rank", "strategy", "devices", *study.details]), members

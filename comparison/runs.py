@@ -4,15 +4,15 @@ import difflib
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from comparison.csv_files import as_numbers, read_table, shown
+from comparison.csv_files import as_number, is_empty, read_columns, shown
+from comparison.progress import progress_bar, tell
 from comparison.study import DRIFT, LIBRARIES, OTHERS, Study
 from measurement.columns import INTERVALS, YES, deepspeed_settings
 
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 def left_out(path: Path, reason: object) -> None:
     """Say on standard error, in one line, what is not compared and why."""
-    print(f"left out {path}: {' '.join(str(reason).split())}", file=sys.stderr)
+    tell(f"left out {path}: {' '.join(str(reason).split())}")
 
 
 def read_description(folder: Path) -> dict:
@@ -83,44 +83,46 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
     Raises:
         ValueError: names the column whose value is missing or not usable.
     """
-    table = read_table(folder / "summary.csv")
-    if len(table) != 1:
-        raise ValueError(f"summary.csv has {len(table)} rows, not one")
-    if missing := [column for column in NEEDED if column not in table or table[column].isna().any()]:
+    columns = read_columns(folder / "summary.csv")
+    if (rows := len(next(iter(columns.values()), []))) != 1:
+        raise ValueError(f"summary.csv has {rows} rows, not one")
+    cells = {column: cell for column, [cell] in columns.items()}
+    if missing := [column for column in NEEDED if is_empty(cells.get(column, ""))]:
         raise ValueError(f"summary.csv has no {', '.join(missing)}")
-    if not table["seed"].str.fullmatch(r"[0-9]{1,20}").all():  # such as 0.0, as a spreadsheet may write it
-        table["seed"] = as_numbers(table["seed"], "summary.csv", whole=True, smallest=0)
-    table["seed"] = table["seed"].map(int)
+    row: dict[str, Any] = {column: np.nan if is_empty(cell) else cell for column, cell in cells.items()}
+    if not re.fullmatch(r"[0-9]{1,20}", row["seed"]):  # such as 0.0, as a spreadsheet may write it
+        row["seed"] = as_number(row["seed"], "seed", "summary.csv", whole=True, smallest=0)
+    row["seed"] = int(row["seed"])
     flags, config = description.get("flags"), description.get("deepspeed_config")
     is_bare = isinstance(flags, dict) and flags.get("measure") == "throughput"
-    table["measure"] = "throughput" if is_bare else "all"
-    if "deepspeed_settings" not in table:  # the run is older than this column
-        table["deepspeed_settings"] = deepspeed_settings(config if isinstance(config, dict) else None)
-    numbers = [*study.measured, *study.targets, *study.whole_numbers, *INTERVALS, "peak_tflops", DRIFT, *OTHERS]
-    for column in table.columns.intersection(numbers):
-        table[column] = as_numbers(table[column], "summary.csv", column in study.whole_numbers)
-    if "peak_tflops" in table:  # part of a row's name
-        table["peak_tflops"] = table["peak_tflops"].map("{:g}".format, na_action="ignore")
+    row["measure"] = "throughput" if is_bare else "all"
+    if "deepspeed_settings" not in row:  # the run is older than this column
+        row["deepspeed_settings"] = deepspeed_settings(config if isinstance(config, dict) else None)
+    whole = set(study.whole_numbers)
+    numbers = {*study.measured, *study.targets, *whole, *INTERVALS, "peak_tflops", DRIFT, *OTHERS}
+    for column in [column for column in cells if column in numbers]:
+        row[column] = as_number(cells[column], column, "summary.csv", column in whole)
+    if "peak_tflops" in row and pd.notna(row["peak_tflops"]):  # part of a row's name
+        row["peak_tflops"] = f"{row['peak_tflops']:g}"
     recorded = recorded_versions(description)
-    for column in recorded.keys() - set(table.columns):  # the run is older than these columns
-        table[column] = recorded[column]
-    for column in table.columns.intersection([*recorded, *study.settings]).difference(study.whole_numbers):
-        value, same = table[column].iloc[0], recorded.get(column)
+    row |= {column: value for column, value in recorded.items() if column not in row}  # the run is older than these
+    words = {*recorded, *study.settings} - whole
+    for column in [column for column in row if column in words]:
+        value, same = row[column], recorded.get(column)
         if BREAKS.search(str(value)):
             raise ValueError(f"summary.csv: {column} is {shown(value)}, not a usable name")
         # A resumed run lists the values of all its attempts, run.json that of the last.
         if column in IN_RUN_JSON and pd.notna(value) and same and same not in value.split(" + "):
             raise ValueError(f"summary.csv: {column} is {shown(value)}, but run.json says {shown(same)}")
         if column in LOWER_CASE and pd.notna(value):
-            table[column] = value.lower()
-    table["code"] = code_of(table.iloc[0].to_dict())
+            row[column] = value.lower()
+    row["code"] = code_of(row)
     model = description.get("model")
-    table["family"] = model.get("family") if isinstance(model, dict) else None
-    table["gradient_samples"] = table.get("micro_batch_size", np.nan) * devices_of_a_process(description)
+    row["family"] = model.get("family") if isinstance(model, dict) else None
+    row["gradient_samples"] = row.get("micro_batch_size", np.nan) * devices_of_a_process(description)
     known = {plain(name): name for name in study.strategies}
-    summary = table.iloc[0].to_dict()
-    strategy = known.get(plain(summary["strategy"]), summary["strategy"])
-    return summary | {"strategy": strategy, "folder": BREAKS.sub("?", folder.name)}
+    strategy = known.get(plain(row["strategy"]), row["strategy"])
+    return row | {"strategy": strategy, "folder": BREAKS.sub("?", folder.name)}
 
 
 def devices_of_a_process(description: dict) -> int:
@@ -142,21 +144,22 @@ def read_run(folder: Path, study: Study) -> Run:
     Raises:
         ValueError: the folder holds no finished run, or one of its files is not usable.
     """
-    summary = read_summary(folder, read_description(folder), study)
+    row = read_summary(folder, read_description(folder), study)
     names = dict.fromkeys([*(curve.file for curve in study.curves), "steps.csv"])
     # A run without curves still has its row in the tables.
-    tables = {name: read_table(folder / name, drop_torn=True) for name in names if (folder / name).is_file()}
+    tables = {name: read_columns(folder / name, drop_torn=True) for name in names if (folder / name).is_file()}
     curves = {column: _numbers(tables[name], name, [column, *axes]) for name, column, _, axes in study.curves
               if name in tables}
     if "steps.csv" in tables:
         curves[NOISE] = _numbers(tables["steps.csv"], "steps.csv", ["samples", *NORMS])
-    return Run(summary, curves)
+    return Run(row, curves)
 
 
-def _numbers(table: pd.DataFrame, file: str, columns: list[str]) -> pd.DataFrame:
+def _numbers(table: dict[str, list[str]], file: str, columns: list[str]) -> pd.DataFrame:
     """Some columns of a file, NaN where they are missing."""
-    table = table.reindex(columns=columns)
-    return pd.DataFrame({column: as_numbers(table[column], file) for column in columns})
+    missing = [""] * len(next(iter(table.values()), []))
+    return pd.DataFrame({column: np.array([as_number(cell, column, file) for cell in table.get(column, missing)])
+                         for column in columns}, dtype=float)
 
 
 def folders_below(root: Path, without: Path | None = None, tell: bool = False) -> Iterator[tuple[Path, set[str]]]:
@@ -195,16 +198,17 @@ def find_runs(root: Path, study: Study, without: Path | None = None) -> list[Run
     Runs that are left out are reported on standard error, each with the reason, and so are unknown strategies.
     """
     runs, unknown = [], {}
-    for folder, files in folders_below(root, without, tell=True):
-        if {"run.json", "summary.csv"} & files:
-            try:
-                runs.append(read_run(folder, study))
-            except (OSError, ValueError, RecursionError) as error:
-                left_out(folder, error)
-            else:
-                unknown.setdefault(runs[-1].summary["strategy"], folder)
+    folders = [folder for folder, files in folders_below(root, without, tell=True)
+               if {"run.json", "summary.csv"} & files]
+    for folder in progress_bar(folders, desc="reading", unit="run"):
+        try:
+            runs.append(read_run(folder, study))
+        except (OSError, ValueError, RecursionError) as error:
+            left_out(folder, error)
+        else:
+            unknown.setdefault(runs[-1].summary["strategy"], folder)
     for name in sorted(name for name in unknown if study.look(name) is None):
         close = difflib.get_close_matches(name, study.strategies, n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
-        print(f"{unknown[name]}: strategy {shown(name)} is unknown and gets rows of its own{meant}", file=sys.stderr)
+        tell(f"{unknown[name]}: strategy {shown(name)} is unknown and gets rows of its own{meant}")
     return runs

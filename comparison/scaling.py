@@ -6,12 +6,13 @@ in an epoch.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from comparison.figures import Members, bar_chart, devices_chart, line_chart
 from comparison.rows import WEAK
+from comparison.saving import Drawing
 from comparison.settings import DIRTY_MARK, describe, mixed_versions, name_start, strategy_name, tell_apart
 from comparison.study import SPEEDUPS, VERSIONS, Study
 from comparison.tables import EMPTY, cell, markdown, metrics_table, without_empty
@@ -67,16 +68,16 @@ def scaling_tables(rows: pd.DataFrame, study: Study, kind: str) -> list[str]:
     return parts
 
 
-def scaling_charts(rows: pd.DataFrame, heading: str, study: Study, kind: str) -> dict[str, Figure]:
-    """Figures of speedup and parallel efficiency over devices, by name."""
-    drawn = {}
+def scaling_charts(rows: pd.DataFrame, heading: str, study: Study, kind: str) -> dict[str, Drawing]:
+    """Figures of speedup and parallel efficiency over devices, by name, each to be drawn when it is called."""
+    drawn: dict[str, Drawing] = {}
     found = with_lines(scaled(rows, "epoch_speedup"), study)
     ideals = {"epoch_speedup": (1, found["devices"].max()), "parallel_efficiency_pct": (100, 100)}
     for metric in study.scaling if len(found) else []:
         if metric.column in ideals:
             title = f"{kind} scaling: {metric.label} over devices"
-            chart = devices_chart(found, metric, ideals[metric.column], title, heading, study)
-            drawn[f"{kind}_scaling_{metric.column}"] = chart
+            drawn[f"{kind}_scaling_{metric.column}"] = partial(
+                devices_chart, found, metric, ideals[metric.column], title, heading, study)
     return drawn
 
 
@@ -104,14 +105,15 @@ def weak_groups(rows: pd.DataFrame, study: Study) -> Iterator[tuple[str, str, pd
         yield heading, name_start(heading, number) if len(groups) > 1 else "", group
 
 
-def weak_charts(rows: pd.DataFrame, members: Members, heading: str, study: Study) -> dict[str, Figure]:
+def weak_charts(rows: pd.DataFrame, members: Members, heading: str, study: Study) -> dict[str, Drawing]:
     """The figures of `scaling_charts` for weak scaling, and the seconds of epochs as bars and lines."""
     drawn = scaling_charts(rows, heading, study, "weak")
     rows = scaled(rows, "epoch_speedup")
     if drawn:
         epoch_s = next(metric for metric in study.scaling if metric.column == "epoch_s")
-        drawn["weak_scaling_epoch_s"] = bar_chart(rows, epoch_s, heading, study)
+        drawn["weak_scaling_epoch_s"] = partial(bar_chart, rows, epoch_s, heading, study)
         for curve in study.curves:
-            if curve.axes == ("epoch",) and (chart := line_chart(rows, members, curve, "epoch", heading, study)):
-                drawn[f"weak_scaling_{curve.column}_over_epoch"] = chart
+            if curve.axes == ("epoch",):
+                drawn[f"weak_scaling_{curve.column}_over_epoch"] = partial(
+                    line_chart, rows, members, curve, "epoch", heading, study)
     return drawn

@@ -3,6 +3,7 @@
 import re
 from hashlib import sha256
 
+import numpy as np
 import pandas as pd
 
 from comparison.study import VERSIONS, Study
@@ -10,6 +11,9 @@ from comparison.study import VERSIONS, Study
 LONGEST_START = 200  # bytes of a file name that describe a group; the whole name may have 255
 LONGEST_WORDS = 100  # characters of DeepSpeed settings in a row's name
 DIRTY_MARK = " †"
+RATE = "throughput_samples_per_s"
+# Columns in which a row and what it is compared with are to agree if possible, the most important first.
+CLOSEST = [*VERSIONS, "script_digest", "deepspeed_settings", "measure", "schedule", "micro_batch_size"]
 
 
 def phrase(pattern: str, value: object) -> str:
@@ -129,33 +133,49 @@ def shown_names(rows: pd.DataFrame) -> pd.Series:
     return rows["setting"].mask(rows["is_dirty"], rows["setting"] + DIRTY_MARK)
 
 
-def closest(choices: pd.DataFrame, row: pd.Series) -> int:
+class Choices:
+    """The rows that others may be compared with. Each method gives an index in `rows` for each row, -1 for none."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        self.rows = rows[["group", "epoch_group", "strategy", "devices", "nodes", "global_batch_size", RATE, *CLOSEST]]
+        self.each = [row for _, row in self.rows.iterrows()]
+        self.ddp = _by(self.rows[rows["strategy"] == "ddp"], ["group", "devices", "nodes"])
+        one = self.rows[(rows["devices"] == 1) & (rows["tuned_by"] != "autotuner")]
+        self.same_batch = _by(one, ["group", "strategy"])
+        self.same_batch_per_device = _by(one, ["epoch_group", "strategy", "global_batch_size"])
+
+    def ddp_rows(self) -> np.ndarray:
+        """The DDP row on as many devices and nodes; none for that row itself."""
+        found = [closest(self.ddp.get((row["group"], row["devices"], row["nodes"])), row) for row in self.each]
+        return np.array([-1 if index == row.name else index for index, row in zip(found, self.each, strict=True)])
+
+    def one_device_rows(self, kind: str, strategy: str | None = None) -> np.ndarray:
+        """The strategy's row on one device, by default of each row's own strategy.
+
+        Args:
+            kind: "strong" for the same global batch and so the same group, "weak" for the same batch per device.
+        """
+        found = []
+        for row in self.each:
+            name = strategy or row["strategy"]
+            per_device = row["global_batch_size"] / row["devices"]
+            choices = (self.same_batch_per_device.get((row["epoch_group"], name, per_device)) if kind == "weak" else
+                       self.same_batch.get((row["group"], name)))
+            is_itself = choices is not None and row.name in choices.index
+            found.append(row.name if is_itself else closest(choices, row))
+        return np.array(found)
+
+
+def _by(rows: pd.DataFrame, columns: list[str]) -> dict[tuple, pd.DataFrame]:
+    """The rows by their values in these columns; rows without a value are left out."""
+    return dict(iter(rows.groupby(columns)))
+
+
+def closest(choices: pd.DataFrame | None, row: pd.Series) -> int:
     """Index of the choice to compare a row with: one of equal settings if possible, else the fastest; -1 for none."""
-    for column in (*VERSIONS, "script_digest", "deepspeed_settings", "measure", "schedule", "micro_batch_size"):
+    if choices is None:
+        return -1
+    for column in CLOSEST if len(choices) > 1 else ():
         same = choices[choices[column] == row[column]]
         choices = choices if same.empty else same
-    return -1 if choices.empty else choices.index[int(choices["throughput_samples_per_s"].fillna(0).argmax())]
-
-
-def ddp_row(rows: pd.DataFrame, row: pd.Series) -> int:
-    """Index of the DDP row on as many devices and nodes; -1 if there is none, or if it is this row."""
-    same = (rows["group"] == row["group"]) & (rows["strategy"] == "ddp")
-    same &= (rows["devices"] == row["devices"]) & (rows["nodes"] == row["nodes"])
-    found = closest(rows[same], row)
-    return -1 if found == row.name else found
-
-
-def one_device_row(rows: pd.DataFrame, row: pd.Series, strategy: str, kind: str) -> int:
-    """Index of the strategy's row on one device, to which the row is related; -1 if there is none.
-
-    Args:
-        kind: "strong" for the same global batch and so the same group, "weak" for the same batch per device.
-    """
-    same = rows["group"] == row["group"]
-    if kind == "weak":
-        per_device = rows["global_batch_size"] * row["devices"] == row["global_batch_size"]
-        same = (rows["epoch_group"] == row["epoch_group"]) & per_device
-    by_hand = rows["tuned_by"] != "autotuner"
-    choices = rows[same & by_hand & (rows["strategy"] == strategy) & (rows["devices"] == 1)]
-    this = choices.index[choices.index == row.name]
-    return this[0] if len(this) else closest(choices, row)
+    return choices.index[int(choices[RATE].fillna(0).argmax())]

@@ -50,7 +50,6 @@ def without_empty(rows: pd.DataFrame, metrics: list[Metric]) -> tuple[pd.DataFra
 
 def metrics_table(rows: pd.DataFrame, metrics: list[Metric]) -> str:
     names = shown_names(rows) + rows["is_baseline"].map({True: " (baseline)", False: ""})
-    columns = [["setting", *names]]
-    for metric in metrics:
-        columns.append([metric.title, *(cell(row, metric.column) for _, row in rows.iterrows())])
-    return markdown(columns)
+    each = [row for _, row in rows.iterrows()]
+    return markdown([["setting", *names],
+                     *([metric.title, *(cell(row, metric.column) for row in each)] for metric in metrics)])

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-from scipy.special import stdtrit  # quantiles of Student's t; scipy.stats takes a second to import
 
 Number = TypeVar("Number", float, np.ndarray)
 FEWEST_STEPS = 20  # sampled steps below which a run gives no interval: its coverage has not been shown for fewer
@@ -85,6 +84,8 @@ def _interval(g_squared: np.ndarray, trace: np.ndarray) -> tuple[float, float]:
     the estimate skewed. `benchmarks/noise_interval.py` has how often the intervals on this and other scales hold the
     truth. An upper end is infinite where the interval of 1 / phi reaches down to 0.
     """
+    from scipy.special import stdtrit  # quantiles of Student's t; here, for not even --help would be quick with it
+
     steps = len(trace)
     ratio = g_squared.sum() / trace.sum()
     without = (g_squared.sum() - g_squared) / (trace.sum() - trace)  # without each step in turn

@@ -192,11 +192,12 @@ def test_figures(tmp_path):
     drawn = charts(group, members, "made up", plots.STUDY)
     over_devices = {"strong_scaling_epoch_speedup", "strong_scaling_parallel_efficiency_pct"}
     assert over_devices | {"epoch_s", "epoch_s_over_epoch"} <= set(drawn)
-    epochs = {line.get_linestyle(): line.get_xydata().tolist() for line in drawn["epoch_s_over_epoch"].axes[0].lines}
+    lines = drawn["epoch_s_over_epoch"]().axes[0].lines
+    epochs = {line.get_linestyle(): line.get_xydata().tolist() for line in lines}
     assert epochs == {"-": [[1, 101], [2, 99], [3, 100]], ":": [[1, 31], [2, 29], [3, 30]]}
     for name, ideal, measured in (("epoch_speedup", [[1, 1], [4, 4]], [[1, 1], [4, 100 / 30]]),
                                   ("parallel_efficiency_pct", [[1, 100], [4, 100]], [[1, 100], [4, 2500 / 30]])):
-        figure = drawn[f"strong_scaling_{name}"]
+        figure = drawn[f"strong_scaling_{name}"]()
         lines = [line.get_xydata().tolist() for line in figure.axes[0].lines]
         assert lines[0] == ideal
         assert np.ravel(lines[1]) == pytest.approx(np.ravel(measured))
@@ -230,7 +231,7 @@ def test_metrics_of_the_tasks(tmp_path):
     drawn = charts(rows, members, "made up", plots.STUDY)
     for column in ("accuracy", "perplexity"):
         for axis in ("samples", "time"):
-            assert len(drawn[f"{column}_over_{axis}"].axes[0].lines) == 1
+            assert len(drawn[f"{column}_over_{axis}"]().axes[0].lines) == 1
 
 
 def test_throughput_of_weak_scaling_beside_a_published_speedup(tmp_path, monkeypatch, capsys):

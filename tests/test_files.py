@@ -10,10 +10,10 @@ import zstandard
 from tests.shared.runs import ROOT
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
-from workload.tasks import open_task
 from workload.tasks.imdb import Imdb, read_reviews
 from workload.tasks.mnli import read_pairs
 from workload.tasks.oscar import read_documents
+from workload.tasks.registry import open_task
 
 TASKS = ("imdb", "mnli", "oscar")
 pytestmark = pytest.mark.usefixtures("cache")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from workload.arguments import Arguments, parse_arguments
-from workload.tasks import open_task
+from workload.tasks.registry import open_task
 
 FLAGS = ("--num_gpus", "1", "--global_batch_size", "32", "--micro_batch_size", "32", "--learning_rate", "1e-3",
          "--warmup_steps", "10", "--max_grad_norm", "1", "--noise_scale_steps", "0", "--max_eval_examples", "400")

@@ -6,8 +6,8 @@ import pytest
 from measurement.run_json import workload_hash
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
-from workload.tasks import open_task
 from workload.tasks.limits import draw
+from workload.tasks.registry import open_task
 
 pytestmark = pytest.mark.usefixtures("cache")
 CLASSES = ("entailment", "neutral", "contradiction")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.shared.runs import ROOT
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
-from workload.tasks import open_task
+from workload.tasks.registry import open_task
 
 pytestmark = pytest.mark.usefixtures("cache")
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,

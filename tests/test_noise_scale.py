@@ -15,7 +15,7 @@ from tests.shared.runs import SAMPLE
 from workload.arguments import Arguments, parse_arguments
 from workload.batches import Batches, BatchSplit
 from workload.job import Job
-from workload.tasks import open_task
+from workload.tasks.registry import open_task
 
 SMALL, LARGE = 4, 20
 

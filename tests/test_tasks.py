@@ -14,7 +14,7 @@ import zstandard
 from tests.shared.runs import ROOT
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
-from workload.tasks import open_task
+from workload.tasks.registry import open_task
 
 TASKS = ("imdb", "mnli", "oscar")
 pytestmark = pytest.mark.usefixtures("cache")

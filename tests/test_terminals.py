@@ -20,7 +20,7 @@ from workload.arguments import Arguments, parse_arguments
 from workload.atomic_files import write_json
 from workload.errors import InputError
 from workload.storage import check_names
-from workload.tasks import TASKS
+from workload.tasks.registry import TASKS
 
 NO_UTF8 = os.fsdecode(b"caf\xe9")  # in Latin-1
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -13,8 +13,8 @@ from measurement.environment import hardware_name as name_of
 from measurement.redaction import without_secrets
 from verification.gpus import describe_gpus
 from verification.host import HubCheck, compiler, container_memory_gib, open_files, space
+from workload.cores import usable_cores
 from workload.launch.gpus import visible_gpus
-from workload.launch.processes import usable_cores
 
 SMALLEST_SHM_GIB = 1.0
 FEWEST_OPEN_FILES = 1024  # of a process

@@ -9,13 +9,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import torch
-from datasets import Dataset
 
 from workload.arguments import Arguments
 from workload.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset  # takes a second
 
 SORTED_BATCHES = 50  # batches sorted by length together; with 64 samples each, 3,200 samples
 # Batches are padded to a multiple of this. On GPUs a large one, so that kernels are chosen and compiled for few shapes.
@@ -118,7 +121,7 @@ class Batches:
         needed: whether this rank feeds the model or computes its loss; a pipeline's middle stages do neither.
     """
 
-    def __init__(self, features: Dataset, collate: Callable[[pa.Table, int, bool], tuple[Tensors, Tensors]],
+    def __init__(self, features: "Dataset", collate: Callable[["pa.Table", int, bool], tuple[Tensors, Tensors]],
                  split: BatchSplit, replica: int, device: torch.device, max_length: int, is_grouped: bool,
                  needed: bool) -> None:
         self.features, self.collate = features.with_format("arrow"), collate

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
-from datasets import Dataset
 from tqdm import tqdm
 
+from workload.cores import usable_cores
 from workload.errors import InputError
-from workload.launch.processes import usable_cores
 from workload.models.weights import weight_files
 
 if TYPE_CHECKING:
+    from datasets import Dataset  # takes a second
     from transformers import PreTrainedTokenizerFast
 
     from workload.tasks.task import Task  # which imports this module
@@ -80,7 +80,7 @@ def tokenizer_digest(tokenizer: "PreTrainedTokenizerFast") -> str:
     return _json_digest([rules, tokenizer.special_tokens_map, tokenizer.model_input_names, tokenizer.truncation_side])
 
 
-def examples_digest(examples: Dataset) -> str:
+def examples_digest(examples: "Dataset") -> str:
     """SHA-256 of examples in their order."""
     digest = hashlib.sha256()
     for batch in examples.iter(1000):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from workload.job import Job
 from workload.launch.groups import gather
 from workload.launch.processes import Processes
 from workload.precision import autocast
-from workload.tasks.task import Task
+
+if TYPE_CHECKING:
+    from workload.tasks.task import Task
 
 # This replica's share -> each micro-batch's `Task.losses_and_outputs`; None on a rank without the model's head.
 Forward = Callable[[Share], Iterable[tuple[torch.Tensor, torch.Tensor]] | None]
@@ -41,7 +44,7 @@ def whole_model(job: Job, model: torch.nn.Module, called: torch.nn.Module | None
     return forward
 
 
-def evaluate(task: Task, batches: Batches, processes: Processes, forward: Forward) -> Evaluation | None:
+def evaluate(task: "Task", batches: Batches, processes: Processes, forward: Forward) -> Evaluation | None:
     """Run `forward` over the evaluation samples; on rank 0 the scores, elsewhere None."""
     losses: dict[int, float] = {}  # by row of the samples, as are the outputs
     outputs: dict[int, np.ndarray] = {}

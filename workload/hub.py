@@ -5,13 +5,14 @@ import os
 import socket
 from urllib.parse import urlsplit
 
-import datasets.config
 import huggingface_hub
 
 
 @functools.cache
 def go_offline_without_network() -> None:
     """Use the cache alone if the Hub's name does not resolve, instead of retrying every file for half a minute."""
+    import datasets.config  # takes a second
+
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return  # the proxy resolves the name
     try:

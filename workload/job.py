@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import datasets
 import huggingface_hub
 import torch
 import torch.distributed as dist
@@ -25,10 +24,11 @@ from workload.optimizer import warmup_steps
 from workload.output_folder import output_folder
 from workload.precision import choose_precision
 from workload.storage import check_names, keep_sockets_short
-from workload.tasks import Task, open_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds
+
+    from workload.tasks.task import Task
 
 RECOMPUTE = "_recompute"  # ends a strategy's name with --activation_checkpointing
 UNTIMED_STEPS = 5  # at the start, or a quarter of a very short run
@@ -40,7 +40,7 @@ class Job:
 
     strategy: str
     arguments: Arguments
-    task: Task
+    task: "Task"
     processes: Processes
     devices: int
     stages: int
@@ -136,6 +136,10 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     Raises:
         InputError: anything that a user can mend.
     """
+    import datasets
+
+    from workload.tasks.registry import open_task
+
     for library in (transformers, huggingface_hub):
         library.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from workload.arguments import Arguments
 from workload.errors import InputError
@@ -34,9 +33,19 @@ def warmup_steps(arguments: Arguments, steps: int) -> int:
     return chosen
 
 
-def build_lr_schedule(optimizer: torch.optim.Optimizer, arguments: Arguments, steps: int) -> LRScheduler:
+def build_lr_schedule(optimizer: torch.optim.Optimizer, arguments: Arguments, steps: int) -> LambdaLR:
     """The learning rate by optimizer step: warm-up, then linear to zero; or constant."""
-    return get_scheduler(arguments.lr_scheduler, optimizer, warmup_steps(arguments, steps), steps)
+    warmup = warmup_steps(arguments, steps)
+
+    def share(step: int) -> float:
+        """Of the peak learning rate, in step 0, 1, ...; as transformers' `get_scheduler`, which imports accelerate."""
+        if arguments.lr_scheduler == "constant":
+            return 1.0
+        if step < warmup:
+            return step / max(1, warmup)
+        return max(0.0, (steps - step) / max(1, steps - warmup))
+
+    return LambdaLR(optimizer, share)
 
 
 def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: float,

@@ -10,7 +10,6 @@ from workload.batches import BatchSplit
 from workload.errors import InputError
 from workload.launch import launcher
 from workload.storage import check_cache, check_writable
-from workload.tasks import TASKS
 
 # Flags that say how to run, not what to train; they may change on --resume.
 HOW_TO_RUN = {"resume", "overwrite", "checkpoint_steps", "hang_timeout_s", "output_dir", "run_name"}
@@ -24,6 +23,8 @@ def output_folder(arguments: Arguments, strategy: str, devices: int, stages: int
         InputError: it cannot be written to, or holds something other than the flags expect.
         SystemExit: the run is finished already.
     """
+    from workload.tasks.registry import TASKS
+
     model = os.path.basename(os.path.normpath(arguments.model or TASKS[arguments.task].default_model))
     schedule = getattr(arguments, "schedule", None)
     name = arguments.run_name or "-".join([

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import datasets.config
 from multiprocess import util
 
 from workload.arguments import Arguments
@@ -38,6 +37,8 @@ def check_cache() -> None:
     Raises:
         InputError: says which part of the path is in the way, and which environment variable says where it is.
     """
+    import datasets.config  # takes a second
+
     if problem := _obstacle(Path(datasets.config.HF_DATASETS_CACHE)):
         names = [name for name in ("HF_DATASETS_CACHE", "HF_HOME", "XDG_CACHE_HOME") if os.environ.get(name)]
         where = f"{names[0]}={os.environ[names[0]]}" if names else "the cache of Hugging Face's libraries"
@@ -109,6 +110,8 @@ def check_names(arguments: Arguments) -> None:
     Raises:
         InputError: says which flag or variable has such a name.
     """
+    import datasets.config
+
     names = {f"--{flag} ": getattr(arguments, flag) or "" for flag in ("model", "tokenizer", "output_dir", "run_name")}
     names["HF_HOME, the cache: "] = os.path.abspath(datasets.config.HF_DATASETS_CACHE)
     for name, value in names.items():

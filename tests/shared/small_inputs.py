@@ -6,8 +6,8 @@ import re
 import pyarrow as pa
 
 from workload.arguments import Arguments, parse_arguments
-from workload.tasks import Task, open_task
 from workload.tasks.files import check_path
+from workload.tasks.registry import Task, open_task
 
 CONTEXT = ("In 1871 Zo\u00eb \U0001f600 M\u00fcller wrote \u05e9\u05dc\u05d5\u05dd to re\u0301sume\u0301\u200b the "
            "\ud55c\uad6d line in \U0001d49capoli.\nAll\u00a0read it.")

@@ -19,6 +19,7 @@ from torch.distributed import distributed_c10d
 from torch.distributed.constants import default_pg_timeout
 from tqdm import tqdm
 
+from workload.cores import usable_cores
 from workload.errors import InputError, end_process
 from workload.launch import launcher, loopback
 from workload.launch.gpus import device_type
@@ -142,8 +143,3 @@ def quiet_libraries() -> Iterator[None]:
             yield
         finally:
             logging.disable(logging.NOTSET)
-
-
-def usable_cores() -> int:
-    """CPU cores this process may use; a cluster job often gets only some of a node's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,15 +1,19 @@
 """Drawing the examples that `--max_train_examples` and `--max_eval_examples` keep."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from datasets import Dataset
 
 from workload.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset  # takes a second
 
 DRAW_SEED = 1  # not --seed: runs with different seeds are compared, so they must use the same examples
 
 
-def limited(examples: Dataset, classes: np.ndarray, limit: int | None, flag: str,
-            source: str) -> tuple[Dataset, dict | None]:
+def limited(examples: "Dataset", classes: np.ndarray, limit: int | None, flag: str,
+            source: str) -> tuple["Dataset", dict | None]:
     """Keep `limit` examples, drawn at random, in the file's order.
 
     Args:

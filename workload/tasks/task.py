@@ -16,10 +16,10 @@ from datasets.fingerprint import Hasher
 from transformers import BatchEncoding
 
 from workload.arguments import Arguments
+from workload.cores import usable_cores
 from workload.digests import tokenizer_digest
 from workload.errors import InputError
 from workload.hub import go_offline_without_network
-from workload.launch.processes import usable_cores
 from workload.models.task_model import TaskModel
 from workload.tasks.files import check_path, file_digest, read_some
 from workload.tasks.limits import limited
