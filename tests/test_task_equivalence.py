@@ -11,6 +11,8 @@ STRATEGIES = {
     "ZeRO-3 x 2": ("zero.py", "--num_gpus", "2", "--stage", "3"),
     "pipeline x 2": ("pipeline.py", "--num_gpus", "2"),
     "torch 1f1b x 2": ("torch_pipeline.py", "--num_gpus", "2"),
+    "tensor x 2": ("tensor_parallel.py", "--num_gpus", "2"),
+    "tensor sequence x 2": ("tensor_parallel.py", "--num_gpus", "2", "--sequence_parallel"),
 }
 # GPT-2's first and last layer share their weight: here on one stage, on two, or sharded.
 SHARED = {
@@ -20,6 +22,10 @@ SHARED = {
     "torch zero_bubble x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zero_bubble"),
     "torch zbv x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"),
     "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
+    "tensor x 1": ("tensor_parallel.py", "--num_gpus", "1"),
+    "tensor 2 x 2": ("tensor_parallel.py", "--num_gpus", "4", "--tensor_parallel", "2"),
+    "tensor sequence FSDP 2 x 2": ("tensor_parallel.py", "--num_gpus", "4", "--tensor_parallel", "2",
+                                   "--sequence_parallel", "--shard_replicas"),
 }
 ROWS = [*((task, name) for task in TASKS for name in STRATEGIES), *(("oscar", name) for name in SHARED)]
 

@@ -46,6 +46,14 @@ ROWS = {
     "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
     "FSDP no reshard x 2": ("fsdp.py", "--num_gpus", "2", "--reshard_after_forward", "false"),
     "FSDP x 4": ("fsdp.py", "--num_gpus", "4"),
+    "tensor x 1": ("tensor_parallel.py", "--num_gpus", "1"),
+    "tensor x 2": ("tensor_parallel.py", "--num_gpus", "2"),
+    "tensor sequence x 2": ("tensor_parallel.py", "--num_gpus", "2", "--sequence_parallel"),
+    "tensor x 4": ("tensor_parallel.py", "--num_gpus", "4"),
+    "tensor 2 x 2": ("tensor_parallel.py", "--num_gpus", "4", "--tensor_parallel", "2"),
+    "tensor FSDP 2 x 2": ("tensor_parallel.py", "--num_gpus", "4", "--tensor_parallel", "2", "--shard_replicas"),
+    "tensor sequence FSDP 2 x 2": ("tensor_parallel.py", "--num_gpus", "4", "--tensor_parallel", "2",
+                                   "--sequence_parallel", "--shard_replicas"),
     "DataParallel x 1": ("data_parallel.py", "--num_gpus", "1"),
 }
 SHORT = ("--max_steps", "2", "--max_eval_examples", "8")  # short types are slow on a CPU

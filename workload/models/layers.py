@@ -6,12 +6,13 @@ import torch
 from torch.nn import Module
 
 from workload.models.families import FAMILIES, Activation, Layer, visible_keys
+from workload.models.tensor_plans import TensorPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds
 
 __all__ = ["ORDERED_LAYERS", "Activation", "Layer", "layer_names", "ordered_layers", "shared_weight",
-           "transformer_modules", "visible_keys"]
+           "tensor_plan", "transformer_modules", "visible_keys"]
 
 ORDERED_LAYERS = {model_type: family.layers for model_type, family in FAMILIES.items() if family.layers}
 
@@ -26,6 +27,13 @@ def transformer_modules(model: Module) -> dict[str, Module]:
     name, stack = max(((name, module) for name, module in model.named_modules()
                        if isinstance(module, torch.nn.ModuleList)), key=lambda found: len(found[1]))
     return {f"{name}.{index}": module for index, module in enumerate(stack)}
+
+
+def tensor_plan(model: "PreTrainedModel") -> TensorPlan:
+    """How tensor parallelism shares out the layers of a model; `prepare` has refused those without a plan."""
+    plan = FAMILIES[model.config.model_type].tensor_plan
+    assert plan is not None
+    return plan
 
 
 def layer_names(model: "PreTrainedModel") -> list[str]:

@@ -1,0 +1,58 @@
+"""Dropout under tensor parallelism: two streams of random numbers on each device.
+
+What every device of a tensor group holds whole must lose the same values on each of them. What is shared out, such as
+the attention weights of a device's own heads, must lose other values on each: with one seed for all devices the first
+head of each would get the same mask. So PyTorch's own generator is a device's own, and dropouts of whole activations
+draw from a second one, which has the same state on every device of the group.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class ReplicatedDropout:
+    """Random numbers that are the same on every device of a tensor group.
+
+    While an attached dropout runs, the device's generator has this one's state, as kernels of GPUs take no other.
+
+    Args:
+        device: whose generator dropout uses.
+        seed: the same for a group, and no device's own.
+    """
+
+    def __init__(self, device: torch.device, seed: int) -> None:
+        self.device = device
+        self.state = torch.Generator(device).manual_seed(seed).get_state()
+        self.own: Tensor | None = None  # the generator's own state, while a dropout runs
+
+    def attach(self, dropouts: Iterable[nn.Module]) -> None:
+        """Let these modules draw from this generator."""
+        for dropout in dropouts:
+            dropout.register_forward_pre_hook(self._begin)
+            dropout.register_forward_hook(self._end)
+
+    def _begin(self, module: nn.Module, _inputs: tuple) -> None:
+        if _draws(module):
+            self.own = self._get()
+            self._set(self.state)
+
+    def _end(self, module: nn.Module, _inputs: tuple, _output: Tensor) -> None:
+        if _draws(module):
+            assert self.own is not None  # since `_begin`
+            self.state = self._get()
+            self._set(self.own)
+
+    def _get(self) -> Tensor:
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
+
+    def _set(self, state: Tensor) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state, self.device)
+        else:
+            torch.set_rng_state(state)
+
+
+def _draws(dropout: nn.Module) -> bool:
+    return dropout.training and bool(dropout.p)
