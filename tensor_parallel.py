@@ -112,7 +112,7 @@ def main() -> None:
             run.evaluate_if_due(evaluation, forward)
 
         if arguments.save_model:
-            weights = shards.whole_weights(model)
+            weights = shards.whole_weights()
             if processes.is_main:
                 write_model(task, weights, run.folder / "model")
         run.finish()

@@ -188,8 +188,11 @@ class TensorParallelArguments(Arguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.compile:
-            raise InputError("--compile: the compiler stops at every exchange within a layer, so nothing would be "
-                             "fused; use fsdp.py")
+            raise InputError("--compile: not with tensor parallelism, whose layers exchange activations in their "
+                             "midst; use fsdp.py")
+        if getattr(self, "activation_checkpointing", False):
+            raise InputError("--activation_checkpointing: not with tensor parallelism, whose second generator would "
+                             "draw other numbers when a layer is computed again; use fsdp.py")
 
     def tensor_group(self, devices: int) -> int:
         """The devices that share out every layer, of all `devices`.

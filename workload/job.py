@@ -19,8 +19,7 @@ from workload.errors import InputError
 from workload.launch.gpus import device_type
 from workload.launch.processes import Processes, join
 from workload.launch.start import launch, started_at
-from workload.models.families import FAMILIES
-from workload.models.layers import ORDERED_LAYERS
+from workload.models.layers import ORDERED_LAYERS, TENSOR_PLANS
 from workload.models.tensor_plans import check_shared_tokens, check_tensor_group
 from workload.optimizer import warmup_steps
 from workload.output_folder import output_folder
@@ -157,9 +156,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         raise InputError(f"--stages {stages}: {task.model_name} has {layers} layers, and every stage needs {needed}; "
                          f"use at most {layers // pieces_a_stage}")
     if tensor_group:
-        plans = {name: family.tensor_plan for name, family in FAMILIES.items() if family.tensor_plan}
-        check_tensor_group(task.model_name, task.config, plans.get(task.config.model_type), list(plans), tensor_group,
-                           devices)
+        check_tensor_group(task.model_name, task.config, list(TENSOR_PLANS), tensor_group, devices)
     if shares_tokens:
         check_shared_tokens(task.max_length, PAD_TO_MULTIPLE_OF[device_type()], tensor_group)
     if arguments.target_f1 is not None and "f1" not in task.metrics:

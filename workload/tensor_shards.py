@@ -30,6 +30,8 @@ class TensorShards(LocalShards):
                  dropout: ReplicatedDropout) -> None:
         super().__init__(model.parameters())
         self.arrangements, self.tensor_rank, self.dropout = arrangements, tensor_rank, dropout
+        # Under each of its names, and now: while FSDP has gathered a parameter, another stands in its place.
+        self.named_parameters = list(model.named_parameters(remove_duplicate=False))
         for parameter, shard in self.items():
             if not is_counted(parameter, tensor_rank):
                 shard.ds_pipe_replicated = True  # pyright: ignore[reportAttributeAccessIssue]  see `pieces.is_counted`
@@ -67,10 +69,9 @@ class TensorShards(LocalShards):
                 part = parts[rank] if rank < len(parts) else part.narrow(dimension, 0, 0)
         return part
 
-    def whole_weights(self, model: Module) -> dict[str, Tensor]:
+    def whole_weights(self) -> dict[str, Tensor]:
         """All weights as in the Hugging Face model, on the CPU of every rank."""
-        return {name: self.whole(name, parameter, self[parameter])
-                for name, parameter in model.named_parameters(remove_duplicate=False)}
+        return {name: self.whole(name, parameter, self[parameter]) for name, parameter in self.named_parameters}
 
     def training_state(self, named_parameters: Iterable[tuple[str, Parameter]], *rest) -> "TensorTrainingState":
         """The state of parameters whose optimizer has these shards; see `TrainingState`."""

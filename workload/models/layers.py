@@ -11,9 +11,10 @@ from workload.models.tensor_plans import TensorPlan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds
 
-__all__ = ["ORDERED_LAYERS", "Activation", "Layer", "layer_names", "ordered_layers", "shared_weight",
+__all__ = ["ORDERED_LAYERS", "TENSOR_PLANS", "Activation", "Layer", "layer_names", "ordered_layers", "shared_weight",
            "tensor_plan", "transformer_modules", "visible_keys"]
 
+TENSOR_PLANS = {model_type: family.tensor_plan for model_type, family in FAMILIES.items() if family.tensor_plan}
 ORDERED_LAYERS = {model_type: family.layers for model_type, family in FAMILIES.items() if family.layers}
 
 
@@ -31,9 +32,7 @@ def transformer_modules(model: Module) -> dict[str, Module]:
 
 def tensor_plan(model: "PreTrainedModel") -> TensorPlan:
     """How tensor parallelism shares out the layers of a model; `prepare` has refused those without a plan."""
-    plan = FAMILIES[model.config.model_type].tensor_plan
-    assert plan is not None
-    return plan
+    return TENSOR_PLANS[model.config.model_type]
 
 
 def layer_names(model: "PreTrainedModel") -> list[str]:

@@ -23,9 +23,11 @@ class ReplicatedDropout:
     """
 
     def __init__(self, device: torch.device, seed: int) -> None:
-        self.device = device
-        self.state = torch.Generator(device).manual_seed(seed).get_state()
-        self.own: Tensor | None = None  # the generator's own state, while a dropout runs
+        is_gpu = device.type == "cuda"
+        self.generator = torch.cuda.default_generators[device.index] if is_gpu else torch.default_generator
+        self.own = self.generator.get_state()
+        self.state = self.generator.manual_seed(seed).get_state()
+        self.generator.set_state(self.own)
 
     def attach(self, dropouts: Iterable[nn.Module]) -> None:
         """Let these modules draw from this generator."""
@@ -35,23 +37,13 @@ class ReplicatedDropout:
 
     def _begin(self, module: nn.Module, _inputs: tuple) -> None:
         if _draws(module):
-            self.own = self._get()
-            self._set(self.state)
+            self.own = self.generator.get_state()
+            self.generator.set_state(self.state)
 
     def _end(self, module: nn.Module, _inputs: tuple, _output: Tensor) -> None:
         if _draws(module):
-            assert self.own is not None  # since `_begin`
-            self.state = self._get()
-            self._set(self.own)
-
-    def _get(self) -> Tensor:
-        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
-
-    def _set(self, state: Tensor) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state, self.device)
-        else:
-            torch.set_rng_state(state)
+            self.state = self.generator.get_state()
+            self.generator.set_state(self.own)
 
 
 def _draws(dropout: nn.Module) -> bool:

@@ -117,6 +117,38 @@ def arrange_layers(layers: dict[str, nn.Module], plan: TensorPlan, devices: int)
     return changed
 
 
+def fitting_groups(config: PretrainedConfig, devices: int) -> list[int]:
+    """The sizes of tensor groups that heads, the feed-forward network's middle and the devices can be divided by."""
+    wholes = config.num_attention_heads, _middle(config), devices
+    return [number for number in range(1, devices + 1) if not any(whole % number for whole in wholes)]
+
+
+def _middle(config: PretrainedConfig) -> int:
+    """Width of the feed-forward network's middle."""
+    return getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+
+
+def check_tensor_group(model: str, config: PretrainedConfig, known: list[str], group: int, devices: int) -> None:
+    """Refuse a model whose layers cannot be shared out over the devices of a tensor group.
+
+    Args:
+        model: as --model gives it.
+        known: the families that have a plan.
+        group: devices in a tensor group, of all `devices`.
+
+    Raises:
+        InputError: says what would fit.
+    """
+    if config.model_type not in known:
+        raise InputError(f"--model {model}: the layers of a {config.model_type!r} model cannot be shared out here; "
+                         f"those of {', '.join(known)} can")
+    fits = fitting_groups(config, devices)
+    if group not in fits:
+        raise InputError(f"--tensor_parallel {group}: the {config.num_attention_heads} heads of {model}, or its "
+                         f"feed-forward width of {_middle(config)}, cannot be divided by that; use "
+                         f"{' or '.join(map(str, fits))}")
+
+
 def check_shared_tokens(max_length: int, multiple: int, group: int) -> None:
     """Refuse lengths of which the devices of a tensor group cannot take equal parts.
 
@@ -132,30 +164,5 @@ def check_shared_tokens(max_length: int, multiple: int, group: int) -> None:
         raise InputError(f"--sequence_parallel: batches are padded to multiples of {multiple} tokens, which "
                          f"{group} devices cannot share out; use --tensor_parallel {fits}")
     if max_length % group:
-        fits = max_length // group * group
         raise InputError(f"--sequence_parallel: {group} devices cannot share out {max_length} tokens; use "
-                         f"--max_seq_length {fits}")
-
-
-def check_tensor_group(model: str, config: PretrainedConfig, plan: TensorPlan | None, known: list[str], group: int,
-                       devices: int) -> None:
-    """Refuse a model whose layers cannot be shared out over the devices of a tensor group.
-
-    Args:
-        model: as --model gives it.
-        plan: of its family.
-        known: the families that have a plan.
-        group: devices in a tensor group, of all `devices`.
-
-    Raises:
-        InputError: says what would fit.
-    """
-    if plan is None:
-        raise InputError(f"--model {model}: the layers of a {config.model_type!r} model cannot be shared out here; "
-                         f"those of {', '.join(known)} can")
-    heads = config.num_attention_heads
-    middle = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
-    fits = [number for number in range(1, devices + 1) if not any(whole % number for whole in (heads, middle, devices))]
-    if group not in fits:
-        raise InputError(f"--tensor_parallel {group}: {model} has {heads} heads and a feed-forward network of width "
-                         f"{middle}, which cannot be divided by that; use {' or '.join(map(str, fits))}")
+                         f"--max_seq_length {max_length // group * group}")
