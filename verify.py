@@ -33,6 +33,7 @@ from workload.launch.gpus import use_cpu, visible_gpus
 from workload.launch.start import devices_asked_for
 from workload.models.families import FAMILIES
 from workload.models.loading import TINY
+from workload.models.tensor_plans import fitting_groups
 from workload.tasks.registry import TASKS, open_task
 from workload.tasks.task import Task
 
@@ -127,8 +128,9 @@ def prove(task: Task, proof: Proof) -> dict[str, Any]:
     """Run all settings of a task, with a line for each; returns the entry for verification.json."""
     config, family = task.config, FAMILIES.get(task.config.model_type)
     references = settings.references(proof.devices)
+    groups = fitting_groups(config, proof.devices) if family and family.tensor_plan else []
     wanted = settings.settings(proof.devices, config.num_hidden_layers if family and family.layers else None,
-                               visible_gpus() > 0)
+                               visible_gpus() > 0, groups, task.max_length)
     rows, computations = [], []
     with tqdm(total=len(references) + len(wanted), unit="run", leave=False) as bar:
         for reference in references:
@@ -139,6 +141,9 @@ def prove(task: Task, proof: Proof) -> dict[str, Any]:
         say(heading(task.name, computations[0], proof.limits))
         if not (family and family.layers):
             say(f"  pipelines are left out: a {config.model_type!r} model cannot be cut into stages here")
+        if not groups:
+            say(f"  tensor parallelism is left out: the layers of a {config.model_type!r} model cannot be shared out "
+                "here")
         for setting in wanted:
             bar.set_description(setting.name)
             rows.append(proof.row(setting))

@@ -137,8 +137,8 @@ def main() -> None:
     settings = [setting for setting in SETTINGS if not (setting.keeps_memory and torch.cuda.is_available())]
     tokens = 0.0  # real ones in a window, the same in every round
     ratios: dict[tuple[int, str], list[float]] = {}
-    print("| seed | | samples/s | / Trainer | / best Trainer | validation loss |", "|--:|---" + "|--:" * 4 + "|", sep="\n",
-          flush=True)
+    print("| seed | | samples/s | / Trainer | / best Trainer | validation loss |", flush=True)
+    print("|--:|---" + "|--:" * 4 + "|", flush=True)
     bar = tqdm(total=options.rounds * (len(settings) + len(options.devices)), unit="training")
     with tempfile.TemporaryDirectory() as name, bar:
         folder = Path(name)

@@ -71,6 +71,8 @@ def setting_name(row: pd.Series, study: Study) -> str:
     devices, replicas = row["devices"], row["replicas"]
     if is_staged(row):
         return strategy_name(row, study) + (f" x {replicas} replicas" if pd.notna(replicas) and replicas > 1 else "")
+    if row["strategy"].startswith("tensor_parallel") and pd.notna(replicas) and replicas > 1:
+        return f"{strategy_name(row, study)} x {devices // replicas} x {replicas} replicas"
     return "1 device" if row["strategy"] == "ddp" and devices == 1 else f"{strategy_name(row, study)} x {devices}"
 
 

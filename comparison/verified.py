@@ -11,7 +11,7 @@ from verification.records import EQUAL, NAME, read_verifications
 from workload.errors import InputError
 
 SAME = ("source_digest", *LIBRARIES, "hardware", "family")
-IDENTITY = ("strategy", "pipeline_stages", "schedule")  # and the number of devices
+IDENTITY = ("strategy", "pipeline_stages", "schedule", "replicas")  # and the number of devices
 ONE_DEVICE = ("ddp", "1", "")  # the reference
 
 
@@ -46,14 +46,14 @@ def _matches(row: pd.Series, entry: dict[str, Any]) -> bool:
 
 def _problem(row: pd.Series, entries: list[dict[str, Any]]) -> str | None:
     """What keeps a row from being verified; None for nothing."""
-    mine = tuple(_text(row[name]) for name in IDENTITY)
+    mine = tuple(_text(row.get(name)) for name in IDENTITY)
     entries = sorted((entry for entry in entries if _matches(row, entry)), key=lambda entry: entry["date"])
     if not entries:
         return "other code or hardware"
-    if row["devices"] == 1 and mine == ONE_DEVICE:
+    if row["devices"] == 1 and mine[:3] == ONE_DEVICE:
         return None
     found = [proven for entry in entries if entry["devices"] == row["devices"] for proven in entry["rows"]
-             if tuple(_text(proven.get(name)) for name in IDENTITY) == mine]
+             if tuple(_text(proven.get(name, row.get(name))) for name in IDENTITY) == mine]  # older ones lack replicas
     if not found:
         return "not among the settings that were run"
     return None if found[-1]["status"] == EQUAL else f"{found[-1]['status']}: {found[-1]['reason']}"

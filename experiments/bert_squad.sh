@@ -14,6 +14,7 @@ cd "$(dirname "$0")/.."
 DEVICES=${DEVICES:-4}
 DEVICES_A_NODE=${DEVICES_A_NODE:-$DEVICES}
 RESULTS=${RESULTS:-results}
+GROUP=4         # the largest tensor group: both models' heads, 12 and 4, can be divided by 2 and 4
 STAGES=$DEVICES # of PyTorch's pipelines; some schedules put two pieces of the model on each stage
 FLAGS=(--profile_steps 3 --output_dir "$RESULTS/bert_squad")
 if [[ ${SAMPLE:-} ]]; then
@@ -49,6 +50,13 @@ strategies() {
     run bert_baseline.py --num_gpus "$DEVICES" --activation_checkpointing
     run fsdp.py --num_gpus "$DEVICES" --activation_checkpointing
     run pipeline.py --num_gpus "$DEVICES" --activation_checkpointing
+    for ((group = 2; group <= GROUP && group <= DEVICES; group *= 2)); do
+        run tensor_parallel.py --num_gpus "$DEVICES" --tensor_parallel "$group"
+        run tensor_parallel.py --num_gpus "$DEVICES" --tensor_parallel "$group" --sequence_parallel
+    done
+    if ((DEVICES > 2)); then # else there is one tensor group
+        run tensor_parallel.py --num_gpus "$DEVICES" --tensor_parallel 2 --shard_replicas
+    fi
     run hf_trainer.py --num_gpus "$DEVICES"
     run hf_trainer.py --num_gpus "$DEVICES" --deepspeed_config experiments/zero2.json
     if [[ ${SAMPLE:-} ]]; then

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# GPT-2 small from scratch on 100 MB of OSCAR: DataParallel, DDP, ZeRO-2, ZeRO-3, FSDP and a pipeline on 1, 2 and 4 devices.
+# GPT-2 small from scratch on 100 MB of OSCAR: DataParallel, DDP, ZeRO-2 and -3, FSDP, a pipeline and tensor parallelism
+# on 1, 2 and 4 devices.
 #
 #     DEVICES=4 bash experiments/gpt2_frameworks.sh      # 4 GPUs; OSCAR 23.01 from the Hub, whose licence you must accept first
 #     bash experiments/gpt2_frameworks.sh --train_file train.txt --eval_file eval.txt      # any other text
@@ -41,6 +42,9 @@ frameworks() {
         fi
         run pipeline.py --num_gpus "$devices"
         run bert_baseline.py --num_gpus "$devices" --activation_checkpointing
+        if ((devices <= 4)); then # GPT-2 small has 12 heads, the tiny model 4
+            run tensor_parallel.py --num_gpus "$devices"
+        fi
     done
 }
 for_each_seed frameworks 0

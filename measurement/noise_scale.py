@@ -5,7 +5,8 @@ or reduced; their squared norms add up over parameters, micro-batches and ranks.
 is the batch's.
 """
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -22,14 +23,17 @@ class GradientNoise:
         split: how a step's batch is cut. Each micro-batch's loss counts 1 / (micro-batches of a replica).
         every: steps from one sample to the next; 0 samples none.
         shared: tied weight split over two stages, if the pipeline has one.
+        counted: given a parameter and its gradient, the elements that this rank counts. Default: all.
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], split: BatchSplit, every: int,
-                 shared: SharedWeight | None = None) -> None:
+                 shared: SharedWeight | None = None,
+                 counted: Callable[[torch.nn.Parameter, torch.Tensor], torch.Tensor] | None = None) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.micro_batches, self.gradient_scale = split.replicas * split.micro_batches, 1 / split.micro_batches
         self.every = every
         self.shared = _SharedGradients(shared) if shared else None
+        self.counted = counted or (lambda parameter, gradient: gradient)
         self.hooks: list[torch.utils.hooks.RemovableHandle] = []
         self.norms: list[torch.Tensor] = []  # of each parameter's gradient in each micro-batch
 
@@ -40,7 +44,7 @@ class GradientNoise:
             micro_batches: of this replica in the order of their backward passes; needed for a shared weight only.
         """
         if self.every and step % self.every == 0:
-            self.hooks = [p.register_hook(self._add) for p in self.parameters]
+            self.hooks = [p.register_hook(functools.partial(self._add, p)) for p in self.parameters]
             if self.shared:
                 self.hooks += self.shared.watch(micro_batches)
 
@@ -64,8 +68,8 @@ class GradientNoise:
         mean = total / self.micro_batches / (self.gradient_scale * loss_scale) ** 2
         return torch.cat([mean.reshape(1), batch_norm.float().square().reshape(1)])
 
-    def _add(self, gradient: torch.Tensor) -> None:
-        self.norms.append(torch.linalg.vector_norm(gradient, dtype=torch.float32))
+    def _add(self, parameter: torch.nn.Parameter, gradient: torch.Tensor) -> None:
+        self.norms.append(torch.linalg.vector_norm(self.counted(parameter, gradient), dtype=torch.float32))
 
 
 class _SharedGradients:

@@ -47,7 +47,8 @@ class Part:
     replica: int
     stage: int
     layers: list[str]
-    parameters: int  # tied copies counted on one rank only
+    parameters: int  # what several ranks hold is counted on one only
+    tensor_rank: int = 0  # place in a tensor group, whose ranks all read the same samples
 
     @classmethod
     def whole(cls, model: "PreTrainedModel", replica: int) -> "Part":
@@ -156,7 +157,7 @@ class Run:
             began = time.perf_counter()
             batch, share = next(shares)
             data_s = time.perf_counter() - began
-            if self.part.stage == 0:
+            if self.part.stage == self.part.tensor_rank == 0:
                 for micro_batch in share.micro_batches:
                     self.order.add(self.step, micro_batch.sample_ids)
             self.work = work_of_step(batches.lengths[batch].numpy(), share.length, self.job.task.shape, data_s,

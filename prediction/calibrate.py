@@ -55,7 +55,7 @@ KEPT_LENGTHS = 2000
 # name: script, flags
 ENGINES = {"ddp": ("bert_baseline.py",), "zero1": ("zero.py", "--stage", "1"), "zero2": ("zero.py", "--stage", "2"),
            "zero3": ("zero.py", "--stage", "3"), "fsdp": ("fsdp.py",), "pipeline": ("pipeline.py", "--stages", "1"),
-           "torch_pipeline": ("torch_pipeline.py", "--stages", "1")}
+           "torch_pipeline": ("torch_pipeline.py", "--stages", "1"), "tensor_parallel": ("tensor_parallel.py",)}
 
 
 def main() -> None:

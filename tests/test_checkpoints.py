@@ -25,7 +25,8 @@ def without_times(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("command", rows("one process", "DDP x 2", "FSDP x 2", "ZeRO-2 x 2", "ZeRO-3 x 2",
                                          "pipeline 2 x 2", "torch zbv x 2", "HF Trainer x 2",
-                                         "pipeline recompute x 2", "FSDP hybrid 2 x 2", "ZeRO-3 hpZ x 2"))
+                                         "pipeline recompute x 2", "FSDP hybrid 2 x 2", "ZeRO-3 hpZ x 2", "tensor x 2",
+                                         "tensor sequence FSDP 2 x 2"))
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(command, train, broken_off, resume):
     command = (*command, "--dropout", "0.1", "--eval_steps", "5")
     whole = train(*command)
@@ -45,9 +46,10 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(command, train, brok
 
 @pytest.mark.parametrize("first, second", [
     *((DDP, ROWS[row]) for row in ("pipeline x 4", "ZeRO-2 x 2", "FSDP x 2", "ZeRO-3 x 4", "torch 1f1b 2 x 2",
-                                   "FSDP hybrid 2 x 2")),
+                                   "FSDP hybrid 2 x 2", "tensor x 2", "tensor sequence FSDP 2 x 2")),
     (DDP, ONE_PROCESS),
-    *((ROWS[row], DDP) for row in ("pipeline x 4", "ZeRO-2 x 2", "FSDP x 2", "torch zbv x 2", "FSDP hybrid 2 x 2")),
+    *((ROWS[row], DDP) for row in ("pipeline x 4", "ZeRO-2 x 2", "FSDP x 2", "torch zbv x 2", "FSDP hybrid 2 x 2",
+                                   "tensor x 2", "tensor sequence FSDP 2 x 2")),
 ], ids=lambda command: "-".join(command[::2]))
 def test_a_run_goes_on_with_another_strategy(first, second, train, broken_off, resume):
     run = resume(broken_off(train(*first)), *second)
@@ -58,7 +60,8 @@ def test_a_run_goes_on_with_another_strategy(first, second, train, broken_off, r
     assert run.summary["strategy"] == attempts[-1]["strategy"]
 
 
-@pytest.mark.parametrize("first, second", [(DDP, ROWS["torch zbv x 2"]), (ROWS["pipeline x 2"], DDP)])
+@pytest.mark.parametrize("first, second", [(DDP, ROWS["torch zbv x 2"]), (ROWS["pipeline x 2"], DDP),
+                                           (DDP, ROWS["tensor x 2"]), (ROWS["tensor x 2"], DDP)])
 def test_a_weight_that_two_stages_share_goes_on(first, second, train, broken_off, resume):
     run = resume(broken_off(train(*first, *GPT2)), *second, *GPT2)
     assert_same_computation(run, train(*ONE_PROCESS, *GPT2))

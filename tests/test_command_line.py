@@ -246,7 +246,7 @@ def test_an_error_is_one_line_and_exit_code_2(command, bad_data, start, environm
 
 @pytest.mark.parametrize("script, flags, count", [
     ("torch_pipeline.py", ["--schedule", "zbv"], 2), ("zero.py", ["--stage", "3"], 2), ("hf_trainer.py", [], 2),
-    ("fsdp.py", [], 2), ("data_parallel.py", [], 1)])
+    ("fsdp.py", [], 2), ("tensor_parallel.py", [], 2), ("data_parallel.py", [], 1)])
 def test_an_error_is_one_line_from_every_script(script, flags, count, bad_data, start_ranks, tmp_path):
     done = start_ranks(script, "--num_gpus", count, *flags, *bad_data, count=count)
     assert_one_line_about_bad_data(done)

@@ -139,6 +139,48 @@ def test_a_pipeline_sends_activations_and_their_gradients(row, train):
     assert "how many processes" in run.description["empty"]["collective_wire_mib_per_step"]
 
 
+LAYERS, HIDDEN = 4, 128  # of the tiny model
+
+
+def activations(run, steps: tuple[int, int] = (2, 4)) -> float:
+    """MiB of a step's hidden states over all micro-batches: of the mean of two profiled steps, by default 4 and 5."""
+    before, last = (int(run.rows("steps.csv")[place]["padded_tokens"]) for place in steps)
+    return (last - before) / 2 * HIDDEN * 4 / MIB
+
+
+def test_tensor_parallelism_adds_up_activations_four_times_a_layer(train):
+    """Twice in the forward pass, twice in the backward pass."""
+    run = train(*ROWS["tensor x 2"], *PROFILED)
+    moved = float(run.summary["collective_mib_per_step"])
+    assert moved == pytest.approx(4 * LAYERS * activations(run), rel=1e-3)
+    assert run.summary["collective_wire_mib_per_step"] == run.summary["collective_mib_per_step"]
+    assert float(run.summary["point_to_point_mib_per_step"]) == 0
+
+
+def test_sequence_parallelism_gathers_and_scatters_instead(train):
+    """An all-gather and a reduce-scatter for each all-reduce, which gloo all-reduces; once more at either end.
+
+    The gradients of LayerNorms are added up as well, here for every micro-batch, as the noise scale is sampled.
+    """
+    run = train(*ROWS["tensor sequence x 2"], *PROFILED)
+    gathered, reduced = (4 * LAYERS + 2) * activations(run), 4 * LAYERS * activations(run)
+    norms = sum(weight.numel() for name, weight in run.weights().items() if "layer" in name and "LayerNorm" in name)
+    norms *= (8 + 1) * 4 / MIB
+    assert float(run.summary["collective_mib_per_step"]) == pytest.approx(gathered + reduced + norms, rel=1e-3)
+    assert float(run.summary["collective_wire_mib_per_step"]) == pytest.approx(gathered / 2 + reduced + norms, rel=1e-3)
+
+
+def test_tensor_groups_average_their_part_of_the_gradients(train):
+    """On 2 x 2 devices each replica has half of the samples, each device half of the layers' matrices and the rest."""
+    run = train(*ROWS["tensor 2 x 2"], *PROFILED)
+    cut = ("query", "key", "value", "intermediate.dense", "output.dense.weight")
+    held = sum(weight.numel() / (2 if "layer" in name and any(each in name for each in cut) else 1)
+               for name, weight in run.weights().items())
+    expected = 4 * LAYERS * activations(run) / 2 + 4 * held / MIB
+    assert float(run.summary["collective_mib_per_step"]) == pytest.approx(expected, rel=1e-3)
+    assert run.summary["collective_wire_mib_per_step"] == "", "groups of two and of four"
+
+
 @pytest.mark.parametrize("stage, gradients, parameters", [(0, 1, 0), (1, 1, 1), (2, 4, 1), (3, 4, 4)])
 def test_zero_sends_gradients_to_their_owners_and_gathers_parameters(stage, gradients, parameters, train):
     """How often a step moves the model's size. Of 4 micro-batches stage 2 reduces each, and stage 3 gathers for each.

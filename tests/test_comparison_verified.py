@@ -36,6 +36,16 @@ def test_a_sentence_for_each_table(rows, said):
     assert said in verified(pd.DataFrame(rows), [ENTRY])
 
 
+def test_tensor_groups_of_two_sizes_are_two_settings():
+    four, two = ({**row(name, "tensor_parallel", devices=4), "replicas": replicas}
+                 for name, replicas in (("tensor parallel x 4", 1), ("tensor parallel x 2 x 2 replicas", 2)))
+    proven = [{"strategy": "tensor_parallel", "devices": "4", "replicas": replicas, "pipeline_stages": "1",
+               "schedule": "", "status": status, "reason": "loss"}
+              for replicas, status in (("1", "differs"), ("2", "equal"))]
+    said = verified(pd.DataFrame([four, two]), [ENTRY | {"devices": 4, "rows": proven}])
+    assert "all but tensor parallel x 4 (differs: loss)." in said
+
+
 def test_the_newest_verification_of_a_row_counts():
     mended = ENTRY | {"date": "2026-11-26", "rows": [ROWS[1] | {"status": "equal", "reason": ""}]}
     for entries in ([ENTRY, mended], [mended, ENTRY]):

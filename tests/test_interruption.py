@@ -178,6 +178,7 @@ def test_where_steps_are_not_recorded_an_evaluation_ends_the_run(start_ranks, tm
 
 @pytest.mark.parametrize("command", [
     ("bert_baseline.py", "--num_gpus", "2"), ("fsdp.py", "--num_gpus", "2"), ("pipeline.py", "--num_gpus", "2"),
+    ("tensor_parallel.py", "--num_gpus", "2"),
     ("zero.py", "--num_gpus", "2", "--stage", "2"), ("zero.py", "--num_gpus", "2", "--stage", "3"),
     ("hf_trainer.py", "--num_gpus", "2")], ids="-".join)
 def test_steps_that_are_not_finite_are_left_out_and_counted(command, train):

@@ -62,7 +62,7 @@ def test_all_parts_on_one_gpu(on_gpu, tmp_path):
     assert {row["precision"] for row in rows} == {"bf16", "fp32"} and {row["devices"] for row in rows} == {"1"}
     assert all(float(row["host_cpu_s_per_step"]) > 0 for row in rows), "each is profiled"
     [entry] = json.loads((folder / "verification.json").read_text())["verifications"]
-    assert {row["status"] for row in entry["rows"]} == {"equal"} and len(entry["rows"]) == 17
+    assert {row["status"] for row in entry["rows"]} == {"equal"} and len(entry["rows"]) == 18
     table = pd.DataFrame([row | {"devices": int(row["devices"]), "family": "bert", "setting": row["run_name"]}
                           for row in rows])
     assert verified(table, [entry]).endswith(ALL_PROVEN)

@@ -293,6 +293,14 @@ def test_names_of_settings(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("strategy, replicas, name", [
+    ("tensor_parallel", 1, "tensor parallel x 4"), ("tensor_parallel", 2, "tensor parallel x 2 x 2 replicas"),
+    ("tensor_parallel_sequence_fsdp", 2, "tensor and sequence parallel, FSDP x 2 x 2 replicas")])
+def test_a_tensor_groups_name_has_its_size(strategy, replicas, name, tmp_path):
+    write_run(tmp_path / "run", strategy, 4, pipeline_stages=1, replicas=replicas)
+    assert list(rows_of(tmp_path).index) == [name]
+
+
 def test_nothing_to_compare_ends_in_one_line(tmp_path, capsys, monkeypatch):
     code, lines = exit_of(capsys, monkeypatch, tmp_path)
     assert (code, lines) == (2, [f"plots.py: no finished run to compare in {tmp_path}"])

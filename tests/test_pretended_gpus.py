@@ -32,6 +32,8 @@ STRATEGIES = {
     "ZeRO-3 offload": ("zero.py", "--stage", "3", "--offload"),
     "FSDP": ("fsdp.py",),
     "FSDP no reshard": ("fsdp.py", "--reshard_after_forward", "false"),
+    "tensor": ("tensor_parallel.py",),
+    "tensor sequence": ("tensor_parallel.py", "--sequence_parallel"),
     "pipeline": ("pipeline.py", "--micro_batches", "8"),
     "torch 1f1b": ("torch_pipeline.py", "--micro_batches", "8", "--schedule", "1f1b"),
     "torch gpipe": ("torch_pipeline.py", "--micro_batches", "8", "--schedule", "gpipe"),
@@ -176,7 +178,8 @@ def test_strategy_computes_what_one_process_computes(name, gpus, pretended_gpus,
 
 
 @pytest.mark.parametrize("task, name", [(task, name) for task in OTHER_TASKS for name in (
-    "DDP", "ZeRO-3", "FSDP", "pipeline", "torch zbv")] + [("oscar", "DataParallel"), ("oscar", "torch zero_bubble")])
+    "DDP", "ZeRO-3", "FSDP", "pipeline", "torch zbv", "tensor sequence")] + [
+        ("oscar", "DataParallel"), ("oscar", "torch zero_bubble")])
 def test_other_tasks(task, name, pretended_gpus, train):
     flags = ("--task", task, "--max_steps", "3", *OTHER_TASKS[task])
     run = pretended_gpus(2, *command_of(name, 2), *flags)
@@ -200,7 +203,7 @@ def test_precision_means_the_same_arithmetic(precision, name, pretended_gpus, tr
     assert not our_waits(run, at_least=1)
 
 
-@pytest.mark.parametrize("name", ["DDP", "FSDP", "ZeRO-2", "pipeline", "torch zbv", "DDP recompute"])
+@pytest.mark.parametrize("name", ["DDP", "FSDP", "ZeRO-2", "pipeline", "torch zbv", "DDP recompute", "tensor"])
 def test_a_resumed_run_is_the_uninterrupted_one(name, pretended_gpus, tmp_path, broken_off, resume):
     """With dropout, which resumes with the random numbers of each GPU."""
     command = (*command_of(name, 2), "--dropout", "0.1")

@@ -11,6 +11,8 @@ STRATEGIES = {
     "ZeRO-3 x 2": ("zero.py", "--num_gpus", "2", "--stage", "3"),
     "pipeline x 2": ("pipeline.py", "--num_gpus", "2"),
     "torch 1f1b x 2": ("torch_pipeline.py", "--num_gpus", "2"),
+    "tensor x 2": ("tensor_parallel.py", "--num_gpus", "2"),
+    "tensor sequence x 2": ("tensor_parallel.py", "--num_gpus", "2", "--sequence_parallel"),
 }
 # GPT-2's first and last layer share their weight: here on one stage, on two, or sharded.
 SHARED = {
@@ -22,6 +24,10 @@ SHARED = {
     "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
     "ZeRO-3 hpZ 2 x 2": ("zero.py", "--num_gpus", "4", "--stage", "3", "--secondary_shard_group", "2"),
     "FSDP hybrid 2 x 2": ("fsdp.py", "--num_gpus", "4", "--shard_group", "2"),
+    "tensor x 1": ("tensor_parallel.py", "--num_gpus", "1"),
+    "tensor 2 x 2": ("tensor_parallel.py", "--num_gpus", "4", "--tensor_parallel", "2"),
+    "tensor sequence FSDP 2 x 2": ("tensor_parallel.py", "--num_gpus", "4", "--tensor_parallel", "2",
+                                   "--sequence_parallel", "--shard_replicas"),
 }
 ROWS = [*((task, name) for task in TASKS for name in STRATEGIES), *(("oscar", name) for name in SHARED)]
 

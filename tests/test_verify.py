@@ -8,12 +8,15 @@ import sys
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import BertConfig
 
 from verification import settings
 from verification.compare import Computation, differences, limits, without_gradient
 from verification.machine import hardware_name
 from verification.records import KEY, add_verification, is_proven
+from workload.arguments import TensorParallelArguments, parse_arguments
 from workload.errors import InputError
+from workload.models.tensor_plans import check_shared_tokens, check_tensor_group, fitting_groups
 
 STEPS = ("train_loss", "grad_norm", "micro_batch_squared_norm", "batch_squared_norm")
 
@@ -71,7 +74,8 @@ def test_settings_fit_the_devices(devices):
     from workload.batches import plan_stages
 
     batch = settings.MICRO_BATCH_SIZE * settings.micro_batches(devices)
-    found = settings.settings(devices, layers=12, has_gpus=True)
+    config = BertConfig()  # 12 heads
+    found = settings.settings(devices, 12, True, fitting_groups(config, devices), max_length=128)
     assert len({setting.name for setting in found}) == len(found)
     sizes = {reference.micro_batch_size for reference in settings.references(devices)}
     assert len(sizes) == 3 and all(batch % size == 0 for size in sizes)
@@ -83,6 +87,18 @@ def test_settings_fit_the_devices(devices):
                              for flag in ("--stages", "--micro_batches"))
             assert plan_stages(stages, parts, batch, devices) == (stages, parts)
             assert batch // (devices // stages) == parts * settings.MICRO_BATCH_SIZE
+        if setting.script == "tensor_parallel.py":
+            arguments = parse_arguments(TensorParallelArguments, list(setting.flags))
+            group = arguments.tensor_group(devices)
+            check_tensor_group("bert", config, ["bert"], group, devices)
+            if arguments.sequence_parallel:
+                check_shared_tokens(128, 64, group)
+    names = {setting.name for setting in found if setting.script == "tensor_parallel.py"}
+    if devices == 4:
+        kinds = ("tensor parallel", "tensor parallel sequence")
+        assert names == {*(f"{kind} x 4" for kind in kinds), *(f"{kind}{end} 2 x 2" for kind in kinds for end in
+                                                               ("", " FSDP"))}
+    assert ("tensor parallel x 8" not in names) and names, "12 heads cannot be divided by 8"
 
 
 def test_what_was_verified_need_not_be_again(tmp_path):
@@ -100,7 +116,8 @@ def test_what_was_verified_need_not_be_again(tmp_path):
 
 
 def test_a_model_that_cannot_be_cut_has_no_pipelines():
-    assert not any("pipeline" in setting.script for setting in settings.settings(4, None, has_gpus=False))
+    found = settings.settings(4, None, has_gpus=False)
+    assert not any(setting.script in ("pipeline.py", "torch_pipeline.py", "tensor_parallel.py") for setting in found)
 
 
 @pytest.mark.timeout(1200)
@@ -108,10 +125,10 @@ def test_every_strategy_is_proven_on_two_processes(start, slow_lane, tmp_path):
     done = start(sys.executable, "verify.py", "--num_gpus", "2", "--output_dir", str(tmp_path), limit_s=1100)
     assert done.returncode == 0, done.stdout + done.stderr
     [entry] = json.loads((tmp_path / "verification.json").read_text())["verifications"]
-    assert {row["status"] for row in entry["rows"]} == {"equal"} and len(entry["rows"]) == 20
+    assert {row["status"] for row in entry["rows"]} == {"equal"} and len(entry["rows"]) == 22
     assert entry["family"] == "bert" and entry["devices"] == 2 and entry["machine"] and entry["links"]
     assert entry["hardware"] == hardware_name(), "as runs name it, without the settings of exact kernels"
-    assert "All 20 settings train squad_v2 as one device does." in done.stdout
+    assert "All 22 settings train squad_v2 as one device does." in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["verification.json"], "the runs are gone"
     again = start(sys.executable, "verify.py", "--num_gpus", "2", "--output_dir", str(tmp_path), "--skip_verified")
     assert again.returncode == 0 and again.stdout.startswith("Verified already, on 2 devices: "), again.stdout
@@ -124,7 +141,7 @@ def test_broken_strategies_are_caught_and_named(start, slow_lane, tmp_path):
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if ": " in line and line.startswith("  ")}
     for name, quantity in {"clipping_left_to_deepspeed": "gradient norm", "bucket_not_reduced": "weights",
                            "shard_scaled": "gradient norm", "sample_fed_twice": "loss",
-                           "dropout_left_on": "loss"}.items():
+                           "dropout_left_on": "loss", "replicated_counted_twice": "gradient norm"}.items():
         assert "differs" in lines[name] and quantity in lines[name], done.stdout
     assert "from step 1 on" in lines["shard_scaled"] and "at bert." in lines["bucket_not_reduced"]
 

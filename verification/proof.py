@@ -79,7 +79,8 @@ class Proof:
         found = differences(run, self.references[setting.micro_batch_size])
         beyond = {name: each for name, each in found.items() if each.exceeds(self.limits[name])}
         reason = ", ".join(f"{name} {each.in_words(self.limits[name])}" for name, each in beyond.items())
-        identity = {name: run.summary[name] for name in ("strategy", "devices", "pipeline_stages", "schedule")}
+        identity = {name: run.summary[name] for name in ("strategy", "devices", "replicas", "pipeline_stages",
+                                                       "schedule")}
         return Row(setting, DIFFERS if beyond else EQUAL, reason, found, identity)
 
     def _folder_of(self, setting: Setting) -> Path:

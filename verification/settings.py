@@ -1,9 +1,11 @@
 """The settings to verify: every strategy that fits so many devices, and the one-device runs it is compared with."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from workload.batches import PAD_TO_MULTIPLE_OF
 from workload.pipelines.schedules import TORCH_NAMES, can_run
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -57,11 +59,14 @@ def references(devices: int) -> list[Setting]:
                     micro_batch_size=MICRO_BATCH_SIZE * part) for part in parts[:3]]
 
 
-def settings(devices: int, layers: int | None, has_gpus: bool) -> list[Setting]:
+def settings(devices: int, layers: int | None, has_gpus: bool, tensor_groups: Sequence[int] = (),
+             max_length: int = 0) -> list[Setting]:
     """Every strategy and setting that fits.
 
     Args:
         layers: the model's transformer layers; None if it cannot be cut into stages.
+        tensor_groups: the sizes of tensor groups that its layers can be shared out over.
+        max_length: tokens of a sample, at most.
     """
     def setting(name: str, script: str, *flags: str) -> Setting:
         return Setting(f"{name} x {devices}", script, ("--num_gpus", str(devices), *flags), devices)
@@ -85,7 +90,25 @@ def settings(devices: int, layers: int | None, has_gpus: bool) -> list[Setting]:
               setting("DDP recompute", "bert_baseline.py", RECOMPUTE, *size),
               setting("ZeRO-3 recompute", "zero.py", "--stage", "3", RECOMPUTE, *size),
               setting("FSDP recompute", "fsdp.py", RECOMPUTE, *size)]
+    found += _tensor_parallel(devices, tensor_groups, max_length, "cuda" if has_gpus else "cpu")
     return found + (_pipelines(devices, layers) if layers else [])
+
+
+def _tensor_parallel(devices: int, groups: Sequence[int], max_length: int, device: str) -> list[Setting]:
+    found = []
+    for group in (number for number in groups if number > 1 or devices == 1):
+        replicas = devices // group
+        kinds = [""]
+        if group > 1 and max_length % group == 0 == PAD_TO_MULTIPLE_OF[device] % group:
+            kinds.append("sequence")
+        kinds += [f"{kind} FSDP".strip() for kind in kinds] if replicas > 1 else []
+        for kind in kinds:
+            flags = ["--sequence_parallel"] * ("sequence" in kind) + ["--shard_replicas"] * ("FSDP" in kind)
+            shape = f"{replicas} x {group}" if replicas > 1 else f"x {group}"
+            found.append(Setting(" ".join(["tensor parallel", *kind.split(), shape]), "tensor_parallel.py",
+                                 ("--num_gpus", str(devices), "--tensor_parallel", str(group), *flags,
+                                  "--micro_batch_size", str(MICRO_BATCH_SIZE)), devices))
+    return found
 
 
 def _pipelines(devices: int, layers: int) -> list[Setting]:

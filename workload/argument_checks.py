@@ -60,8 +60,8 @@ def check_arguments(arguments: "Arguments") -> None:
                 "global_batch_size": 1, "micro_batch_size": 1, "epochs": 1, "max_steps": 1, "warmup_steps": 0,
                 "weight_decay": 0, "num_gpus": 1, "cpu_threads": 1, "seed": 0, "eval_steps": 1,
                 "reference_batch_size": 1, "noise_scale_steps": 0, "profile_steps": 0, "dropout": 0, "stages": 1,
-                "micro_batches": 1, "checkpoint_steps": 1, "shard_group": 2,
-                "secondary_shard_group": 2}
+                "micro_batches": 1, "checkpoint_steps": 1, "shard_group": 2, "secondary_shard_group": 2,
+                "tensor_parallel": 1}
     for name, smallest in at_least.items():
         value = getattr(arguments, name, None)
         if value is not None and not value >= smallest:

@@ -190,6 +190,43 @@ class FsdpArguments(Arguments):
                              "use --precision bf16")
 
 
+@dataclass
+class TensorParallelArguments(Arguments):
+    """The flags that tensor parallelism takes besides."""
+
+    tensor_parallel: int | None = flag("devices that share out every layer. Default: all; devices / tensor_parallel is "
+                                       "the number of replicas")
+
+    sequence_parallel: bool = flag("between attention and the feed-forward network each device has a part of the "
+                                   "tokens, not all of them", False)
+    shard_replicas: bool = flag("FSDP2 over the replicas: each keeps a part of what its tensor group has left", False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compile:
+            raise InputError("--compile: not with tensor parallelism, whose layers exchange activations in their "
+                             "midst; use fsdp.py")
+        if getattr(self, "activation_checkpointing", False):
+            raise InputError("--activation_checkpointing: not with tensor parallelism, whose second generator would "
+                             "draw other numbers when a layer is computed again; use fsdp.py")
+
+    def tensor_group(self, devices: int) -> int:
+        """The devices that share out every layer, of all `devices`.
+
+        Raises:
+            InputError: the devices cannot be divided into groups of so many.
+        """
+        group = self.tensor_parallel or devices
+        if devices % group:
+            fits = " or ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
+            raise InputError(f"--tensor_parallel {group}: {devices} devices cannot be divided into groups of that "
+                             f"many; use {fits}")
+        if self.shard_replicas and group == devices:
+            raise InputError(f"--shard_replicas: all {devices} devices make up one tensor group, so there are no "
+                             "replicas to shard over; use --tensor_parallel with fewer")
+        return group
+
+
 A = TypeVar("A", bound=Arguments)
 
 

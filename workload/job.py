@@ -12,14 +12,15 @@ import torch.distributed as dist
 import transformers
 
 from workload.arguments import Arguments
-from workload.batches import Batches, BatchSplit, split_batch
+from workload.batches import PAD_TO_MULTIPLE_OF, Batches, BatchSplit, split_batch
 from workload.checkpoints import Checkpoint, newest_checkpoint
 from workload.errors import InputError
 from workload.launch.gpus import device_type
 from workload.launch.processes import Processes, join
 from workload.launch.start import launch, started_at
-from workload.models.layers import ORDERED_LAYERS
+from workload.models.layers import ORDERED_LAYERS, TENSOR_PLANS
 from workload.models.recomputation import recompute_layers
+from workload.models.tensor_plans import check_shared_tokens, check_tensor_group
 from workload.optimizer import warmup_steps
 from workload.output_folder import output_folder
 from workload.precision import choose_precision
@@ -96,7 +97,9 @@ class Job:
             "noise_scale_steps": self.noise_scale_steps,
             "run_name": self.folder.name,
             **({"stages": self.stages, "micro_batches": self.batch_split.micro_batches}
-               if hasattr(self.arguments, "stages") else {})}
+               if hasattr(self.arguments, "stages") else {}),
+            **({"tensor_parallel": self.devices // self.batch_split.replicas}
+               if hasattr(self.arguments, "tensor_parallel") else {})}
 
     def build_model(self, device: torch.device | str) -> "PreTrainedModel":
         """The Hugging Face model, the same on every rank, in the type that its weights are trained in."""
@@ -118,7 +121,8 @@ class Job:
 
 def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, micro_batches: int | None = None,
             schedule: str | None = None, pieces_a_stage: int = 1, devices_a_process: int = 1,
-            complete_settings: Callable[[BatchSplit, str], dict] | None = None) -> Job:
+            complete_settings: Callable[[BatchSplit, str], dict] | None = None, tensor_group: int = 0,
+            shares_tokens: bool = False) -> Job:
     """Check everything, start the processes, and load the data.
 
     Flags, model and files are checked before processes are started. Where this process is not one of as many as were
@@ -132,6 +136,8 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         devices_a_process: devices that one process drives.
         complete_settings: checks and completes the configuration of the strategy's library, from the split of the
             batch and the precision.
+        tensor_group: devices that share out every layer; 0 for strategies that share out none.
+        shares_tokens: whether they share out the tokens of a sample as well.
 
     Raises:
         InputError: anything that a user can mend.
@@ -145,7 +151,7 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     transformers.logging.disable_progress_bar()
     check_names(arguments)
     strategy += RECOMPUTE * arguments.activation_checkpointing  # a row of its own
-    batch_split = split_batch(arguments, devices // stages, micro_batches)
+    batch_split = split_batch(arguments, devices // stages // max(tensor_group, 1), micro_batches)
     precision = choose_precision(arguments.precision, arguments.tf32, torch.device(device_type()))
     settings = complete_settings(batch_split, precision) if complete_settings else None
     folder = output_folder(arguments, strategy, devices, stages, batch_split, precision)
@@ -158,6 +164,10 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
     if stages * pieces_a_stage > layers:
         raise InputError(f"--stages {stages}: {task.model_name} has {layers} layers, and every stage needs {needed}; "
                          f"use at most {layers // pieces_a_stage}")
+    if tensor_group:
+        check_tensor_group(task.model_name, task.config, list(TENSOR_PLANS), tensor_group, devices)
+    if shares_tokens:
+        check_shared_tokens(task.max_length, PAD_TO_MULTIPLE_OF[device_type()], tensor_group)
     if arguments.target_f1 is not None and "f1" not in task.metrics:
         raise InputError(f"--target_f1: {task.name} has no F1; use --target_loss")
     if arguments.max_steps:

@@ -31,6 +31,7 @@ def output_folder(arguments: Arguments, strategy: str, devices: int, stages: int
         arguments.task, model, strategy, *([schedule] if schedule else []),
         f"{devices}dev", *([f"{launcher.nodes()}nodes"] if launcher.nodes() > 1 else []),
         *([f"{stages}stages", f"{batch_split.micro_batches}micro"] if stages > 1 else []),
+        *([f"groups{devices // batch_split.replicas}"] if hasattr(arguments, "tensor_parallel") else []),
         f"batch{arguments.global_batch_size}", precision, f"seed{arguments.seed}"])
     folder = Path(arguments.output_dir) / name
     check_writable(folder)

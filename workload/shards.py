@@ -23,13 +23,15 @@ class LocalShards(dict[Parameter, Parameter]):
     """
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
-        super().__init__({parameter: Parameter(_as_dtensor(parameter).to_local()) for parameter in parameters})
+        super().__init__({parameter: Parameter(parameter.to_local()) if isinstance(parameter, DTensor) else parameter
+                          for parameter in parameters})
 
     def take_gradients(self) -> None:
         """Move the gradients of the sharded parameters to the plain ones."""
         for parameter, shard in self.items():
-            shard.grad = None if parameter.grad is None else _as_dtensor(parameter.grad).to_local()
-            parameter.grad = None
+            if parameter.grad is not None and shard is not parameter:
+                shard.grad = local_gradient(parameter, parameter.grad)
+                parameter.grad = None
 
     def training_state(self, named_parameters: Iterable[tuple[str, Parameter]], *rest) -> "ShardedTrainingState":
         """The state of sharded parameters whose optimizer has these shards; see `TrainingState`."""
@@ -50,8 +52,19 @@ class ShardedTrainingState(TrainingState):
                                   sharded.placements, run_check=False, shape=sharded.shape, stride=sharded.stride())
 
 
+def local_gradient(parameter: Parameter, gradient: Tensor) -> Tensor:
+    """This rank's part of a sharded parameter's gradient.
+
+    It is summed first where devices hold summands of it: of a LayerNorm, say, that each applies to its own tokens.
+    """
+    gradient = _as_dtensor(gradient)
+    if gradient.placements != _as_dtensor(parameter).placements:
+        gradient = gradient.redistribute(placements=_as_dtensor(parameter).placements)
+    return gradient.to_local()
+
+
 def _as_dtensor(tensor: Tensor) -> DTensor:
-    assert isinstance(tensor, DTensor)  # as every parameter and gradient of a sharded model
+    assert isinstance(tensor, DTensor)  # as every sharded parameter and its gradient
     return tensor
 
 
@@ -61,10 +74,10 @@ def whole_parameters(model: torch.nn.Module) -> list[Parameter]:
     FSDP puts them in the place of the shards while a layer is gathered. They are the same tensors each time; only
     their memory comes and goes. This makes them, one module's at a time.
     """
-    whole: list[Parameter] = []
+    sharded, whole = set(model.parameters()), []
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.unshard()
-            whole += [parameter for parameter in module.parameters() if not isinstance(parameter, DTensor)]
+            whole += [parameter for parameter in module.parameters() if parameter not in sharded]
             module.reshard()
     return whole

@@ -83,10 +83,7 @@ class TrainingState:
         self.schedule.step()
         self.scaler.load_state_dict(rest["scaler"])
         if random_states:
-            cpu, *of_gpus = random_states.values()
-            torch.set_rng_state(cpu)
-            for gpu, state in zip(self.gpus, of_gpus, strict=True):
-                torch.cuda.set_rng_state(state, gpu)
+            self._put_random_states(list(random_states.values()))
 
     def _tensors(self) -> dict[str, Tensor]:
         """Parameters and moments; here the very tensors that are trained, so that reading into them restores them."""
@@ -111,6 +108,13 @@ class TrainingState:
         states = {"cpu": torch.get_rng_state()}
         states |= {f"gpu{place}": torch.cuda.get_rng_state(gpu) for place, gpu in enumerate(self.gpus)}
         return {f"random/{dist.get_rank()}/{device}": state for device, state in states.items()}
+
+    def _put_random_states(self, states: list[Tensor]) -> None:
+        """Put back what `_random_states` gave, in its order."""
+        cpu, *of_gpus = states
+        torch.set_rng_state(cpu)
+        for gpu, state in zip(self.gpus, of_gpus, strict=True):
+            torch.cuda.set_rng_state(state, gpu)
 
 
 class ZeroTrainingState(TrainingState):

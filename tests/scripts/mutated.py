@@ -55,6 +55,15 @@ def shard_scaled() -> None:
     fsdp.main()
 
 
+def replicated_counted_twice() -> None:
+    """Tensor parallelism in which every device counts what all of its group hold."""
+    import tensor_parallel
+    from workload import tensor_shards
+
+    tensor_shards.is_counted = lambda *_: True
+    tensor_parallel.main()
+
+
 def sample_fed_twice() -> None:
     """ZeRO with one sample in the place of its neighbour, in one micro-batch of one rank."""
     import zero

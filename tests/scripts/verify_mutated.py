@@ -10,7 +10,8 @@ from workload.errors import one_line_errors
 SIZE = "--num_gpus", "2", "--micro_batch_size", "4"
 PIPELINE = "--num_gpus", "2", "--stages", "2", "--micro_batches", "8"
 MUTATED = {"clipping_left_to_deepspeed": PIPELINE, "bucket_not_reduced": SIZE, "shard_scaled": SIZE,
-           "sample_fed_twice": (*SIZE, "--stage", "2"), "dropout_left_on": SIZE}
+           "sample_fed_twice": (*SIZE, "--stage", "2"), "dropout_left_on": SIZE,
+           "replicated_counted_twice": SIZE}
 
 settings.settings = lambda *_: [Setting(name, "tests/scripts/mutated.py", (name, *flags), 2)
                                 for name, flags in MUTATED.items()]

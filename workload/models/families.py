@@ -1,7 +1,8 @@
 """Everything that depends on how the models of one family are built, in one table entry per family.
 
 A new family is an entry in `FAMILIES` under its `config.model_type`. Any encoder can be trained without one; `shape`
-adds its FLOPs and so its MFU, and `layers` lets pipelines cut it into stages.
+adds its FLOPs and so its MFU, `layers` lets pipelines cut it into stages, and `tensor_plan` lets tensor parallelism
+share out its layers.
 
 Between two layers of a pipeline pass one floating-point tensor and, if the batch is padded, the attention mask. Every
 floating-point tensor that crosses a stage boundary must get a gradient, so the mask is sent as integers and each layer
@@ -18,6 +19,7 @@ from torch.nn import Module
 from transformers import PretrainedConfig
 
 from workload.models.flops import TransformerShape
+from workload.models.tensor_plans import BERT, ENCODER_CLASSIFIER, GPT2, TensorPlan
 
 if TYPE_CHECKING:  # they take seconds
     from transformers import BertForQuestionAnswering, BertForSequenceClassification, GPT2LMHeadModel
@@ -60,10 +62,12 @@ class Family:
             must make exactly the matrix products that `TransformerShape` counts.
         layers: the layers of a model of the family's own class, in order, each under its module's name; None if
             pipelines cannot cut the model.
+        tensor_plan: how tensor parallelism shares out each transformer layer; None if it cannot.
     """
 
     shape: Callable[[PretrainedConfig, int], TransformerShape]
     layers: Callable[[Any], dict[str, Layer]] | None = None
+    tensor_plan: TensorPlan | None = None
 
 
 def visible_keys(mask: Tensor) -> Tensor:
@@ -180,14 +184,14 @@ def gpt2_shape(config: PretrainedConfig, outputs: int) -> TransformerShape:
 
 FAMILIES = {
     "albert": Family(albert_shape),
-    "bert": Family(bert_shape, bert_layers),
+    "bert": Family(bert_shape, bert_layers, BERT),
     "camembert": Family(bert_shape),
     "data2vec-text": Family(bert_shape),
     "distilbert": Family(distilbert_shape),
     "electra": Family(electra_shape),
-    "encoder_classifier": Family(bert_shape, encoder_classifier_layers),
+    "encoder_classifier": Family(bert_shape, encoder_classifier_layers, ENCODER_CLASSIFIER),
     "ernie": Family(bert_shape),
-    "gpt2": Family(gpt2_shape, gpt2_layers),
+    "gpt2": Family(gpt2_shape, gpt2_layers, GPT2),
     "megatron-bert": Family(bert_shape),
     "mpnet": Family(bert_shape),
     "roberta": Family(bert_shape),

@@ -6,13 +6,15 @@ import torch
 from torch.nn import Module
 
 from workload.models.families import FAMILIES, Activation, Layer, TransformerLayer, visible_keys
+from workload.models.tensor_plans import TensorPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds
 
-__all__ = ["ORDERED_LAYERS", "Activation", "Layer", "TransformerLayer", "layer_names", "ordered_layers",
-           "shared_weight", "transformer_modules", "visible_keys"]
+__all__ = ["ORDERED_LAYERS", "TENSOR_PLANS", "Activation", "Layer", "TransformerLayer", "layer_names",
+           "ordered_layers", "shared_weight", "tensor_plan", "transformer_modules", "visible_keys"]
 
+TENSOR_PLANS = {model_type: family.tensor_plan for model_type, family in FAMILIES.items() if family.tensor_plan}
 ORDERED_LAYERS = {model_type: family.layers for model_type, family in FAMILIES.items() if family.layers}
 
 
@@ -26,6 +28,11 @@ def transformer_modules(model: Module) -> dict[str, Module]:
     name, stack = max(((name, module) for name, module in model.named_modules()
                        if isinstance(module, torch.nn.ModuleList)), key=lambda found: len(found[1]))
     return {f"{name}.{index}": module for index, module in enumerate(stack)}
+
+
+def tensor_plan(model: "PreTrainedModel") -> TensorPlan:
+    """How tensor parallelism shares out the layers of a model; `prepare` has refused those without a plan."""
+    return TENSOR_PLANS[model.config.model_type]
 
 
 def layer_names(model: "PreTrainedModel") -> list[str]:
