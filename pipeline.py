@@ -76,7 +76,7 @@ def main() -> None:
     copies = [SharedWeight([tied["module"].module.weight], tied["group"]) for tied in module.tied_comms.values()]
     # ---
 
-    noise = GradientNoise(module.parameters(), job.batch_split, job.noise_scale_steps, *copies)
+    noise = GradientNoise(module.parameters(), job.batch_split, job.noise_scale_steps, next(iter(copies), None))
     stage_group = module.mpu().get_pipe_parallel_group()
     optimization = Optimization(job, names_in_model(layers, pieces, shared is not None), noise, stage_group)
     # A step is `train_batch`. DeepSpeed's own clipping there counts the first stage's gradients only.

@@ -59,7 +59,7 @@ def bare_loop(flags: list[str], path: Path) -> None:
     model = job.build_model(job.processes.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), arguments.learning_rate)
     batches = job.batches("train", 0)
-    gpu, waits = sys.modules[NAME], []
+    gpu, waits, before = sys.modules[NAME], [], {}
     gpu.on_wait(waits.append)
     for step, (_, share) in enumerate(batches.shares(batches.training(arguments.seed, job.steps)), start=1):
         if step == job.steps:  # the first made the optimizer's state
