@@ -39,6 +39,7 @@ from workload.launch.processes import leave
 from workload.launch.start import devices_asked_for
 from workload.models.layers import layer_names, tensor_plan, transformer_modules
 from workload.models.loading import write_model
+from workload.models.recomputation import recompute_layers
 from workload.models.replicated_dropout import ReplicatedDropout
 from workload.models.tensor_plans import TensorPlan, arrange_layers
 from workload.optimization import Optimization
@@ -78,6 +79,8 @@ def main() -> None:
 
     dropout = ReplicatedDropout(device, arguments.seed + processes.count + replica)
     dropout.attach(plan.replicated_dropouts(model, layers, arguments.sequence_parallel))
+    if arguments.activation_checkpointing:
+        recompute_layers(model, task.model_name, dropout.contexts)
     shards = TensorShards(model, arrangements, tensor_rank, dropout)
     noise = GradientNoise(whole_parameters(model) if sharded else model.parameters(), job.batch_split,
                           job.noise_scale_steps, counted=shards.counted_gradient)
@@ -144,8 +147,11 @@ def share_out(layers: list[torch.nn.Module], plan: TensorPlan, group: DeviceMesh
         def deal_out(_: torch.nn.Module, inputs: tuple) -> tuple:
             return moved(inputs[0], Replicate(), hidden), *inputs[1:]
 
+        def gather(_: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+            return moved(output, hidden, Replicate())
+
         layers[0].register_forward_pre_hook(deal_out)
-        layers[-1].register_forward_hook(lambda _, __, output: moved(output, hidden, Replicate()))
+        layers[-1].register_forward_hook(gather)
 
 
 if __name__ == "__main__":

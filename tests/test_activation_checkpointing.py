@@ -60,6 +60,8 @@ def test_the_forward_pass_of_each_layer_counts_twice():
         ("one process", ("--task", "imdb", "--max_seq_length", "40")), ("DDP x 2", ("--precision", "bf16")),
         ("ZeRO-3 x 2", ("--precision", "bf16")), ("FSDP x 2", ("--precision", "bf16")),
         ("pipeline x 2", ("--precision", "bf16")), ("torch interleaved x 2", ("--precision", "bf16")),
+        ("tensor x 2", ()), ("tensor sequence x 2", ("--precision", "bf16")),
+        ("tensor sequence FSDP 2 x 2", ("--task", "oscar", "--max_seq_length", "64")),
         ("pipeline 2 x 2", ("--task", "oscar", "--max_seq_length", "64"))]])
 def test_bit_for_bit_with_dropout(command, flags, train):
     flags = (*flags, *SHORT, "--max_steps", "3", "--dropout", "0.1")

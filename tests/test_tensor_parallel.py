@@ -83,7 +83,6 @@ def test_a_tensor_group_holds_the_model_once(command, train):
     (["--num_gpus", "4", "--sequence_parallel", "--max_seq_length", "126"],
      ["--sequence_parallel", "126 tokens", "use --max_seq_length 124"]),
     (["--num_gpus", "2", "--compile"], ["--compile", "use fsdp.py"]),
-    (["--num_gpus", "2", "--activation_checkpointing"], ["--activation_checkpointing"]),
     (["--tensor_parallel", "0"], ["--tensor_parallel 0", "at least 1"]),
 ])
 def test_what_does_not_divide_is_refused_in_a_line_with_what_fits(flags, words, start_ranks, tmp_path):

@@ -206,9 +206,6 @@ class TensorParallelArguments(Arguments):
         if self.compile:
             raise InputError("--compile: not with tensor parallelism, whose layers exchange activations in their "
                              "midst; use fsdp.py")
-        if getattr(self, "activation_checkpointing", False):
-            raise InputError("--activation_checkpointing: not with tensor parallelism, whose second generator would "
-                             "draw other numbers when a layer is computed again; use fsdp.py")
 
     def tensor_group(self, devices: int) -> int:
         """The devices that share out every layer, of all `devices`.

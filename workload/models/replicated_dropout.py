@@ -6,10 +6,13 @@ head of each would get the same mask. So PyTorch's own generator is a device's o
 draw from a second one, which has the same state on every device of the group.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+
+from workload.models.recomputation import Contexts
 
 
 class ReplicatedDropout:
@@ -34,6 +37,26 @@ class ReplicatedDropout:
         for dropout in dropouts:
             dropout.register_forward_pre_hook(self._begin)
             dropout.register_forward_hook(self._end)
+
+    def contexts(self) -> Contexts:
+        """For `recompute_layers`: a layer that is computed again draws what it drew in its forward pass."""
+        drawn_from = self.state
+
+        @contextlib.contextmanager
+        def first() -> Iterator[None]:
+            nonlocal drawn_from
+            drawn_from = self.state
+            yield
+
+        @contextlib.contextmanager
+        def again() -> Iterator[None]:
+            now, self.state = self.state, drawn_from
+            try:
+                yield
+            finally:
+                self.state = now
+
+        return first(), again()
 
     def _begin(self, module: nn.Module, _inputs: tuple) -> None:
         if _draws(module):
