@@ -24,7 +24,7 @@ from workload.evaluation import whole_model
 from workload.job import prepare
 from workload.launch.processes import join_deepspeed, leave, quiet_libraries
 from workload.launch.start import devices_asked_for
-from workload.models.loading import save_whole
+from workload.models.loading import write_model
 from workload.optimization import Optimization
 from workload.optimizer import skip_if_nonfinite
 from workload.precision import build_scaler
@@ -128,7 +128,7 @@ def main() -> None:
         if arguments.save_model:
             weights = accelerator.get_state_dict(trainer.model_wrapped)
             if processes.is_main:  # accelerate declares no type, and pyright infers too many
-                save_whole(task, model, run.folder / "model", weights)  # pyright: ignore[reportArgumentType]
+                write_model(task, weights, run.folder / "model")  # pyright: ignore[reportArgumentType]
         run.finish()
     leave()
 

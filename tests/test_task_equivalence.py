@@ -22,6 +22,7 @@ SHARED = {
     "torch zero_bubble x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zero_bubble"),
     "torch zbv x 2": ("torch_pipeline.py", "--num_gpus", "2", "--schedule", "zbv"),
     "FSDP x 2": ("fsdp.py", "--num_gpus", "2"),
+    "HF Trainer ZeRO-2 x 2": ("hf_trainer.py", "--num_gpus", "2", "--deepspeed_config", "experiments/zero2.json"),
     "ZeRO-3 hpZ 2 x 2": ("zero.py", "--num_gpus", "4", "--stage", "3", "--secondary_shard_group", "2"),
     "FSDP hybrid 2 x 2": ("fsdp.py", "--num_gpus", "4", "--shard_group", "2"),
     "tensor x 1": ("tensor_parallel.py", "--num_gpus", "1"),

@@ -171,10 +171,9 @@ def load_model(kind: type, model: str, config: PretrainedConfig, seed: int,
     return made, [name for name, _ in made.named_parameters()]
 
 
-def save_whole(task: "Task", model: "PreTrainedModel", folder: Path,
-               weights: dict[str, torch.Tensor] | None = None) -> None:
-    """Write a model and its tokenizer for `from_pretrained`, with `weights` in place of the model's own if given."""
-    model.save_pretrained(folder, state_dict=weights)
+def save_whole(task: "Task", model: "PreTrainedModel", folder: Path) -> None:
+    """Write a model and its tokenizer for `from_pretrained`."""
+    model.save_pretrained(folder)
     task.tokenizer.save_pretrained(folder)
 
 
