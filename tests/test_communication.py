@@ -181,15 +181,17 @@ def test_tensor_groups_average_their_part_of_the_gradients(train):
     assert run.summary["collective_wire_mib_per_step"] == "", "groups of two and of four"
 
 
-@pytest.mark.parametrize("stage, gradients, parameters", [(0, 1, 0), (1, 1, 1), (2, 4, 1), (3, 4, 4)])
-def test_zero_sends_gradients_to_their_owners_and_gathers_parameters(stage, gradients, parameters, train):
+@pytest.mark.parametrize("row, gradients, parameters", [
+    ("ZeRO-0 x 2", 1, 0), ("ZeRO-1 x 2", 1, 1), ("ZeRO-2 x 2", 4, 1), ("ZeRO-3 x 2", 4, 4),
+    ("ZeRO-3 recompute x 2", 4, 4)])
+def test_zero_sends_gradients_to_their_owners_and_gathers_parameters(row, gradients, parameters, train):
     """How often a step moves the model's size. Of 4 micro-batches stage 2 reduces each, and stage 3 gathers for each.
 
     Once for each: few enough parameters as these DeepSpeed keeps from the forward to the backward pass. The smallest
     are gathered once a step.
     """
     # An evaluation in between would leave some gathered, but not of stage 2, whose run `test_record.py` has as well.
-    run = train(*ROWS[f"ZeRO-{stage} x 2"], *(PROFILED if stage == 2 else PROFILED_ONLY))
+    run = train(*ROWS[row], *(PROFILED if row == "ZeRO-2 x 2" else PROFILED_ONLY))
     model = 4 * run.description["parameters"] / MIB
     moved = float(run.summary["collective_mib_per_step"])
     assert moved == pytest.approx((gradients + parameters) * model, rel=1e-2)
@@ -201,6 +203,7 @@ def test_zero_sends_gradients_to_their_owners_and_gathers_parameters(stage, grad
 
 @pytest.mark.parametrize("row, flags, gathered", [
     ("FSDP x 2", (), lambda layers, rest: 4 * (2 * layers + rest)),  # twice for each of 4 micro-batches
+    ("FSDP recompute x 2", (), lambda layers, rest: 4 * (2 * layers + rest)),
     ("FSDP no reshard x 2", (), lambda layers, rest: layers + rest),  # once a step
     ("FSDP x 2", ("--precision", "bf16", "--gather_precision", "bf16"), lambda layers, rest: 2 * (2 * layers + rest))])
 def test_fsdp_gathers_layers_and_reduces_gradients_once_a_step(row, flags, gathered, train):

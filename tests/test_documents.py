@@ -2,11 +2,13 @@
 
 import ast
 import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from docs.figures import draw
 from measurement.columns import (
     DEVICE_COLUMNS,
     RANK_COLUMNS,
@@ -47,6 +49,22 @@ def test_the_tests_and_benchmarks_that_a_document_names_exist(document):
     named += re.findall(r"\bbenchmarks/\w+\.\w+", text)
     assert not [path for path in named if not (ROOT / path).is_file()]
     assert "python benchmarks/" not in text, "they are started by python -m"
+
+
+def test_the_figures_are_what_their_script_draws_and_are_shown():
+    figures = draw.figures()
+    shown = set(re.findall(r"\(figures/(\w+\.svg)\)", (DOCS / "strategies.md").read_text(encoding="utf-8")))
+    assert shown == figures.keys() == {path.name for path in (DOCS / "figures").glob("*.svg")}
+    for name, content in figures.items():
+        assert (DOCS / "figures" / name).read_text(encoding="utf-8") == content, "python docs/figures/draw.py"
+        ElementTree.fromstring(content)
+
+
+def test_a_whole_model_is_on_the_devices_together():
+    for name, picture in draw.PICTURES.items():
+        for share in picture.holds.values():
+            held = sum(end - begin for device in range(draw.DEVICES) for begin, end in share(device))
+            assert held >= 1, name
 
 
 # ---------------------------------------------------------------------- private_apis.md

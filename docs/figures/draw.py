@@ -1,0 +1,251 @@
+"""Draws the figures of docs/strategies.md: `python docs/figures/draw.py` writes one for each strategy, and the choice.
+
+Each figure of a strategy shows 4 devices: of what a step needs, the coloured part is what a device holds; below, what
+crosses between devices in a step. Text and lines follow the reader's light or dark page.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path(__file__).parent
+DEVICES = 4
+COLOURS = {"parameters": "#0072B2", "gradients": "#D55E00", "Adam's states": "#009E73", "activations": "#B8860B",
+           "second copy": "#56B4E9"}
+STYLE = """<style>
+text { font: 13px sans-serif; fill: #1f2328 } .small { font-size: 11px } .title { font-weight: bold }
+.on { fill: #ffffff; font-weight: bold }
+.line { stroke: #57606a; fill: none } .head { fill: #57606a } .empty { fill: #8c959f; fill-opacity: .25 }
+@media (prefers-color-scheme: dark) {
+text { fill: #e6edf3 } .on { fill: #ffffff } .line { stroke: #9da7b3 } .head { fill: #9da7b3 } }
+</style>"""
+
+Part = tuple[float, float]  # from and to, of the whole
+Share = Callable[[int], list[Part]]  # device -> the parts that it holds
+
+
+class Crossing(NamedTuple):
+    """What crosses between devices in a step.
+
+    Args:
+        groups: of devices that exchange it, by their numbers.
+        is_chain: whether it goes from neighbour to neighbour.
+    """
+
+    text: str
+    groups: list[list[int]]
+    is_chain: bool = False
+
+
+class Picture(NamedTuple):
+    title: str
+    holds: dict[str, Share]
+    crossings: list[Crossing]
+
+
+def whole(device: int) -> list[Part]:
+    return [(0, 1)]
+
+
+def shard(device: int) -> list[Part]:
+    return [(device / DEVICES, (device + 1) / DEVICES)]
+
+
+def half(device: int) -> list[Part]:
+    return [(device % 2 / 2, (device % 2 + 1) / 2)]
+
+
+def first_only(device: int) -> list[Part]:
+    return [] if device else [(0, 1)]
+
+
+def two_pieces(device: int) -> list[Part]:
+    """Of 8 pieces of the model the ones that zbv gives a device: the first device has the first and the last."""
+    return [(device / 8, (device + 1) / 8), (1 - (device + 1) / 8, 1 - device / 8)]
+
+
+def holding(parameters: Share, gradients: Share, states: Share, activations: Share) -> dict[str, Share]:
+    return dict(zip(COLOURS, (parameters, gradients, states, activations), strict=False))
+
+
+ALL, PAIRS, ACROSS = [[0, 1, 2, 3]], [[0, 1], [2, 3]], [[0, 2], [1, 3]]
+PICTURES = {
+    "ddp": Picture("DDP, ZeRO-0, Hugging Face's Trainer", holding(whole, whole, whole, shard), [
+        Crossing("gradients, averaged over all: once a step", ALL)]),
+    "data_parallel": Picture("DataParallel: one process", holding(first_only, first_only, first_only, shard), [
+        Crossing("parameters, copied from the first to all: every micro-batch", ALL),
+        Crossing("gradients, summed up on the first: every micro-batch", ALL)]),
+    "zero1": Picture("ZeRO-1", holding(whole, whole, shard, shard), [
+        Crossing("gradients, averaged over all: once a step", ALL),
+        Crossing("updated parameters, gathered: once a step", ALL)]),
+    "zero2": Picture("ZeRO-2", holding(whole, shard, shard, shard), [
+        Crossing("gradients, to their owners: every micro-batch", ALL),
+        Crossing("updated parameters, gathered: once a step", ALL)]),
+    "zero3": Picture("ZeRO-3", holding(shard, shard, shard, shard), [
+        Crossing("parameters, gathered: every micro-batch", ALL),
+        Crossing("gradients, to their owners: every micro-batch", ALL)]),
+    "zero3_hpz": Picture("ZeRO-3 with --secondary_shard_group 2 (hpZ)",
+                         holding(shard, shard, shard, shard) | {"second copy": half}, [
+        Crossing("parameters, gathered: in the first micro-batch after an update", ALL),
+        Crossing("parameters, gathered within a group: every other micro-batch", PAIRS),
+        Crossing("gradients, to their owners: every micro-batch", ALL)]),
+    "fsdp": Picture("FSDP", holding(shard, shard, shard, shard), [
+        Crossing("parameters, gathered layer by layer: twice every micro-batch", ALL),
+        Crossing("gradients, to their owners: once a step", ALL)]),
+    "fsdp_hybrid": Picture("FSDP with --shard_group 2 (hybrid)", holding(half, half, half, shard), [
+        Crossing("parameters, gathered within a group, layer by layer: twice every micro-batch", PAIRS),
+        Crossing("gradients, to their owners within a group: once a step", PAIRS),
+        Crossing("gradients of the same half, averaged across groups: once a step", ACROSS)]),
+    "pipeline": Picture("pipeline of 4 stages", holding(shard, shard, shard, shard), [
+        Crossing("activations and their gradients, to the neighbour: every micro-batch", ALL, is_chain=True)]),
+    "torch_pipeline": Picture("pipeline with two pieces on a device (zbv)",
+                              holding(two_pieces, two_pieces, two_pieces, two_pieces), [
+        Crossing("activations and their gradients, there and back: every micro-batch", ALL, is_chain=True)]),
+}
+
+LEFT, BOX, GAP, ROW = 104, 128, 14, 24  # pixels
+WIDTH = LEFT + DEVICES * (BOX + GAP)
+
+
+def svg(height: int, parts: Iterator[str] | list[str], label: str) -> str:
+    body = "\n".join(parts)
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
+            f'role="img" aria-label="{label}">\n{STYLE}\n{body}\n</svg>\n')
+
+
+def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
+    words = words.replace("&", "&amp;").replace("<", "&lt;")
+    return f'<text x="{x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}">{words}</text>'
+
+
+def centre(device: int) -> float:
+    return LEFT + device * (BOX + GAP) + BOX / 2
+
+
+def draw(picture: Picture) -> str:
+    """A strategy's figure."""
+    height = 62 + ROW * len(picture.holds) + 40 * len(picture.crossings) + 8
+
+    def parts() -> Iterator[str]:
+        yield text(4, 18, picture.title, "title")
+        for device in range(DEVICES):
+            yield text(centre(device), 40, f"device {device}", "small", "middle")
+        for row, (name, share) in enumerate(picture.holds.items()):
+            y = 48 + row * ROW
+            yield text(4, y + 14, name, "small")
+            for device in range(DEVICES):
+                x = centre(device) - BOX / 2
+                yield f'<rect x="{x:g}" y="{y}" width="{BOX}" height="{ROW - 6}" class="empty"/>'
+                for begin, end in share(device):
+                    yield (f'<rect x="{x + begin * BOX:g}" y="{y}" width="{(end - begin) * BOX:g}" height="{ROW - 6}" '
+                           f'fill="{COLOURS[name]}"/>')
+        y = 62 + ROW * len(picture.holds)
+        for crossing in picture.crossings:
+            yield text((centre(0) + centre(DEVICES - 1)) / 2, y + 8, crossing.text, "small", "middle")
+            for place, group in enumerate(crossing.groups):
+                level = y + 20 + 7 * place * (crossing.groups == ACROSS)
+                ends = list(zip(group, group[1:], strict=False)) if crossing.is_chain else [(group[0], group[-1])]
+                for one, other in ends:
+                    yield from arrow(centre(one), centre(other), level)
+                if not crossing.is_chain:
+                    yield from (f'<circle cx="{centre(device):g}" cy="{level:g}" r="3" class="head"/>'
+                                for device in group)
+            y += 40
+
+    return svg(height, list(parts()), f"{picture.title}: what each device holds, and what crosses in a step")
+
+
+def arrow(left: float, right: float, y: float) -> Iterator[str]:
+    """A line with a head at both ends."""
+    yield f'<path d="M {left:g} {y:g} H {right:g}" class="line"/>'
+    for x, away in ((left, 7), (right, -7)):
+        yield f'<path d="M {x:g} {y:g} l {away} -4 v 8 z" class="head"/>'
+
+
+# ---------------------------------------------------------------------- the choice
+
+# What the figure of the choice assumes; docs/strategies.md states it beside the figure.
+COUNT, MICRO_BATCHES = 8, 4  # devices, and micro-batches of each in a step
+ROOM, RATE, TOKENS = 40e9, 200e12, 8192  # of a device: bytes besides activations, FLOP/s, tokens a step
+SPEEDS, SIZES = (1e9, 1e12), (1e8, 1e11)  # the axes: bytes/s of a device's link, parameters
+PLOT_LEFT, PLOT_TOP, PLOT_WIDTH, PLOT_HEIGHT = 64, 46, 580, 320
+SENT = (COUNT - 1) / COUNT * 4  # bytes a parameter, of what is gathered or scattered once
+
+Limit = tuple[str, str, float, float]  # label, colour, bytes a parameter that a device holds, that it sends
+BY_MEMORY: list[Limit] = [
+    ("DDP", "#0072B2", 16, 2 * SENT),
+    ("FSDP --reshard_after_forward false", "#8F4A70", 4 + 12 / COUNT, 2 * SENT),
+    ("FSDP", "#CC79A7", 16 / COUNT, (2 * MICRO_BATCHES + 1) * SENT)]
+
+
+def speed_needed(bytes_sent: float) -> float:
+    """The link speed at which sending so much a parameter takes as long as computing with it, in bytes/s."""
+    return bytes_sent * RATE / (6 * TOKENS)
+
+
+def pipeline_speed_needed(parameters: float) -> float:
+    """The same for a pipeline of all devices: activations of all tokens there and back, in fp32.
+
+    For transformers of 12 L h^2 parameters that are 100 times as wide as deep.
+    """
+    hidden = (parameters / 0.12) ** (1 / 3)
+    return 2 * 4 * hidden * COUNT * RATE / (6 * parameters)
+
+
+def place(speed: float, parameters: float) -> tuple[float, float]:
+    """A point of the plot, whose axes are logarithmic; what lies outside is moved to the edge."""
+    def share(value: float, ends: tuple[float, float]) -> float:
+        return min(max(math.log(value / ends[0]) / math.log(ends[1] / ends[0]), 0), 1)
+
+    return PLOT_LEFT + share(speed, SPEEDS) * PLOT_WIDTH, PLOT_TOP + (1 - share(parameters, SIZES)) * PLOT_HEIGHT
+
+
+def draw_choice() -> str:
+    """Model size against link speed: the strategy that fits and sends the least that the link keeps up with."""
+    def parts() -> Iterator[str]:
+        yield text(4, 18, f"{COUNT} devices: which strategy the bytes allow", "title")
+        bottom, steps = SIZES[0], [SIZES[0] * 10 ** (step / 20) for step in range(61)]
+        left = [place(pipeline_speed_needed(size), size) for size in steps if size <= ROOM / BY_MEMORY[-1][2]]
+        right = []
+        for _, _, held, sent in BY_MEMORY:
+            right += [place(speed_needed(sent), bottom), place(speed_needed(sent), bottom := ROOM / held)]
+        yield polygon([*left, *reversed(right)], "#D55E00")
+        x, y = place(8e9, 1e9)
+        yield text(x, y, "pipeline", "on", "middle")
+        bottom = SIZES[0]
+        for label, colour, held, sent in BY_MEMORY:
+            (x, low), (_, high) = place(speed_needed(sent), bottom), place(speed_needed(sent), ROOM / held)
+            edge = PLOT_LEFT + PLOT_WIDTH
+            yield polygon([(x, low), (edge, low), (edge, high), (x, high)], colour)
+            yield text((x + edge) / 2, (low + high) / 2 + 4, label, "on", "middle")
+            bottom = ROOM / held
+        x, y = place(3e10, 5e10)
+        yield text(x, y, "more devices, or --activation_checkpointing and smaller micro-batches", "small", "middle")
+        x, y = place(1.15e9, 2e8)
+        yield text(x, y, "fewer devices", "small")
+        yield f'<rect x="{PLOT_LEFT}" y="{PLOT_TOP}" width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}" class="line"/>'
+        for power in range(4):
+            x, y = place(SPEEDS[0] * 10**power, SIZES[0])
+            yield text(x, y + 16, f"{10**power:,}", "small", "middle")
+            x, y = place(SPEEDS[0], SIZES[0] * 10**power)
+            yield text(x - 6, y + 4, ("100 M", "1 G", "10 G", "100 G")[power], "small", "end")
+        middle = PLOT_LEFT + PLOT_WIDTH / 2
+        yield text(middle, PLOT_TOP + PLOT_HEIGHT + 36, "GB/s that a device can send", "small", "middle")
+        yield text(PLOT_LEFT, PLOT_TOP - 8, "parameters", "small")
+
+    return svg(PLOT_TOP + PLOT_HEIGHT + 46, list(parts()), "Model size against link speed: which strategy fits")
+
+
+def polygon(points: list[tuple[float, float]], colour: str) -> str:
+    return f'<polygon points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" fill="{colour}"/>'
+
+
+def figures() -> dict[str, str]:
+    """File name -> content."""
+    return {f"{name}.svg": draw(picture) for name, picture in PICTURES.items()} | {"choice.svg": draw_choice()}
+
+
+if __name__ == "__main__":
+    for name, content in figures().items():
+        (FOLDER / name).write_text(content, encoding="utf-8")
