@@ -56,6 +56,11 @@ def half(device: int) -> list[Part]:
     return [(device % 2 / 2, (device % 2 + 1) / 2)]
 
 
+def samples_of_pair(device: int) -> list[Part]:
+    """The samples that a group of two neighbours shares."""
+    return half(device // 2)
+
+
 def first_only(device: int) -> list[Part]:
     return [] if device else [(0, 1)]
 
@@ -97,6 +102,14 @@ PICTURES = {
         Crossing("parameters, gathered within a group, layer by layer: twice every micro-batch", PAIRS),
         Crossing("gradients, to their owners within a group: once a step", PAIRS),
         Crossing("gradients of the same half, averaged across groups: once a step", ACROSS)]),
+    "tensor_parallel": Picture("tensor parallel; embeddings and the head are whole",
+                               holding(shard, shard, shard, whole), [
+        Crossing("activations and their gradients, added up: 4 times a layer and micro-batch", ALL)]),
+    "tensor_parallel_fsdp": Picture("tensor parallel in groups of 2, --shard_replicas (2-D)",
+                                    holding(shard, shard, shard, samples_of_pair), [
+        Crossing("activations and their gradients, added up within a group: 4 times a layer and micro-batch", PAIRS),
+        Crossing("parameters of the same half, gathered across groups: twice every micro-batch", ACROSS),
+        Crossing("gradients of the same half, to their owners across groups: once a step", ACROSS)]),
     "pipeline": Picture("pipeline of 4 stages", holding(shard, shard, shard, shard), [
         Crossing("activations and their gradients, to the neighbour: every micro-batch", ALL, is_chain=True)]),
     "torch_pipeline": Picture("pipeline with two pieces on a device (zbv)",
