@@ -21,6 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
+    ParallelStyle,
     PrepareModuleInput,
     RowwiseParallel,
     SequenceParallel,
@@ -64,14 +65,15 @@ def main() -> None:
     arrangements = arrange_layers(layers, plan, group_size)
     share_out(list(layers.values()), plan, mesh[TENSOR], arguments.sequence_parallel)
     part = Part(replica, 0, names, counted_elements(model, tensor_rank), tensor_rank)
+    sharded = None
     if arguments.shard_replicas:
         policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(\w+\) returned a view")  # none is changed in place
-        for module in (*layers.values(), model):
-            sharded = fully_shard(module, mesh=mesh[DATA], mp_policy=policy)
+        for module in layers.values():
+            fully_shard(module, mesh=mesh[DATA], mp_policy=policy)
+        sharded = fully_shard(model, mesh=mesh[DATA], mp_policy=policy)
     else:
-        sharded = None
-        model.to(device)
+        torch.nn.Module.to(model, device)
     # ---
 
     dropout = ReplicatedDropout(device, arguments.seed + processes.count + replica)
@@ -127,10 +129,11 @@ def share_out(layers: list[torch.nn.Module], plan: TensorPlan, group: DeviceMesh
     """
     hidden = Shard(1) if shares_tokens else Replicate()  # of (batch, length, hidden), between the linear layers
     for layer in layers:
-        styles = {name: ColwiseParallel(input_layouts=hidden) for name in plan.columns}
+        styles: dict[str, ParallelStyle] = {name: ColwiseParallel(input_layouts=hidden) for name in plan.columns}
         styles |= {name: RowwiseParallel(output_layouts=hidden) for name in plan.rows}
-        if plan.shared_input:  # so that the gradients of its three uses are added up before they are sent
+        if plan.shared_input:  # prepared once, so that the gradients of its uses are added up before they are sent
             styles[plan.shared_input] = PrepareModuleInput(input_layouts=hidden, desired_input_layouts=Replicate())
+            styles |= {name: ColwiseParallel() for name in plan.columns if name.startswith(plan.shared_input)}
         if shares_tokens:
             styles |= {name: SequenceParallel(use_local_output=True) for name in plan.norms}
         parallelize_module(layer, group, styles, src_data_rank=None)  # each rank has made the same weights
@@ -139,8 +142,10 @@ def share_out(layers: list[torch.nn.Module], plan: TensorPlan, group: DeviceMesh
             whole = DTensor.from_local(tensor, group, [held], run_check=False)
             return whole.redistribute(placements=[wanted]).to_local()
 
-        layers[0].register_forward_pre_hook(
-            lambda _, inputs: (moved(inputs[0], Replicate(), hidden), *inputs[1:]))
+        def deal_out(_: torch.nn.Module, inputs: tuple) -> tuple:
+            return moved(inputs[0], Replicate(), hidden), *inputs[1:]
+
+        layers[0].register_forward_pre_hook(deal_out)
         layers[-1].register_forward_hook(lambda _, __, output: moved(output, hidden, Replicate()))
 
 

@@ -33,7 +33,7 @@ class LocalShards(dict[Parameter, Parameter]):
                 shard.grad = local_gradient(parameter, parameter.grad)
                 parameter.grad = None
 
-    def training_state(self, named_parameters: Iterable[tuple[str, Parameter]], *rest) -> "ShardedTrainingState":
+    def training_state(self, named_parameters: Iterable[tuple[str, Parameter]], *rest) -> TrainingState:
         """The state of sharded parameters whose optimizer has these shards; see `TrainingState`."""
         return ShardedTrainingState(self, named_parameters, *rest)
 

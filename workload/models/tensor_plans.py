@@ -105,7 +105,7 @@ def arrange_layers(layers: dict[str, nn.Module], plan: TensorPlan, devices: int)
             if arrangement == Arrangement():
                 continue
             weight, bias = (arrangement.arrange(getattr(module, key).detach()) for key in ("weight", "bias"))
-            linear = nn.Linear(*weight.T.shape, device="meta")
+            linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
             linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
             layer.set_submodule(name, linear)
             # A bias has one dimension, which transposing leaves as it is.
