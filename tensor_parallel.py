@@ -134,8 +134,9 @@ def share_out(layers: list[torch.nn.Module], plan: TensorPlan, group: DeviceMesh
     for layer in layers:
         styles: dict[str, ParallelStyle] = {name: ColwiseParallel(input_layouts=hidden) for name in plan.columns}
         styles |= {name: RowwiseParallel(output_layouts=hidden) for name in plan.rows}
-        if plan.shared_input:  # so that the gradients of its three uses are added up before they are sent
+        if plan.shared_input:  # prepared once, so that the gradients of its uses are added up before they are sent
             styles[plan.shared_input] = PrepareModuleInput(input_layouts=hidden, desired_input_layouts=Replicate())
+            styles |= {name: ColwiseParallel() for name in plan.columns if name.startswith(plan.shared_input)}
         if shares_tokens:
             styles |= {name: SequenceParallel(use_local_output=True) for name in plan.norms}
         parallelize_module(layer, group, styles, src_data_rank=None)  # each rank has made the same weights

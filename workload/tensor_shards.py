@@ -73,7 +73,7 @@ class TensorShards(LocalShards):
         """All weights as in the Hugging Face model, on the CPU of every rank."""
         return {name: self.whole(name, parameter, self[parameter]) for name, parameter in self.named_parameters}
 
-    def training_state(self, named_parameters: Iterable[tuple[str, Parameter]], *rest) -> "TensorTrainingState":
+    def training_state(self, named_parameters: Iterable[tuple[str, Parameter]], *rest) -> TrainingState:
         """The state of parameters whose optimizer has these shards; see `TrainingState`."""
         return TensorTrainingState(self, named_parameters, *rest)
 
