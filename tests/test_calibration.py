@@ -5,9 +5,10 @@ import statistics
 
 import pytest
 
-from prediction.calibrate import MICRO_BATCHES, _engine, fit_pass
+from prediction.calibrate import MICRO_BATCHES, fit_engine
 from prediction.calibration import Calibration, Engine, read_calibration
 from prediction.costs import FP32, Batch, Layer, LinkCost, PassCost
+from prediction.layer_times import fit_pass
 from prediction.predict import Setting, batch_lengths, bubble_pct, cut, exposed_s, predict
 from workload.errors import InputError
 
@@ -47,7 +48,7 @@ def test_an_engines_ratio_and_what_it_adds_to_each_micro_batch():
     taken = [update + 4 * (1.5 * 4 * 3e-3 * batch.tokens + 0.125) for batch in steps]
     runs = [{"steps": list(zip(steps, taken, strict=True)), "peak_gib": 0.75 + 1e-4 * tokens, "tokens": tokens}
             for tokens in (256, 1024)]
-    engine = _engine(passes, update, PARAMETERS, LAYERS, runs)
+    engine = fit_engine(passes, update, PARAMETERS, LAYERS, runs)
     assert (engine.ratio, engine.micro_batch_s, engine.token_gib) == pytest.approx((1.5, 0.125, 1e-4))
     assert engine.base_gib == pytest.approx(0.75 - 16 * PARAMETERS / 2**30)
 
