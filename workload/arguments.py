@@ -133,7 +133,7 @@ class TorchPipelineArguments(StageArguments):
         super().__post_init__()
         if self.activation_checkpointing and self.schedule in ("zero_bubble", "zbv"):
             raise InputError(f"--activation_checkpointing: --schedule {self.schedule} splits the backward pass, and "
-                             "would compute a layer again for each part, ten times; use --schedule interleaved")
+                             "would compute each layer again for every part of it; use --schedule interleaved")
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Draws the figures of docs/strategies.md: `python docs/figures/draw.py` writes one for each strategy, and the choice.
 
 Each figure of a strategy shows 4 devices: of what a step needs, the coloured part is what a device holds; below, what
-crosses between devices in a step. Text and lines follow the reader's light or dark page.
+crosses between devices in a step. Page, text and lines are light or dark as the reader's system is.
 """
 
 import math
@@ -15,10 +15,11 @@ COLOURS = {"parameters": "#0072B2", "gradients": "#D55E00", "Adam's states": "#0
            "second copy": "#56B4E9"}
 STYLE = """<style>
 text { font: 13px sans-serif; fill: #1f2328 } .small { font-size: 11px } .title { font-weight: bold }
-.on { fill: #ffffff; font-weight: bold }
+.on { fill: #ffffff; font-weight: bold } .page { fill: #ffffff }
 .line { stroke: #57606a; fill: none } .head { fill: #57606a } .empty { fill: #8c959f; fill-opacity: .25 }
 @media (prefers-color-scheme: dark) {
-text { fill: #e6edf3 } .on { fill: #ffffff } .line { stroke: #9da7b3 } .head { fill: #9da7b3 } }
+text { fill: #e6edf3 } .on { fill: #ffffff } .page { fill: #0d1117 }
+.line { stroke: #9da7b3 } .head { fill: #9da7b3 } }
 </style>"""
 
 Part = tuple[float, float]  # from and to, of the whole
@@ -122,9 +123,10 @@ WIDTH = LEFT + DEVICES * (BOX + GAP)
 
 
 def svg(height: int, parts: Iterator[str] | list[str], label: str) -> str:
+    page = '<rect width="100%" height="100%" class="page"/>'
     body = "\n".join(parts)
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
-            f'role="img" aria-label="{label}">\n{STYLE}\n{body}\n</svg>\n')
+            f'role="img" aria-label="{label}">\n{STYLE}\n{page}\n{body}\n</svg>\n')
 
 
 def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
