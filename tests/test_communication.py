@@ -170,7 +170,7 @@ def test_sequence_parallelism_gathers_and_scatters_instead(train):
     assert float(run.summary["collective_wire_mib_per_step"]) == pytest.approx(gathered / 2 + reduced + norms, rel=1e-3)
 
 
-def test_tensor_groups_average_their_part_of_the_gradients(train):
+def test_tensor_groups_average_their_part_of_the_gradients(train, slow_lane):
     """On 2 x 2 devices each replica has half of the samples, each device half of the layers' matrices and the rest."""
     run = train(*ROWS["tensor 2 x 2"], *PROFILED)
     cut = ("query", "key", "value", "intermediate.dense", "output.dense.weight")

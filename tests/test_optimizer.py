@@ -4,10 +4,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import get_scheduler
 
 from workload.arguments import Arguments
-from workload.optimizer import build_lr_schedule, build_optimizer, norm_on_device
+from workload.optimizer import build_optimizer, norm_on_device
 from workload.precision import autocast, build_scaler, keep_casts
 
 CPU = torch.device("cpu")
@@ -112,19 +111,3 @@ def test_a_step_that_overflows_is_skipped_by_the_update_itself(is_unscaled_first
 @pytest.mark.parametrize("norm", [2.5, torch.tensor(2.5), torch.tensor(2.5, dtype=torch.float64)])
 def test_a_norm_is_a_tensor_whatever_a_library_gives(norm):
     assert torch.equal(norm_on_device(norm, CPU), torch.tensor(2.5))
-
-
-@pytest.mark.parametrize(("scheduler", "warmup"), [("linear", 3), ("linear", 0), ("constant", None)])
-def test_the_learning_rate_is_that_of_transformers(scheduler, warmup):
-    arguments = Arguments(lr_scheduler=scheduler, warmup_steps=warmup, learning_rate=0.3)
-    rates = []
-    for build in (lambda optimizer: build_lr_schedule(optimizer, arguments, 10),
-                  lambda optimizer: get_scheduler(scheduler, optimizer, warmup or 0, 10)):
-        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=0.3)
-        schedule = build(optimizer)
-        rates.append([])
-        for _ in range(12):
-            rates[-1] += schedule.get_last_lr()
-            optimizer.step()
-            schedule.step()
-    assert rates[0] == rates[1]

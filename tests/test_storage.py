@@ -14,7 +14,7 @@ import pytest
 
 from tests.shared.runs import EXACT, ROOT, stray_lines
 from workload.errors import InputError
-from workload.launch import processes
+from workload.launch import start
 from workload.storage import check_cache, check_writable, extensions_folder
 
 
@@ -79,7 +79,7 @@ def test_a_user_without_a_name_gets_one(monkeypatch):
         raise KeyError(f"getpwuid(): uid not found: {uid}")
     monkeypatch.setattr("pwd.getpwuid", unknown)
     with mock.patch.dict(os.environ, WORLD_SIZE=""):
-        processes.launch(0)
+        start.launch(0)
         assert getpass.getuser() == f"uid{os.getuid()}"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from workload.arguments import Arguments
 from workload.errors import InputError
@@ -33,19 +33,11 @@ def warmup_steps(arguments: Arguments, steps: int) -> int:
     return chosen
 
 
-def build_lr_schedule(optimizer: torch.optim.Optimizer, arguments: Arguments, steps: int) -> LambdaLR:
+def build_lr_schedule(optimizer: torch.optim.Optimizer, arguments: Arguments, steps: int) -> LRScheduler:
     """The learning rate by optimizer step: warm-up, then linear to zero; or constant."""
-    warmup = warmup_steps(arguments, steps)
+    from transformers import get_scheduler  # brings in accelerate, which --help can do without
 
-    def share(step: int) -> float:
-        """Of the peak learning rate, in step 0, 1, ...; as transformers' `get_scheduler`, which imports accelerate."""
-        if arguments.lr_scheduler == "constant":
-            return 1.0
-        if step < warmup:
-            return step / max(1, warmup)
-        return max(0.0, (steps - step) / max(1, steps - warmup))
-
-    return LambdaLR(optimizer, share)
+    return get_scheduler(arguments.lr_scheduler, optimizer, warmup_steps(arguments, steps), steps)
 
 
 def clip_by_global_norm(parameters: Iterable[torch.nn.Parameter], max_norm: float,
