@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -137,8 +138,8 @@ def measure_engines(flags: list[str], devices: int, job: Job, bar: tqdm) -> dict
     return {name: found[2 * place:2 * place + 2] for place, name in enumerate(ENGINES)}
 
 
-def fit_engine(passes: dict[str, dict[str, PassCost]], update_s: float, parameters: int, layers: tuple[Layer, ...],
-            runs: list[dict[str, Any]]) -> Engine:
+def fit_engine(passes: Mapping[str, Mapping[str, PassCost]], update_s: float, parameters: int,
+               layers: tuple[Layer, ...], runs: list[dict[str, Any]]) -> Engine:
     """Fit step_s - update = ratio x (time of its layers by themselves) + micro-batches x micro_batch_s."""
     steps = [step for run in runs for step in run["steps"]]
     seconds = np.array([max(taken - update_s, 1e-9) for _, taken in steps])

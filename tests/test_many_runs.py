@@ -4,6 +4,8 @@ from functools import partial
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 import plots
@@ -25,11 +27,15 @@ def figure_of(name: str) -> Figure | None:
     return figure
 
 
+def axes_of(figure: Figure | None) -> Axes:
+    assert figure is not None
+    return figure.axes[0]
+
+
 @pytest.fixture
 def compared(tmp_path):
-    target = {"target_loss": 3.0, "time_to_target_s": 12.8}
-    write_seeds(tmp_path, "one", [50] * 12, curves=True, **target)
-    write_seeds(tmp_path, "two", [90] * 12, devices=2, curves=True, **target)
+    write_seeds(tmp_path, "one", [50] * 12, curves=True, target_loss=3.0, time_to_target_s=12.8)
+    write_seeds(tmp_path, "two", [90] * 12, devices=2, curves=True, target_loss=3.0, time_to_target_s=12.8)
     return compare(find_runs(tmp_path, plots.STUDY), plots.STUDY)
 
 
@@ -37,22 +43,23 @@ def test_all_runs_of_a_setting_are_one_line_with_gaps_between_them(compared):
     rows, members = compared
     for curve, points in (("train_loss", 30), ("validation_loss", 3)):
         curve = next(each for each in plots.STUDY.curves if each.column == curve)
-        axes = line_chart(rows, members, curve, "samples", "made up", plots.STUDY).axes[0]
+        axes = axes_of(line_chart(rows, members, curve, "samples", "made up", plots.STUDY))
         assert len(axes.lines) == len(rows) == 2
         for line in axes.lines:
             x, y = np.asarray(line.get_xydata()).T
             assert np.isnan(x).sum() == np.isnan(y).sum() == 11 and len(x) == 12 * points + 11
             assert np.array_equal(x[:points], x[-points:]) and not np.isnan(x[line.get_markevery()]).any()
-    faint = line_chart(rows, members, plots.STUDY.curves[0], "samples", "made up", plots.STUDY).axes[0].collections
-    assert [len(lines.get_segments()) for lines in faint] == [12, 12]
-    assert faint[0].get_segments()[0][:, 1].tolist() == members[0][0].curves["train_loss"]["train_loss"].tolist()
+    axes = axes_of(line_chart(rows, members, plots.STUDY.curves[0], "samples", "made up", plots.STUDY))
+    faint = [lines.get_segments() for lines in axes.collections if isinstance(lines, LineCollection)]
+    assert [len(segments) for segments in faint] == [12, 12]
+    assert faint[0][0][:, 1].tolist() == members[0][0].curves["train_loss"]["train_loss"].tolist()
 
 
 def test_so_are_their_ways_to_a_target(compared):
     rows, members = compared
     aim = Aim("validation_loss", 3.0, "validation loss ≤ 3")
-    _, *lines = quality_chart(rows, members, aim, "made up", plots.STUDY).axes[0].lines
-    assert [len(line.get_xydata()) for line in lines] == [12 * 3 + 11, 12] * 2
+    _, *lines = axes_of(quality_chart(rows, members, aim, "made up", plots.STUDY)).lines
+    assert [len(np.asarray(line.get_xydata())) for line in lines] == [12 * 3 + 11, 12] * 2
 
 
 def test_figures_are_drawn_by_several_processes(tmp_path):

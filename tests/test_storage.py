@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-import datasets
+import datasets.config
 import pytest
 
 from tests.shared.runs import EXACT, ROOT, stray_lines
