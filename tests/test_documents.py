@@ -56,7 +56,7 @@ def test_the_figures_are_what_their_script_draws_and_are_shown():
     shown = set(re.findall(r"\(figures/(\w+\.svg)\)", (DOCS / "strategies.md").read_text(encoding="utf-8")))
     assert shown == figures.keys() == {path.name for path in (DOCS / "figures").glob("*.svg")}
     for name, content in figures.items():
-        assert (DOCS / "figures" / name).read_text(encoding="utf-8") == content, "python docs/figures/draw.py"
+        assert (DOCS / "figures" / name).read_text(encoding="utf-8") == content, "python -m docs.figures.draw"
         ElementTree.fromstring(content)
 
 
