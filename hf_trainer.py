@@ -22,12 +22,13 @@ from workload.deepspeed_settings.config import complete_config, read_deepspeed_c
 from workload.errors import InputError, one_line_errors
 from workload.evaluation import whole_model
 from workload.job import prepare
-from workload.launch.processes import join_deepspeed, leave, quiet_libraries
+from workload.launch.processes import join_deepspeed, leave
 from workload.launch.start import devices_asked_for
 from workload.models.loading import write_model
 from workload.optimization import Optimization
 from workload.optimizer import skip_if_nonfinite
 from workload.precision import build_scaler
+from workload.terminal import quiet_libraries
 
 
 def main() -> None:

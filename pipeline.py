@@ -24,12 +24,13 @@ from workload.deepspeed_settings.checks import check_pipeline
 from workload.deepspeed_settings.config import complete_config, read_deepspeed_config
 from workload.errors import one_line_errors
 from workload.job import prepare
-from workload.launch.processes import join_deepspeed, leave, quiet_libraries
+from workload.launch.processes import join_deepspeed, leave
 from workload.launch.start import devices_asked_for
 from workload.models.layers import Layer, TransformerLayer, ordered_layers, shared_weight
 from workload.optimization import Optimization
 from workload.pipelines.pieces import SharedWeight, cut, is_counted, save_model
 from workload.precision import keep_casts
+from workload.terminal import quiet_libraries
 from workload.training_state import names_in_model
 
 

@@ -18,6 +18,7 @@ import argparse
 from pathlib import Path
 
 from comparison.autotuning import find_tuners
+from comparison.predicted import add_predictions, find_calibrations
 from comparison.published import published_parts
 from comparison.report import write_comparison
 from comparison.rows import compare
@@ -250,6 +251,7 @@ def main() -> None:
     if not runs:
         parser.error(f"no finished run to compare in {options.results}")
     rows, members = compare(runs, study)
+    add_predictions(rows, find_calibrations(options.results))
     published = published_parts(PUBLISHED, rows, study) if options.published else []
     output = options.output_dir or options.results
     try:

@@ -28,11 +28,12 @@ from workload.deepspeed_settings.flags import check_second_copy
 from workload.errors import one_line_errors
 from workload.evaluation import whole_model
 from workload.job import prepare
-from workload.launch.processes import join_deepspeed, leave, quiet_libraries
+from workload.launch.processes import join_deepspeed, leave
 from workload.launch.start import devices_asked_for
 from workload.models.loading import write_model
 from workload.optimization import Optimization
 from workload.precision import keep_casts
+from workload.terminal import quiet_libraries
 
 if TYPE_CHECKING:
     from workload.tasks.task import Task  # with libraries that take a second to import

@@ -12,6 +12,7 @@ from comparison.autotuning import end_to_end, tuner_parts
 from comparison.changes import MOST_DRIFT
 from comparison.figures import Members, bar_chart, line_chart, quality_chart
 from comparison.noise_figure import noise_chart
+from comparison.predicted import PREDICTED, predicted_chart, predicted_table
 from comparison.rows import ENDS, FLOOR, MEAN, RERUNS, WEAK
 from comparison.saving import Drawing, save_figures
 from comparison.scaling import scaling_charts, scaling_tables, weak_charts, weak_groups
@@ -29,7 +30,7 @@ def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
     metrics += [*SPEEDUPS, *(WEAK + column for column in SPEEDUPS)]
     ends = [metric + end for metric in metrics for end in (*ENDS, LOW, HIGH) if metric + end in rows]
     columns = ["setting", "baseline", "runs", *study.settings, "source_digest", "commit", "dirty", "epoch_workload",
-               "moved", *ends]
+               "moved", *ends, *(column for column in PREDICTED.values() if column in rows)]
     columns = list(dict.fromkeys(columns))
     counts = {column: "Int64" for column in columns if column.endswith("_n")}
     rows[columns].astype(counts).to_csv(path, index=False)
@@ -59,7 +60,7 @@ def tables(group: pd.DataFrame, study: Study) -> list[str]:
             parts += [f"### {title}", metrics_table(filled, metrics)] if metrics else []
         else:
             parts.append(metrics_table(group, metrics))
-    return parts + scaling_tables(group, study, "strong")
+    return parts + predicted_table(group) + scaling_tables(group, study, "strong")
 
 
 def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) -> dict[str, Drawing]:
@@ -73,6 +74,7 @@ def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) ->
         for axis in curve.axes:
             name = f"{curve.column}_over_{study.axes[axis].split()[0]}"
             found[name] = partial(line_chart, group, members, curve, axis, heading, study)
+    found["predicted_over_measured"] = partial(predicted_chart, group, heading, study)
     found["noise_scale_over_samples"] = partial(noise_chart, group, members, heading, study)
     aims = {aim_of(run.summary, study) for index in group.index for run in members[index]}
     for aim in sorted(aim for aim in aims if aim is not None):

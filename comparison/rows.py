@@ -23,6 +23,7 @@ DIFFERS = "_differs"
 FLOOR = "_change_floor_pct"
 RERUNS = ("_rerun_sd_pct", "_rerun_n")
 ENDS = (*MEAN, *CHANGE, DIFFERS, FLOOR, *RERUNS)
+FIRST = ("epoch_workload", "source_digest", "family", "model_sha256", "data_sha256")  # a row has its first run's
 WEAK = "weak_"  # prefix of columns relative to one device in weak scaling
 
 
@@ -89,7 +90,7 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     `dirty` is "yes" if any run of the row was.
     """
     numbers = [*dict.fromkeys([*study.targets, *study.measured, *TIMES, *INTERVALS, DRIFT, *OTHERS])]
-    columns = ["seed", "folder", "epoch_workload", "source_digest", "family", "commit", "dirty", *study.settings,
+    columns = ["seed", "folder", *FIRST, "commit", "dirty", *study.settings,
                *numbers]
     table = pd.DataFrame([run.summary for run in runs]).reindex(columns=columns)
     table = with_settings(table.astype(dict.fromkeys(numbers, float)), study)
@@ -103,7 +104,7 @@ def compare(runs: list[Run], study: Study) -> tuple[pd.DataFrame, dict[int, list
     rows = rows.join(with_endings(estimate(means[:, :-1]), MEAN, study.measured))
     by_row = table.groupby("row")
     add_intervals(rows, by_row)
-    for column in ("epoch_workload", "source_digest", "family"):
+    for column in FIRST:
         rows[column] = by_row[column].first()
     rows["commit"] = by_row["commit"].agg(lambda commits: " ".join(commits.dropna().unique()))
     rows["is_dirty"] = by_row["dirty"].agg(lambda states: (states == YES).any()).astype(bool)

@@ -117,12 +117,21 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
         if column in LOWER_CASE and pd.notna(value):
             row[column] = value.lower()
     row["code"] = code_of(row)
-    model = description.get("model")
-    row["family"] = model.get("family") if isinstance(model, dict) else None
+    row["family"] = _nested(description, "model", "family")
+    row["model_sha256"] = _nested(description, "model", "sha256")
+    row["data_sha256"] = _nested(description, "data", "train", "sha256")
     row["gradient_samples"] = row.get("micro_batch_size", np.nan) * devices_of_a_process(description)
     known = {plain(name): name for name in study.strategies}
     strategy = known.get(plain(row["strategy"]), row["strategy"])
     return row | {"strategy": strategy, "folder": BREAKS.sub("?", folder.name)}
+
+
+def _nested(description: dict, *keys: str) -> str | None:
+    """A text within run.json; None if the run is older than it."""
+    found: object = description
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def devices_of_a_process(description: dict) -> int:

@@ -9,7 +9,7 @@ from measurement.columns import RANK_COLUMNS, SUMMARY_COLUMNS
 from measurement.environment import is_out_of_memory
 from measurement.peak_rates import peak_tflops
 from measurement.pipelines.idle_replay import Actions
-from measurement.pipelines.timeline import draw, typical_step, watched_steps, write_trace
+from measurement.pipelines.spans import draw, typical_step, watched_steps, write_trace
 from measurement.recorder import Recorder
 from measurement.run_json import mark_ended
 from measurement.run_result import RankReport, RunResult

@@ -7,7 +7,7 @@ from measurement.environment import GIB
 from measurement.heartbeat import Heartbeat
 from measurement.machine_state import product_seconds
 from measurement.monitor import Monitor, start_monitor
-from measurement.pipelines.timeline import Span
+from measurement.pipelines.spans import Span
 from measurement.profiling import StepProfiler
 from measurement.recorder import Recorder
 from measurement.run_result import Progress, RankReport

@@ -5,7 +5,7 @@ from typing import Any
 from measurement.columns import STAGE_TIMES
 from measurement.machine_state import drift_pct
 from measurement.monitor import mean
-from measurement.pipelines.timeline import forward_backward_s, idle_s, seconds_by_kind
+from measurement.pipelines.spans import forward_backward_s, idle_s, seconds_by_kind
 from measurement.run_result import RunResult
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from measurement.clock import Work
 from measurement.pipelines.idle_replay import Actions
-from measurement.pipelines.timeline import Span
+from measurement.pipelines.spans import Span
 from workload.batches import BatchSplit
 from workload.evaluation import Evaluation
 

@@ -31,7 +31,7 @@ from measurement.environment import hardware_name
 from measurement.monitor import mean
 from measurement.peak_rates import utilization_pct
 from measurement.pipelines.idle_replay import mean_seconds, replayed_bubble_pct
-from measurement.pipelines.timeline import (
+from measurement.pipelines.spans import (
     bubble_pct,
     bubble_schedule_pct,
     imbalance_pct,

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import nnls
 from tqdm import tqdm
 
@@ -37,21 +36,24 @@ from verification.records import read_verifications
 from workload.arguments import Arguments, parse_arguments
 from workload.atomic_files import write_json
 from workload.batches import PAD_TO_MULTIPLE_OF
+from workload.digests import content_of
 from workload.errors import InputError, one_line_errors
 from workload.job import Job, prepare
 from workload.launch import launcher
 from workload.launch.processes import usable_cores
 from workload.launch.start import devices_asked_for
-from workload.models.layers import ordered_layers
+from workload.models.layers import ordered_layers, shared_weight
+from workload.pipelines.pieces import step_cost
 
 GIB = 2**30
 STEPS, UNTIMED = 12, 4  # of an engine's run
 MICRO_BATCHES, SMALL, LARGE = 4, 1, 4  # of an engine's runs; samples in a micro-batch
 KEPT_LENGTHS = 2000
 # name: script, flags
-ENGINES = {"ddp": ("bert_baseline.py",), "zero1": ("zero.py", "--stage", "1"), "zero2": ("zero.py", "--stage", "2"),
-           "zero3": ("zero.py", "--stage", "3"), "fsdp": ("fsdp.py",), "pipeline": ("pipeline.py", "--stages", "1"),
-           "torch_pipeline": ("torch_pipeline.py", "--stages", "1"), "tensor_parallel": ("tensor_parallel.py",)}
+ENGINES = {"ddp": ("bert_baseline.py",), "hf_trainer": ("hf_trainer.py",),
+           **{f"zero{stage}": ("zero.py", "--stage", str(stage)) for stage in (1, 2, 3)},
+           "fsdp": ("fsdp.py",), "tensor_parallel": ("tensor_parallel.py",),
+           "pipeline": ("pipeline.py", "--stages", "1"), "torch_pipeline": ("torch_pipeline.py", "--stages", "1")}
 
 
 def main() -> None:
@@ -80,30 +82,43 @@ def calibrate(job: Job, flags: list[str], devices: int, results: Path, bar: tqdm
     lengths = [int(length) for length in task.samples("train")["length"][:KEPT_LENGTHS]]
     model = job.build_model(device).train()
     modules = ordered_layers(model)
-    layers = tuple(_layer(name, module, list(modules)) for name, module in modules.items())
+    layers, tied_bytes = describe_layers(modules)
     passes = measure_layers(job, list(modules.values()), layers)
     update = measure_update(job, list(model.parameters()))
     bar.update()
     del model, modules
-    parameters = sum(sum(layer.parameters) for layer in layers)
+    parameters = round(sum(layer.count for layer in layers))
     runs = measure_engines(flags, devices, job, bar)
     engines = {name: fit_engine(passes, update * parameters, parameters, layers, rows) for name, rows in runs.items()}
     links = measure_links(devices, results)
     bar.update()
     slowdown = measure_overlap(devices)
     bar.update()
+    digests = content_of(task)
     facts = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "hardware": hardware_name(devices),
              "source_digest": source_digest(), **versions(), "family": task.config.model_type,
-             "model": task.model_name, "task": task.name, "precision": job.precision}
-    return Calibration(facts, layers, task.config.hidden_size, tuple(lengths), PAD_TO_MULTIPLE_OF[device.type],
-                       task.max_length, passes, update, engines, links, slowdown, device.type == "cuda")
+             "model": task.model_name, "model_sha256": digests["model"], "data_sha256": digests["data"]["train"],
+             "task": task.name, "max_seq_length": task.max_length, "precision": job.precision,
+             "cpu_threads": job.processes.cpu_threads}
+    cores = devices if device.type == "cuda" else usable_cores()
+    value_bytes = FP32 if job.precision == "fp32" else FP32 // 2
+    return Calibration(facts, devices, cores, layers, tied_bytes, task.config.hidden_size, value_bytes, tuple(lengths),
+                       PAD_TO_MULTIPLE_OF[device.type], task.max_length, passes, update, engines, links, slowdown,
+                       scatters=device.type == "cuda")
 
 
-def _layer(name: str, module: torch.nn.Module, names: list[str]) -> Layer:
-    """The ordered layers in a row whose names end in numbers are the repeated ones."""
-    kind = ("layer" if name.rpartition(".")[2].isdigit() else
-            "embedding" if names.index(name) < len(names) / 2 else "head")
-    return Layer(kind, tuple(parameter.numel() for parameter in module.parameters()))
+def describe_layers(modules: dict[str, Any]) -> tuple[tuple[Layer, ...], int]:
+    """The ordered layers, and the bytes of the weight that the first and the last share.
+
+    Those in a row whose names end in numbers are the repeated ones.
+    """
+    names, shared = list(modules), shared_weight(modules)
+    layers = []
+    for place, (name, module) in enumerate(modules.items()):
+        kind = ("layer" if name.rpartition(".")[2].isdigit() else "embedding" if place < len(names) / 2 else "head")
+        own = tuple(parameter.numel() for parameter in module.parameters() if place == 0 or parameter is not shared)
+        layers.append(Layer(kind, own, step_cost=step_cost(module)))
+    return tuple(layers), FP32 * shared.numel() if shared is not None else 0
 
 
 # ---------------------------------------------------------------------- engines
@@ -140,10 +155,10 @@ def measure_engines(flags: list[str], devices: int, job: Job, bar: tqdm) -> dict
 
 def fit_engine(passes: Mapping[str, Mapping[str, PassCost]], update_s: float, parameters: int,
                layers: tuple[Layer, ...], runs: list[dict[str, Any]]) -> Engine:
-    """Fit step_s - update = ratio x (time of its layers by themselves) + micro-batches x micro_batch_s."""
+    """Fit step_s = ratio x (time of its layers and the update by themselves) + micro-batches x micro_batch_s."""
     steps = [step for run in runs for step in run["steps"]]
-    seconds = np.array([max(taken - update_s, 1e-9) for _, taken in steps])
-    alone = np.array([batch.micro_batches * sum(passes[layer.kind][kind].seconds(batch) for layer in layers
+    seconds = np.array([taken for _, taken in steps])
+    alone = np.array([update_s + batch.micro_batches * sum(passes[layer.kind][kind].seconds(batch) for layer in layers
                                                 for kind in ("forward", "backward")) for batch, _ in steps])
     terms = np.stack([alone, np.full(len(steps), float(MICRO_BATCHES))], axis=1)
     ratio, added = nnls(terms / seconds[:, None], np.ones(len(steps)))[0].tolist()

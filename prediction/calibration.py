@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prediction.costs import Costs, Layer, LinkCost, PassCost
+from prediction.setting import Setting
 from workload.errors import InputError
 
 NAME = "calibration.json"
@@ -18,7 +19,7 @@ class Engine:
     """One strategy's own costs, from its script's steps on one device.
 
     Args:
-        ratio: of its time for passes to that of the layers by themselves.
+        ratio: of its time for passes and the update to that of the layers and the optimizer by themselves.
         micro_batch_s: on top of it, for each micro-batch.
         base_gib: memory that does not depend on the batch, without parameters, gradients and the optimizer's states.
         token_gib: memory for each token of a micro-batch.
@@ -35,9 +36,13 @@ class Calibration:
     """Everything that predictions are made from.
 
     Args:
-        facts: hardware, versions, source digest, date, family, model, task, for the record.
-        layers: the model's ordered layers.
+        facts: hardware, versions, source digest, date, family, model, task, precision and threads of a process.
+        devices: that were busy while engines were measured.
+        cores: of the processor, over which processes without a GPU are spread; as many as devices where there are GPUs.
+        layers: the model's ordered layers. A weight that two of them share is the first one's.
+        tied_bytes: of that weight.
         hidden: width of the activation between two layers.
+        value_bytes: of one of its values.
         lengths: of samples drawn from the task's data, in tokens.
         multiple: batches are padded to a multiple of so many tokens.
         max_length: limit of padded lengths.
@@ -47,8 +52,12 @@ class Calibration:
     """
 
     facts: Mapping[str, Any]
+    devices: int
+    cores: int
     layers: tuple[Layer, ...]
+    tied_bytes: int
     hidden: int
+    value_bytes: int
     lengths: tuple[int, ...]
     multiple: int
     max_length: int
@@ -59,20 +68,23 @@ class Calibration:
     slowdown: float
     scatters: bool
 
-    def costs(self, engine: str) -> Costs:
-        """The costs of an engine. What it adds to a micro-batch is spread over the passes of the repeated layers."""
-        own = self.engines[engine]
+    def costs(self, setting: Setting) -> Costs:
+        """The costs of a setting. What an engine adds to a micro-batch is spread over the repeated layers' passes."""
+        own = self.engines[setting.engine]
+        crowding = max(setting.devices / self.cores, 1.0)
+        slower = crowding / max(self.devices / self.cores, 1.0)
         count = 2 * sum(layer.kind == "layer" for layer in self.layers)
 
         def of_engine(kind: str, cost: PassCost) -> PassCost:
-            added = own.micro_batch_s / count if kind == "layer" else 0.0
-            return PassCost(own.ratio * cost.floor + added, own.ratio * cost.a + added, own.ratio * cost.b,
-                            own.ratio * cost.c)
+            added = slower * own.micro_batch_s / count if kind == "layer" else 0.0
+            ratio = slower * own.ratio
+            return PassCost(ratio * cost.floor + added, ratio * cost.a + added, ratio * cost.b, ratio * cost.c)
 
         passes = {kind: {name: of_engine(kind, cost) for name, cost in costs.items()}
                   for kind, costs in self.passes.items()}
-        return Costs(passes, self.update_s_per_parameter, {(name, n): cost for name, n, cost in self.links},
-                     self.slowdown, self.scatters)
+        return Costs(passes, slower * own.ratio * self.update_s_per_parameter,
+                     {(name, n): cost for name, n, cost in self.links}, self.slowdown, self.scatters, crowding,
+                     setting.recomputes)
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -91,7 +103,7 @@ def read_calibration(path: Path, **facts: Any) -> Calibration:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = Calibration(**content | {
-            "layers": tuple(Layer(layer["kind"], tuple(layer["parameters"])) for layer in content["layers"]),
+            "layers": tuple(Layer(**layer | {"parameters": tuple(layer["parameters"])}) for layer in content["layers"]),
             "lengths": tuple(content["lengths"]),
             "passes": {kind: {name: PassCost(**cost) for name, cost in costs.items()}
                        for kind, costs in content["passes"].items()},

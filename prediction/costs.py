@@ -12,16 +12,25 @@ class Layer:
 
     Args:
         kind: "embedding", "layer" or "head".
-        parameters: of each tensor, in the order of the model.
+        parameters: of each tensor, in the order of the model. A weight that two layers share is the first one's.
+        share: of its matrix products and parameters that one device has.
+        step_cost: by which pipelines cut the model.
     """
 
     kind: str
     parameters: tuple[int, ...]
+    share: float = 1.0
+    step_cost: float = 0.0
 
     @property
-    def bytes(self) -> int:
-        """Of its parameters in fp32, and so of its gradients."""
-        return FP32 * sum(self.parameters)
+    def count(self) -> float:
+        """Of its parameters on one device."""
+        return self.share * sum(self.parameters)
+
+    @property
+    def bytes(self) -> float:
+        """Of its parameters in fp32, and so of its gradients, on one device."""
+        return FP32 * self.count
 
 
 @dataclass(frozen=True)
@@ -55,9 +64,10 @@ class PassCost:
     b: float
     c: float
 
-    def seconds(self, batch: Batch) -> float:
-        """For a micro-batch of this shape."""
-        return max(self.floor, self.a + self.b * batch.tokens + self.c * batch.tokens * batch.length)
+    def seconds(self, batch: Batch, share: float = 1.0) -> float:
+        """For a micro-batch of this shape, and a share of the layer's matrix products."""
+        products = self.b * batch.tokens + self.c * batch.tokens * batch.length
+        return max(self.floor, self.a + share * products)
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,8 @@ class Costs:
         passes: by layer's kind, then "forward", "backward", and for split backward passes "inputs" and "weights".
         update_s_per_parameter: the optimizer's, clipping included.
         links: by operation and number of devices in a group.
-        slowdown: see `events.simulate`.
+        slowdown, crowding: see `events.simulate`.
+        recomputes: whether the backward pass of a repeated layer begins with its forward pass.
         scatters: whether a reduce-scatter is one. Gloo has none, and all-reduces.
     """
 
@@ -97,10 +108,14 @@ class Costs:
     links: Mapping[tuple[str, int], LinkCost]
     slowdown: float = 1.0
     scatters: bool = True
+    crowding: float = 1.0
+    recomputes: bool = False
 
     def pass_s(self, layer: Layer, kind: str, batch: Batch) -> float:
         """Seconds of a pass of one micro-batch."""
-        return self.passes[layer.kind][kind].seconds(batch)
+        again = self.recomputes and layer.kind == "layer" and kind == "backward"
+        return sum(self.passes[layer.kind][each].seconds(batch, layer.share)
+                   for each in (kind, *["forward"] * again))
 
     def update_s(self, parameters: float) -> float:
         """Seconds of the optimizer's step."""

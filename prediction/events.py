@@ -20,6 +20,7 @@ class Work:
         seconds: if nothing slows it down.
         after: what must have ended before it begins.
         bytes: that it exchanges; 0 for computation.
+        number: of its micro-batch, where it is drawn.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class Work:
     streams: tuple[Stream, ...]
     after: tuple["Work", ...] = ()
     bytes: float = 0.0
+    number: int = 0
     start: float = field(default=-1.0, init=False)
     end: float = field(default=inf, init=False)
 
@@ -37,9 +39,9 @@ class Issued:
     def __init__(self) -> None:
         self.work: list[Work] = []
 
-    def compute(self, kind: str, seconds: float, *after: Work, device: int = 0) -> Work:
+    def compute(self, kind: str, seconds: float, *after: Work, device: int = 0, number: int = 0) -> Work:
         """Issue a computation on one device."""
-        return self._add(Work(kind, seconds, ((device, COMPUTE),), after))
+        return self._add(Work(kind, seconds, ((device, COMPUTE),), after, number=number))
 
     def communicate(self, kind: str, seconds: float, *after: Work, devices: tuple[int, ...] = (0,),
                     size: float = 0.0) -> Work:
@@ -51,13 +53,15 @@ class Issued:
         return work
 
 
-def simulate(work: list[Work], slowdown: float = 1.0) -> float:
+def simulate(work: list[Work], slowdown: float = 1.0, crowding: float = 1.0) -> float:
     """Set `start` and `end` of each piece of work, in seconds; returns when the last ends.
 
     Args:
         work: in the order of issue, which each stream keeps.
         slowdown: gamma, how many times as long compute and communication take while a device does both (>= 1): then
             ov(X, C) = max(X, C) + (gamma - 1) min(X, C) for work X and C that overlaps as far as it can.
+        crowding: devices for each processor core where they are processes that share cores, else 1. The seconds of
+            computations hold while all devices compute; while some wait, the others have more of the cores.
 
     Raises:
         ValueError: work waits for itself, by way of the order of issue.
@@ -68,6 +72,7 @@ def simulate(work: list[Work], slowdown: float = 1.0) -> float:
             queues.setdefault(stream, []).append(each)
     for queue in queues.values():
         queue.reverse()  # the next is the last
+    devices = len({device for device, _ in queues})
     left = {id(each): each.seconds for each in work}
     running: list[Work] = []
     busy: set[Stream] = set()
@@ -77,7 +82,10 @@ def simulate(work: list[Work], slowdown: float = 1.0) -> float:
             _begin(stream, queues, running, busy, now)
         if not running:
             raise ValueError("the work of this step waits for itself")
-        rates = [1 / slowdown if _overlaps(each, busy) else 1.0 for each in running]
+        computing = sum(kind == COMPUTE for _, kind in busy)
+        speed = crowding / max(crowding * computing / devices, 1.0)
+        rates = [(speed if each.streams[0][1] == COMPUTE else 1.0) / (slowdown if _overlaps(each, busy) else 1.0)
+                 for each in running]
         passed = min(left[id(each)] / rate for each, rate in zip(running, rates, strict=True))
         now += passed
         for each, rate in zip(list(running), rates, strict=True):

@@ -2,35 +2,18 @@
 
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 
 from prediction.calibrate import MICRO_BATCHES, fit_engine
-from prediction.calibration import Calibration, Engine, read_calibration
-from prediction.costs import FP32, Batch, Layer, LinkCost, PassCost
+from prediction.calibration import read_calibration
+from prediction.costs import FP32, Batch, LinkCost, PassCost
 from prediction.layer_times import fit_pass
-from prediction.predict import Setting, batch_lengths, bubble_pct, cut, exposed_s, predict
+from prediction.predict import batch_lengths, deal_out, exposed_s, predict
+from prediction.setting import Setting
+from tests.shared.calibrations import LAYERS, PARAMETERS, made
 from workload.errors import InputError
-
-LAYERS = (Layer("embedding", (4_000_000,)), *[Layer("layer", (1_000_000, 500_000))] * 4, Layer("head", (1000,)))
-PARAMETERS = 10_001_000
-OPERATIONS = ("all-reduce", "all-gather", "reduce-scatter", "send/receive")
-
-
-FREE = LinkCost(0.0, 1e30)
-
-
-def made(link: LinkCost = FREE, lengths: tuple[int, ...] = (64,), ratio: float = 1.0,
-         added: float = 0.0) -> Calibration:
-    """1 ms a token and layer forward, 2 backward; embedding and head take nothing."""
-    passes = {kind: {name: PassCost(0, 0, seconds * (kind == "layer"), 0) for name, seconds in
-                     (("forward", 1e-3), ("backward", 2e-3), ("inputs", 1e-3), ("weights", 1e-3))}
-              for kind in ("embedding", "layer", "head")}
-    names = ("ddp", "zero1", "zero2", "zero3", "fsdp", "pipeline", "torch_pipeline")
-    return Calibration({"hardware": "a CPU", "family": "bert"}, LAYERS, 128, lengths, 8, 384, passes, 0.0,
-                       {name: Engine(ratio, added, 0.5, 1e-4) for name in names},
-                       tuple((name, n, link) for name in OPERATIONS for n in (2, 4)), 1.0, True)
-
 
 # ---------------------------------------------------------------- fits
 
@@ -45,7 +28,7 @@ def test_a_pass_is_fitted_by_what_it_costs():
 def test_an_engines_ratio_and_what_it_adds_to_each_micro_batch():
     passes, update = made().passes, 0.25
     steps = [Batch(MICRO_BATCHES, samples, length) for samples in (1, 4) for length in (64, 128, 256)]
-    taken = [update + 4 * (1.5 * 4 * 3e-3 * batch.tokens + 0.125) for batch in steps]
+    taken = [1.5 * update + 4 * (1.5 * 4 * 3e-3 * batch.tokens + 0.125) for batch in steps]
     runs = [{"steps": list(zip(steps, taken, strict=True)), "peak_gib": 0.75 + 1e-4 * tokens, "tokens": tokens}
             for tokens in (256, 1024)]
     engine = fit_engine(passes, update, PARAMETERS, LAYERS, runs)
@@ -76,7 +59,7 @@ def test_a_calibration_that_does_not_fit_is_refused_in_one_line(content, facts, 
 
 # ---------------------------------------------------------------- predictions
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp_no_reshard"])
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3", "fsdp"])
 def test_free_links_scale_perfectly(strategy):
     one, four = (predict(made(), Setting(strategy, n, 4, 2)) for n in (1, 4))
     assert one.step_s == four.step_s == pytest.approx(4 * 2 * 64 * 4 * 3e-3)
@@ -94,7 +77,7 @@ def test_an_engines_own_costs_count():
 def test_a_pipelines_bubble(schedule):
     """(p - 1) / (m + p - 1)"""
     found = predict(made(), Setting("pipeline", 4, 8, 2, pipeline_stages=4, schedule=schedule))
-    assert found.bubble_pct == pytest.approx(100 * 3 / 11) == pytest.approx(bubble_pct(found.timeline))
+    assert found.bubble_pct == pytest.approx(100 * 3 / 11)
     assert found.throughput_samples_per_s == pytest.approx(16 / (11 * 2 * 64 * 3e-3))
 
 
@@ -119,6 +102,13 @@ def test_batches_are_grouped_by_length_as_runs_group_them():
 
 
 def test_pieces_hold_every_layer_once():
-    pieces = cut(LAYERS, Setting("torch_pipeline", 2, 4, 1, pipeline_stages=2, stage_of=(0, 1, 1, 0)))
-    assert [len(piece) for piece in pieces] == [2, 1, 1, 2]
+    pieces, stage_of = deal_out(LAYERS, Setting("torch_pipeline", 2, 4, 1, pipeline_stages=2, schedule="zbv"))
+    assert [len(piece) for piece in pieces] == [2, 1, 1, 2] and stage_of == [0, 1, 1, 0]
     assert [layer for piece in pieces for layer in piece] == list(LAYERS)
+
+
+def test_fewer_processes_than_were_calibrated_have_more_of_the_cores():
+    """Calibrated with 4 processes on 2 cores: two of them take half the time."""
+    crowded = replace(made(), devices=4, cores=2)
+    one, two, four = (predict(crowded, Setting("ddp", devices, 4, 2)).step_s for devices in (1, 2, 4))
+    assert one == two == pytest.approx(four / 2)

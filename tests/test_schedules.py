@@ -8,15 +8,16 @@ import torch
 from torch.distributed.pipelining.schedules import get_schedule_class
 
 from measurement.pipelines.idle_replay import Action, mean_seconds, replayed_bubble_pct
-from measurement.pipelines.timeline import Span
+from measurement.pipelines.spans import Span
 from measurement.pipelines.torch_timeline import actions_of
 from tests.shared.runs import SAMPLE
 from workload.arguments import TorchPipelineArguments, parse_arguments
 from workload.errors import InputError
 from workload.job import prepare
 from workload.models.layers import ordered_layers
+from workload.pipelines.dealing import TORCH_NAMES, can_run
 from workload.pipelines.pieces import cut
-from workload.pipelines.schedules import TORCH_NAMES, PipelinePlan, can_run, plan_pipeline
+from workload.pipelines.schedules import PipelinePlan, plan_pipeline
 
 EQUAL = {"forward": 1, "backward": 1, "weight": 1}
 

@@ -7,7 +7,7 @@ import pytest
 
 from measurement.clock import Work
 from measurement.columns import PROFILED, RANK_COLUMNS, STAGE_TIMES, SUMMARY_COLUMNS
-from measurement.pipelines.timeline import Span
+from measurement.pipelines.spans import Span
 from measurement.run_result import Progress, RankReport, RunResult
 from measurement.summary import summarize
 from workload.batches import BatchSplit

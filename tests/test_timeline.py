@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from measurement.pipelines.timeline import (
+from measurement.pipelines.spans import (
     Span,
     bubble_pct,
     bubble_schedule_pct,

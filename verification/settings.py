@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workload.batches import PAD_TO_MULTIPLE_OF
-from workload.pipelines.schedules import TORCH_NAMES, can_run
+from workload.pipelines.dealing import TORCH_NAMES, can_run
 
 PROJECT = Path(__file__).resolve().parents[1]
 STEPS = 6

@@ -1,12 +1,14 @@
-"""Output to any terminal, and to a reader that may stop reading."""
+"""Output to any terminal, and to a reader that may stop reading; silence while libraries start."""
 
 import codecs
 import contextlib
 import errno
 import io
 import locale
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 
 GONE = (errno.EPIPE, errno.EIO)  # `| head` has seen enough; the terminal was closed
@@ -60,3 +62,15 @@ def print_anywhere(errors: str = "backslashreplace") -> None:
     if codecs.lookup(locale.getpreferredencoding(False)).name == "ascii":
         with contextlib.suppress(locale.Error):
             locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence libraries while they start. They raise errors instead of printing them, so none is lost."""
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
-from measurement.pipelines.timeline import Span, seconds_by_kind
+from measurement.pipelines.spans import Span, seconds_by_kind
 
 
 class Action(NamedTuple):
@@ -36,7 +36,7 @@ def replayed_bubble_pct(actions: Actions, seconds: dict[str, float]) -> float:
         before = len(ends)
         for device, queue in enumerate(actions):
             for action in queue[done[device]:]:
-                needed = _needs(action, last_piece)
+                needed = needs(action, last_piece)
                 if any(need not in ends for need in needed):
                     break
                 start = max([free_at[device], *(ends[need] for need in needed)])
@@ -57,7 +57,8 @@ def mean_seconds(actions: Actions, steps: list[list[Span]]) -> dict[str, float]:
     return {kind: seconds[kind] / (count * replicas * len(steps)) for kind, count in counts.items()}
 
 
-def _needs(action: Action, last_piece: int) -> list[Action]:
+def needs(action: Action, last_piece: int) -> list[Action]:
+    """The actions whose results an action needs."""
     kind, piece, micro_batch = action
     if kind == "forward":
         return [Action("forward", piece - 1, micro_batch)] if piece else []

@@ -17,8 +17,10 @@ import torch.distributed as dist
 
 from measurement.clock import synchronize
 from measurement.pipelines.deepspeed_timeline import watch_instructions
-from measurement.pipelines.timeline import StepTimeline, bubble_pct, bubble_schedule_pct, imbalance_pct
-from workload.launch.processes import join_deepspeed, quiet_libraries
+from measurement.pipelines.spans import bubble_pct, bubble_schedule_pct, imbalance_pct
+from measurement.pipelines.timeline import StepTimeline
+from workload.launch.processes import join_deepspeed
+from workload.terminal import quiet_libraries
 
 UNIT_S = 0.3  # a virtual machine that slept takes some 10 ms to go on
 

@@ -17,9 +17,11 @@ from torch.distributed.pipelining.schedules import get_schedule_class
 
 from measurement.clock import synchronize
 from measurement.pipelines.idle_replay import mean_seconds, replayed_bubble_pct
-from measurement.pipelines.timeline import StepTimeline, bubble_pct, bubble_schedule_pct
+from measurement.pipelines.spans import bubble_pct, bubble_schedule_pct
+from measurement.pipelines.timeline import StepTimeline
 from measurement.pipelines.torch_timeline import actions_of, watch_schedule
-from workload.pipelines.schedules import TORCH_NAMES, PipelinePlan
+from workload.pipelines.dealing import TORCH_NAMES
+from workload.pipelines.schedules import PipelinePlan
 
 UNIT_S = 0.3  # a virtual machine that slept takes some 10 ms to go on
 

@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from workload.errors import InputError
-from workload.launch.processes import import_deepspeed, quiet_libraries
+from workload.launch.processes import import_deepspeed
+from workload.terminal import quiet_libraries
 
 WHERE = "DeepSpeed config: "
 # `complete_config` compares these with the flags; see flags.py.

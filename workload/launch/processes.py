@@ -1,12 +1,8 @@
 """The processes of a run, in each of them: joining the others, what all can do together, and leaving."""
 
-import contextlib
-import io
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +20,7 @@ from workload.errors import InputError, end_process
 from workload.launch import launcher, loopback
 from workload.launch.gpus import device_type
 from workload.malloc import keep_freed_memory
+from workload.terminal import quiet_libraries
 
 TRY_AGAIN = 75  # exit code of a stopped run that can be resumed: EX_TEMPFAIL of sysexits.h, so a scheduler requeues
 GRACE = timedelta(minutes=2)  # beyond --hang_timeout_s, for the run to say which rank is missing
@@ -131,15 +128,3 @@ def join_deepspeed() -> ModuleType:
     Path("/dev/shm", "_".join(["deepspeed_allreduce_buffer", str(os.getuid()), os.environ["MASTER_ADDR"],
                                os.environ["MASTER_PORT"], str(dist.get_rank())])).unlink(missing_ok=True)
     return deepspeed
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Silence libraries while they start. They raise errors instead of printing them, so none is lost."""
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)

@@ -1,9 +1,6 @@
 """Cuts `ordered_layers` into pieces of a pipeline, keeps a shared weight equal, and saves the pieces as one model."""
 
 import contextlib
-import functools
-import itertools
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +11,7 @@ from torch.nn import Parameter
 from workload.launch.groups import gather
 from workload.models.layers import Activation, Layer, shared_weight
 from workload.models.loading import write_model
+from workload.pipelines.dealing import cut_costs
 
 if TYPE_CHECKING:
     from workload.tasks.task import Task
@@ -50,23 +48,9 @@ def step_cost(layer: Layer) -> float:
 
 def cut(layers: dict[str, Layer], pieces: int) -> list[dict[str, Layer]]:
     """Cut `ordered_layers` into consecutive pieces whose costs are as equal as possible."""
-    names, costs = list(layers), [step_cost(layer) for layer in layers.values()]
-    total = sum(costs)
-
-    @functools.cache
-    def best(begin: int, pieces: int) -> tuple[float, tuple[int, ...]]:
-        """The best cut of the layers from `begin` on: its badness, and the ends of its pieces."""
-        if pieces == 0:
-            return 0.0 if begin == len(names) else math.inf, ()
-        found = []
-        for end in range(begin + 1, len(names) - pieces + 2):
-            rest, later = best(end, pieces - 1)
-            # A high power makes the slowest piece decide, and the next slowest among equals.
-            found.append(((sum(costs[begin:end]) / total) ** 20 + rest, (end, *later)))
-        return min(found)
-
-    ends = best(0, pieces)[1]
-    return [{name: layers[name] for name in names[begin:end]} for begin, end in itertools.pairwise((0, *ends))]
+    names = list(layers)
+    return [{name: layers[name] for name in names[begin:end]}
+            for begin, end in cut_costs([step_cost(layer) for layer in layers.values()], pieces)]
 
 
 class SharedWeight:

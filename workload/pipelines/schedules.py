@@ -1,10 +1,11 @@
-"""The schedules of torch.distributed.pipelining that `torch_pipeline.py` offers, and the constraints of each."""
+"""The plan of a pipeline that `torch_pipeline.py` is asked for: schedule, stages, pieces, micro-batches."""
 
 from dataclasses import dataclass
 
 from workload.arguments import TorchPipelineArguments
 from workload.batches import plan_stages
 from workload.errors import InputError
+from workload.pipelines.dealing import TORCH_NAMES, can_run, pieces_of
 
 
 @dataclass(frozen=True)
@@ -23,27 +24,12 @@ class PipelinePlan:
         return self.stages * self.pieces_a_device
 
     def pieces_of(self, stage: int) -> list[int]:
-        """Numbers of the pieces on a device: dealt out in rounds; for zbv there and back again, like a V."""
-        if self.name == "zbv":
-            return [stage, self.pieces - 1 - stage]
-        return list(range(stage, self.pieces, self.stages))
+        """Numbers of the pieces on a device."""
+        return pieces_of(self.name, stage, self.stages)
 
     def stage_of(self, piece: int) -> int:
         """The device that holds a piece."""
         return next(stage for stage in range(self.stages) if piece in self.pieces_of(stage))
-
-
-TORCH_NAMES = {"gpipe": ("GPipe", 1), "1f1b": ("1F1B", 1), "interleaved": ("Interleaved1F1B", 2),
-               "zero_bubble": ("InterleavedZeroBubble", 2), "zbv": ("ZBVZeroBubble", 2)}
-
-
-def can_run(name: str, stages: int, micro_batches: int) -> bool:
-    """Whether PyTorch's schedule can run this number of micro-batches."""
-    if name == "1f1b":
-        return micro_batches >= stages
-    if name in ("interleaved", "zero_bubble"):
-        return micro_batches % max(micro_batches // stages, 1) == 0
-    return True
 
 
 def plan_pipeline(arguments: TorchPipelineArguments, devices: int) -> PipelinePlan:
