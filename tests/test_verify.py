@@ -120,24 +120,16 @@ def test_a_model_that_cannot_be_cut_has_no_pipelines():
     assert not any(setting.script in ("pipeline.py", "torch_pipeline.py", "tensor_parallel.py") for setting in found)
 
 
-@pytest.mark.timeout(1200)
-def test_every_strategy_is_proven_on_two_processes(start, slow_lane, tmp_path):
-    done = start(sys.executable, "verify.py", "--num_gpus", "2", "--output_dir", str(tmp_path), limit_s=1100)
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.timeout(700)
+def test_strategies_are_proven_and_broken_ones_named(start, slow_lane, tmp_path):
+    """Some on two processes; on_gpu.sh runs all settings of one pretended GPU."""
+    done = start(sys.executable, "-m", "tests.scripts.verify_mutated", "--output_dir", str(tmp_path), limit_s=650)
+    assert done.returncode == 1, done.stdout + done.stderr
     [entry] = json.loads((tmp_path / "verification.json").read_text())["verifications"]
-    assert {row["status"] for row in entry["rows"]} == {"equal"} and len(entry["rows"]) == 22
+    assert [row["status"] for row in entry["rows"]] == ["equal"] * 3 + ["differs"] * 6, done.stdout
     assert entry["family"] == "bert" and entry["devices"] == 2 and entry["machine"] and entry["links"]
     assert entry["hardware"] == hardware_name(), "as runs name it, without the settings of exact kernels"
-    assert "All 22 settings train squad_v2 as one device does." in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["verification.json"], "the runs are gone"
-    again = start(sys.executable, "verify.py", "--num_gpus", "2", "--output_dir", str(tmp_path), "--skip_verified")
-    assert again.returncode == 0 and again.stdout.startswith("Verified already, on 2 devices: "), again.stdout
-
-
-@pytest.mark.timeout(600)
-def test_broken_strategies_are_caught_and_named(start, slow_lane, tmp_path):
-    done = start(sys.executable, "-m", "tests.scripts.verify_mutated", "--output_dir", str(tmp_path), limit_s=550)
-    assert done.returncode == 1, done.stdout + done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if ": " in line and line.startswith("  ")}
     for name, quantity in {"clipping_left_to_deepspeed": "gradient norm", "bucket_not_reduced": "weights",
                            "shard_scaled": "gradient norm", "sample_fed_twice": "loss",
