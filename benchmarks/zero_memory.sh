@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# How much memory does a device save by what DDP, ZeRO 0 to 3 and FSDP share out? On CPU processes a tiny model is lost
-# beside PyTorch itself, so this takes one of BERT-base's size, with random weights, for a few short steps: ten
-# minutes on two cores, and 12 GiB. DEVICES=2 needs half of it.
+# How much memory does a device save by what each strategy shares out? On CPU processes a tiny model is lost
+# beside PyTorch itself, so this takes one of BERT-base's size, with random weights, for a few short steps: a
+# quarter of an hour on two cores, and 12 GiB. DEVICES=2 needs half of it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CUDA_VISIBLE_DEVICES= DS_ACCELERATOR=cpu
@@ -26,5 +26,12 @@ for stage in 0 1 2 3; do
     python experiments/run_once.py zero.py "${FLAGS[@]}" --stage "$stage"
 done
 python experiments/run_once.py fsdp.py "${FLAGS[@]}"
+python experiments/run_once.py tensor_parallel.py "${FLAGS[@]}"
+if ((DEVICES > 2)); then # else there is one group
+    python experiments/run_once.py zero.py "${FLAGS[@]}" --stage 3 --secondary_shard_group 2
+    python experiments/run_once.py fsdp.py "${FLAGS[@]}" --shard_group 2
+    python experiments/run_once.py tensor_parallel.py "${FLAGS[@]}" --tensor_parallel 2
+    python experiments/run_once.py tensor_parallel.py "${FLAGS[@]}" --tensor_parallel 2 --shard_replicas
+fi
 rm -r "$RESULTS/model"
 python plots.py "$RESULTS"

@@ -16,7 +16,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 ALL=(verify reference batches strategies pipelines compile precision)
-declare -A MINUTES=([verify]=6 [reference]=4 [batches]=2 [strategies]=8 [pipelines]=3 [compile]=4 [precision]=3)
+declare -A MINUTES=([verify]=6 [reference]=4 [batches]=2 [strategies]=9 [pipelines]=3 [compile]=4 [precision]=3)
 parts=("${@:-${ALL[@]}}")
 minutes=0
 for part in "${parts[@]}"; do
@@ -106,6 +106,15 @@ run_part() {
             on "$DEVICES" $BATCH "$SHORT" zero.py --stage 3 --offload
             on "$DEVICES" $BATCH "$SHORT" fsdp.py
             on "$DEVICES" $BATCH "$SHORT" fsdp.py --reshard_after_forward false
+            on "$DEVICES" $BATCH "$SHORT" bert_baseline.py --activation_checkpointing
+            if ((DEVICES > 1)); then
+                on "$DEVICES" $BATCH "$SHORT" tensor_parallel.py --tensor_parallel 2
+                on "$DEVICES" $BATCH "$SHORT" tensor_parallel.py --tensor_parallel 2 --sequence_parallel
+            fi
+            if ((DEVICES > 2)); then # else there is one group
+                on "$DEVICES" $BATCH "$SHORT" fsdp.py --shard_group 2
+                on "$DEVICES" $BATCH "$SHORT" tensor_parallel.py --tensor_parallel 2 --shard_replicas
+            fi
             on "$DEVICES" $BATCH "$SHORT" hf_trainer.py
             on "$DEVICES" $BATCH "$SHORT" hf_trainer.py --deepspeed_config experiments/zero2.json ;;
         pipelines)

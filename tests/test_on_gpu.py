@@ -57,8 +57,8 @@ def test_all_parts_on_one_gpu(on_gpu, tmp_path):
     rows = summaries(folder)
     assert output.count(" is finished") == len(rows) + 4, "verification, and four parts that begin with plain DDP"
     assert {row["strategy"] for row in rows} == {
-        "ddp", "data_parallel", "zero0", "zero1", "zero2", "zero3", "zero3_offload", "fsdp", "fsdp_no_reshard",
-        "hf_trainer", "hf_trainer_zero2", "pipeline", "torch_pipeline"}
+        "ddp", "ddp_recompute", "data_parallel", "zero0", "zero1", "zero2", "zero3", "zero3_offload", "fsdp",
+        "fsdp_no_reshard", "hf_trainer", "hf_trainer_zero2", "pipeline", "torch_pipeline"}
     assert {row["precision"] for row in rows} == {"bf16", "fp32"} and {row["devices"] for row in rows} == {"1"}
     assert all(float(row["host_cpu_s_per_step"]) > 0 for row in rows), "each is profiled"
     [entry] = json.loads((folder / "verification.json").read_text())["verifications"]
