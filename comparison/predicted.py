@@ -1,6 +1,6 @@
 """Predictions beside measurements, where a calibration for a row lies with the results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -23,22 +23,30 @@ PREDICTED = {RATE: "predicted_" + RATE, "peak_memory_gib": "predicted_peak_memor
 SHOWN = {RATE: "throughput (samples/s)", "peak_memory_gib": "peak memory (GiB)"}
 
 
-def find_calibrations(root: Path) -> list[Calibration]:
+def find_calibrations(root: Path) -> dict[Path, Calibration]:
     """Every calibration.json in or below `root`, or beside it; a broken one is named and left out."""
-    found = []
+    found = {}
     for path in sorted({*root.rglob(NAME), root.absolute().parent / NAME}):
         try:
-            found += [read_calibration(path)] if path.is_file() else []
+            found |= {path: read_calibration(path)} if path.is_file() else {}
         except InputError as error:
             tell(f"left out: {error}")
     return found
 
 
-def add_predictions(rows: pd.DataFrame, calibrations: Sequence[Calibration]) -> None:
-    """Give rows the columns of `PREDICTED`; empty where no calibration fits, or nothing predicts the strategy."""
+def add_predictions(rows: pd.DataFrame, calibrations: Mapping[Path, Calibration]) -> None:
+    """Give rows the columns of `PREDICTED`; empty where no calibration fits, or nothing predicts the strategy.
+
+    A calibration that fits no row is named, with the first thing that no row shares.
+    """
     if not calibrations:
         return
-    predictions = [_prediction(row, calibrations) for _, row in rows.iterrows()]
+    predictions = [_prediction(row, list(calibrations.values())) for _, row in rows.iterrows()]
+    for path, calibration in calibrations.items():
+        if not any(_fits(row, calibration) for _, row in rows.iterrows()):
+            facts = {name: calibration.facts.get(name) for name in (*SAME, "cpu_threads")}
+            other = [f"{name} {value}" for name, value in facts.items() if not (rows[name] == value).any()]
+            tell(f"{path} predicts no run here; it was made for {other[0] if other else 'another mixture of settings'}")
     rows[PREDICTED[RATE]] = [found and found.throughput_samples_per_s for found in predictions]
     rows[PREDICTED["peak_memory_gib"]] = [found and found.peak_memory_gib for found in predictions]
     for column in PREDICTED.values():

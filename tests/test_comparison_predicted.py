@@ -1,6 +1,7 @@
 """plots.py puts predictions beside measurements where a calibration is of a row's hardware, code, model and data."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -19,7 +20,7 @@ ROW = FACTS | {"setting": "DDP x 2", "strategy": "ddp", "devices": 2, "replicas"
 
 def with_predictions(**changes) -> pd.DataFrame:
     rows = pd.DataFrame([ROW | changes])
-    add_predictions(rows, [made(more=FACTS)])
+    add_predictions(rows, {Path("calibration.json"): made(more=FACTS)})
     return rows
 
 
@@ -58,7 +59,16 @@ def test_calibrations_are_found_below_and_beside_a_folder_and_a_torn_one_is_name
     assert "calibration.json cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("changes, said", [
+    ({"hardware": "NVIDIA H100"}, "it was made for hardware x"), ({"model_sha256": "y"}, "made for model_sha256 x"),
+    ({"cpu_threads": 2}, "made for cpu_threads 1")])
+def test_a_calibration_for_something_else_is_named(changes, said, capsys):
+    with_predictions(**changes)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("calibration.json predicts no run here") and said in line
+
+
 def test_without_a_calibration_there_are_no_columns():
     rows = pd.DataFrame([ROW])
-    add_predictions(rows, [])
+    add_predictions(rows, {})
     assert not {*PREDICTED.values()} & {*rows} and predicted_table(rows) == []
