@@ -109,7 +109,7 @@ def main() -> None:
                 gradients = [shard.grad for shard in shards.values() if shard.grad is not None]
                 vector = parameters_to_vector(gradients)
                 dist.all_reduce(vector, group=mesh.get_group(DATA))
-                vector_to_parameters(vector / replicas, gradients)
+                vector_to_parameters(vector.div_(replicas), gradients)
             loss = processes.mean(loss)
             # ---
 

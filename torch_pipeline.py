@@ -136,7 +136,7 @@ def main() -> None:
                     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
                     vector = parameters_to_vector(gradients)
                     dist.all_reduce(vector, group=replica_group)
-                    vector_to_parameters(vector / replicas, gradients)
+                    vector_to_parameters(vector.div_(replicas), gradients)
             loss = sum(losses, torch.zeros((), device=device)).detach() / optimization.scale / replicas
             dist.all_reduce(loss)
             # ---
