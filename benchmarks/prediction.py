@@ -100,15 +100,13 @@ def report(lines: list[tuple]) -> None:
     speed, memory, by_devices = defaultdict(list), defaultdict(list), defaultdict(list)
     for devices, name, predicted, measured, predicted_gib, gib, drift in lines:
         error = 100 * (predicted / measured - 1)
-        of_memory = 100 * (predicted_gib / gib - 1) if predicted_gib else math.nan
-        print(f"| {devices} | {name} | {predicted:.1f} | {measured:.1f} | {error:+.1f} | "
-              + (f"{predicted_gib:.3f}" if predicted_gib else "") + f" | {gib:.3f} | "
-              + (f"{of_memory:+.1f}" if predicted_gib else "") + f" | {drift:.1f} |")
+        of_memory = 100 * (predicted_gib / gib - 1)
+        print(f"| {devices} | {name} | {predicted:.1f} | {measured:.1f} | {error:+.1f} | {predicted_gib:.3f} | "
+              f"{gib:.3f} | {of_memory:+.1f} | {drift:.1f} |")
         by_devices[devices].append((predicted, measured, name))
         if abs(drift) < MOST_DRIFT_PCT:
             speed[devices].append(abs(error))
-            if predicted_gib:
-                memory[devices].append(abs(of_memory))
+            memory[devices].append(abs(of_memory))
     for devices, rows in by_devices.items():
         errors, winner, best = sorted(speed[devices]), max(rows), max(measured for _, measured, _ in rows)
         if not errors:

@@ -27,7 +27,7 @@ from scipy.optimize import nnls
 from tqdm import tqdm
 
 from measurement.environment import source_digest, versions
-from prediction.calibration import NAME, Calibration, Engine
+from prediction.calibration import NAME, RECOMPUTE, Calibration, Engine
 from prediction.costs import FP32, Batch, Layer, LinkCost, PassCost
 from prediction.layer_times import measure_layers, measure_update
 from verification.machine import hardware_name
@@ -47,10 +47,11 @@ from workload.pipelines.pieces import step_cost
 
 GIB = 2**30
 STEPS, UNTIMED = 12, 4  # of an engine's run
-MICRO_BATCHES, SMALL, LARGE = 4, 1, 4  # of an engine's runs; samples in a micro-batch
+SHAPES = ((8, 1), (2, 4))  # of an engine's runs: micro-batches, and samples in each
 KEPT_LENGTHS = 2000
 # name: script, flags
-ENGINES = {"ddp": ("bert_baseline.py",), "hf_trainer": ("hf_trainer.py",),
+ENGINES = {"ddp": ("bert_baseline.py",), RECOMPUTE: ("bert_baseline.py", "--activation_checkpointing"),
+           "hf_trainer": ("hf_trainer.py",),
            **{f"zero{stage}": ("zero.py", "--stage", str(stage)) for stage in (1, 2, 3)},
            "fsdp": ("fsdp.py",), "tensor_parallel": ("tensor_parallel.py",),
            "pipeline": ("pipeline.py", "--stages", "1"), "torch_pipeline": ("torch_pipeline.py", "--stages", "1")}
@@ -125,13 +126,13 @@ def describe_layers(modules: dict[str, Any]) -> tuple[tuple[Layer, ...], int]:
 
 def measure_engines(flags: list[str], devices: int, job: Job, bar: tqdm) -> dict[str, list[dict[str, Any]]]:
     """Each engine's two runs on one device: of every timed step its shape and seconds, and the run's peak memory."""
-    def run(name: str, size: int) -> dict[str, Any]:
+    def run(name: str, micro_batches: int, size: int) -> dict[str, Any]:
         script, *own = ENGINES[name]
         with tempfile.TemporaryDirectory() as folder:
-            shape = (["--micro_batches", str(MICRO_BATCHES)] if "pipeline" in script else
+            shape = (["--micro_batches", str(micro_batches)] if "pipeline" in script else
                      ["--micro_batch_size", str(size)])
             command = [sys.executable, script, *own, *flags, "--num_gpus", "1", *shape, "--global_batch_size",
-                       str(MICRO_BATCHES * size), "--max_steps", str(STEPS), "--noise_scale_steps", "0",
+                       str(micro_batches * size), "--max_steps", str(STEPS), "--noise_scale_steps", "0",
                        "--max_eval_examples", "4", "--output_dir", folder, "--run_name", "run",
                        "--cpu_threads", str(job.processes.cpu_threads)]
             environment = {name: value for name, value in os.environ.items() if name not in launcher.VARIABLES}
@@ -142,30 +143,30 @@ def measure_engines(flags: list[str], devices: int, job: Job, bar: tqdm) -> dict
             steps = _rows(Path(folder, "run", "steps.csv"))
             summary = _rows(Path(folder, "run", "summary.csv"))[0]
         bar.update()
-        padded = np.diff([0.0, *(float(row["padded_tokens"]) for row in steps)]) / (MICRO_BATCHES * size)
-        timed = [(Batch(MICRO_BATCHES, size, round(length)), float(row["step_s"]))
+        padded = np.diff([0.0, *(float(row["padded_tokens"]) for row in steps)]) / (micro_batches * size)
+        timed = [(Batch(micro_batches, size, round(length)), float(row["step_s"]))
                  for row, length in zip(steps[UNTIMED:], padded[UNTIMED:], strict=True)]
         return {"steps": timed, "peak_gib": float(summary["peak_memory_gib"]), "tokens": size * round(max(padded))}
 
-    pairs = [(name, size) for name in ENGINES for size in (SMALL, LARGE)]
+    wanted = [(name, *shape) for name in ENGINES for shape in SHAPES]
     with ThreadPoolExecutor(devices) as pool:  # threads that wait for processes
-        found = list(pool.map(lambda pair: run(*pair), pairs))
+        found = list(pool.map(lambda each: run(*each), wanted))
     return {name: found[2 * place:2 * place + 2] for place, name in enumerate(ENGINES)}
 
 
 def fit_engine(passes: Mapping[str, Mapping[str, PassCost]], update_s: float, parameters: int,
                layers: tuple[Layer, ...], runs: list[dict[str, Any]]) -> Engine:
-    """Fit step_s = ratio x (time of its layers and the update by themselves) + micro-batches x micro_batch_s."""
+    """Fit a step = ratio x (its layers and the update by themselves) + micro-batches x micro_batch_s + step_s."""
     steps = [step for run in runs for step in run["steps"]]
     seconds = np.array([taken for _, taken in steps])
     alone = np.array([update_s + batch.micro_batches * sum(passes[layer.kind][kind].seconds(batch) for layer in layers
                                                 for kind in ("forward", "backward")) for batch, _ in steps])
-    terms = np.stack([alone, np.full(len(steps), float(MICRO_BATCHES))], axis=1)
-    ratio, added = nnls(terms / seconds[:, None], np.ones(len(steps)))[0].tolist()
+    terms = np.stack([alone, [batch.micro_batches for batch, _ in steps], np.ones(len(steps))], axis=1)
+    ratio, micro_batch_s, step_s = nnls(terms / seconds[:, None], np.ones(len(steps)))[0].tolist()
     small, large = runs
     token_gib = max((large["peak_gib"] - small["peak_gib"]) / max(large["tokens"] - small["tokens"], 1), 0.0)
     base = max(small["peak_gib"] - token_gib * small["tokens"] - 4 * FP32 * parameters / GIB, 0.0)
-    return Engine(ratio, added, base, token_gib)
+    return Engine(ratio, micro_batch_s, step_s, base, token_gib)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from prediction.setting import Setting
 from workload.errors import InputError
 
 NAME = "calibration.json"
+RECOMPUTE = "recompute"  # the engine of DDP with --activation_checkpointing
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,21 @@ class Engine:
 
     Args:
         ratio: of its time for passes and the update to that of the layers and the optimizer by themselves.
-        micro_batch_s: on top of it, for each micro-batch.
+        micro_batch_s, step_s: on top of it, for each micro-batch and for each step.
         base_gib: memory that does not depend on the batch, without parameters, gradients and the optimizer's states.
         token_gib: memory for each token of a micro-batch.
     """
 
     ratio: float
     micro_batch_s: float
+    step_s: float
     base_gib: float
     token_gib: float
+
+    def with_difference(self, one: "Engine", other: "Engine") -> "Engine":
+        """These costs and what one engine has above another."""
+        return Engine(*(max(mine + more - less, 0.0) for mine, more, less in zip(
+            *map(dataclasses.astuple, (self, one, other)), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,14 @@ class Calibration:
     slowdown: float
     scatters: bool
 
+    def engine(self, setting: Setting) -> Engine:
+        """A setting's own costs. What computing layers again adds was measured for DDP."""
+        own = self.engines[setting.engine]
+        return own.with_difference(self.engines[RECOMPUTE], self.engines["ddp"]) if setting.recomputes else own
+
     def costs(self, setting: Setting) -> Costs:
         """The costs of a setting. What an engine adds to a micro-batch is spread over the repeated layers' passes."""
-        own = self.engines[setting.engine]
+        own = self.engine(setting)
         crowding = max(setting.devices / self.cores, 1.0)
         slower = crowding / max(self.devices / self.cores, 1.0)
         count = 2 * sum(layer.kind == "layer" for layer in self.layers)
@@ -84,7 +96,7 @@ class Calibration:
                   for kind, costs in self.passes.items()}
         return Costs(passes, slower * own.ratio * self.update_s_per_parameter,
                      {(name, n): cost for name, n, cost in self.links}, self.slowdown, self.scatters, crowding,
-                     setting.recomputes)
+                     slower * own.step_s)
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -99,8 +99,8 @@ class Costs:
         update_s_per_parameter: the optimizer's, clipping included.
         links: by operation and number of devices in a group.
         slowdown, crowding: see `events.simulate`.
-        recomputes: whether the backward pass of a repeated layer begins with its forward pass.
         scatters: whether a reduce-scatter is one. Gloo has none, and all-reduces.
+        step_s: of each step, whatever it trains.
     """
 
     passes: Mapping[str, Mapping[str, PassCost]]
@@ -109,17 +109,15 @@ class Costs:
     slowdown: float = 1.0
     scatters: bool = True
     crowding: float = 1.0
-    recomputes: bool = False
+    step_s: float = 0.0
 
     def pass_s(self, layer: Layer, kind: str, batch: Batch) -> float:
         """Seconds of a pass of one micro-batch."""
-        again = self.recomputes and layer.kind == "layer" and kind == "backward"
-        return sum(self.passes[layer.kind][each].seconds(batch, layer.share)
-                   for each in (kind, *["forward"] * again))
+        return self.passes[layer.kind][kind].seconds(batch, layer.share)
 
     def update_s(self, parameters: float) -> float:
-        """Seconds of the optimizer's step."""
-        return parameters * self.update_s_per_parameter
+        """Seconds of the optimizer's step, and of what else happens once a step."""
+        return self.step_s + parameters * self.update_s_per_parameter
 
     def exchanged(self, operation: str, size: float, devices: int) -> tuple[float, float]:
         """Seconds of an exchange of a tensor of `size` bytes, and the bytes that pass each device's link."""

@@ -36,7 +36,7 @@ class Prediction:
     exposed_communication_s_per_step: float
     bubble_pct: float | None
     wire_mib_per_step: float
-    peak_memory_gib: float | None  # None where layers are computed again: nothing is calibrated for it
+    peak_memory_gib: float
     timeline: list[Work]
 
 
@@ -108,12 +108,10 @@ def issue(calibration: Calibration, setting: Setting, batch: Batch) -> list[Work
     return pipeline(pieces, stage_of, actions, batch, costs, setting.replicas, message, calibration.tied_bytes)
 
 
-def memory_gib(calibration: Calibration, setting: Setting, length: int) -> float | None:
+def memory_gib(calibration: Calibration, setting: Setting, length: int) -> float:
     """Peak memory of the device that needs most."""
-    engine, layers = calibration.engines[setting.engine], calibration.layers
+    engine, layers = calibration.engine(setting), calibration.layers
     activations = GIB * engine.token_gib * setting.micro_batch_size * length
-    if setting.recomputes:
-        return None
     match setting.base:
         case "ddp" | "hf_trainer":
             needed = memory.ddp(layers, activations)

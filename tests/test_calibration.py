@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from prediction.calibrate import MICRO_BATCHES, fit_engine
-from prediction.calibration import read_calibration
+from prediction.calibrate import SHAPES, fit_engine
+from prediction.calibration import RECOMPUTE, Engine, read_calibration
 from prediction.costs import FP32, Batch, LinkCost, PassCost
 from prediction.layer_times import fit_pass
 from prediction.predict import batch_lengths, deal_out, exposed_s, predict
@@ -25,14 +25,16 @@ def test_a_pass_is_fitted_by_what_it_costs():
     assert found.floor == pytest.approx(true.seconds(batches[0]))
 
 
-def test_an_engines_ratio_and_what_it_adds_to_each_micro_batch():
+def test_an_engines_ratio_and_what_it_adds_to_each_micro_batch_and_step():
     passes, update = made().passes, 0.25
-    steps = [Batch(MICRO_BATCHES, samples, length) for samples in (1, 4) for length in (64, 128, 256)]
-    taken = [1.5 * update + 4 * (1.5 * 4 * 3e-3 * batch.tokens + 0.125) for batch in steps]
+    steps = [Batch(*shape, length) for shape in SHAPES for length in (64, 128, 256)]
+    taken = [1.5 * (update + batch.micro_batches * 4 * 3e-3 * batch.tokens) + 0.125 * batch.micro_batches + 0.0625
+             for batch in steps]
     runs = [{"steps": list(zip(steps, taken, strict=True)), "peak_gib": 0.75 + 1e-4 * tokens, "tokens": tokens}
             for tokens in (256, 1024)]
     engine = fit_engine(passes, update, PARAMETERS, LAYERS, runs)
-    assert (engine.ratio, engine.micro_batch_s, engine.token_gib) == pytest.approx((1.5, 0.125, 1e-4))
+    assert (engine.ratio, engine.micro_batch_s, engine.step_s, engine.token_gib) == pytest.approx(
+        (1.5, 0.125, 0.0625, 1e-4))
     assert engine.base_gib == pytest.approx(0.75 - 16 * PARAMETERS / 2**30)
 
 
@@ -71,6 +73,14 @@ def test_free_links_scale_perfectly(strategy):
 def test_an_engines_own_costs_count():
     assert predict(made(ratio=2.0, added=0.5), Setting("ddp", 1, 4, 2)).step_s == pytest.approx(
         4 * (2 * 2 * 64 * 4 * 3e-3 + 0.5))
+
+
+def test_computing_again_costs_what_it_costs_ddp():
+    plain, more = made(), Engine(1.5, 0.25, 0.125, 0.75, 0.5e-4)
+    calibration = replace(plain, engines={**plain.engines, RECOMPUTE: more})
+    setting = Setting("zero2", 1, 4, 2, recomputes=True)
+    assert predict(calibration, setting).step_s == pytest.approx(4 * (1.5 * 2 * 64 * 4 * 3e-3 + 0.25) + 0.125)
+    assert predict(calibration, setting).peak_memory_gib == pytest.approx(0.75 + 16 * PARAMETERS / 2**30 + 0.5e-4 * 128)
 
 
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])

@@ -3,7 +3,6 @@
 import itertools
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
@@ -173,11 +172,6 @@ def test_hybrids_send_what_the_documents_say():
     assert sent(work) == pytest.approx(FP32 * ((gathered + PARAMETERS) * 3 / 4 + 2 * PARAMETERS / 4 * 1 / 2))
     work = recipes.zero(LAYERS, BATCH, costs(), 8, stage=3, secondary_group=2)
     assert sent(work) == pytest.approx(FP32 * PARAMETERS * (7 / 8 + 3 * 1 / 2 + 4 * 7 / 8))
-
-
-def test_computing_again_costs_another_forward_pass():
-    again = replace(costs(), recomputes=True)
-    assert simulate(recipes.ddp(LAYERS, BATCH, again, 1)) == pytest.approx(4 * 6 * 4)
 
 
 def test_processes_that_wait_leave_their_cores_to_others():
