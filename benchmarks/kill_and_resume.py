@@ -42,9 +42,12 @@ STRATEGIES = {  # processes and further flags
     "torch_pipeline": ("torch_pipeline.py", [(1, "--micro_batches 8"), (2, "--schedule zbv --micro_batches 8"),
                                              (4, "--micro_batches 8")]),
     "FSDP": ("fsdp.py", [(1, ""), (2, ""), (4, "")]),
+    "FSDP hybrid": ("fsdp.py", [(4, "--shard_group 2")]),
     "tensor parallel": ("tensor_parallel.py", [(1, ""), (2, "--sequence_parallel"),
                                                (4, "--tensor_parallel 2 --shard_replicas")]),
     **{f"ZeRO-{stage}": ("zero.py", [(count, f"--stage {stage}") for count in (1, 2, 4)]) for stage in range(4)},
+    "ZeRO-3 hpZ": ("zero.py", [(2, "--stage 3 --secondary_shard_group 2"),
+                               (4, "--stage 3 --secondary_shard_group 2")]),
     "Trainer": ("hf_trainer.py", [(1, ""), (2, ""), (4, ""), (2, "--deepspeed_config experiments/zero2.json")]),
 }
 
