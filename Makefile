@@ -1,4 +1,4 @@
-# make demo      train the embedded sample with every strategy on this machine, and compare
+# make demo      train the embedded sample with DDP and the pipeline on this machine, and compare
 # make check     lint (ruff, types), and the tests that start no training (budget on 2 cores: 3 minutes)
 # make test      all tests but the slow ones (budget: 15 minutes)
 # make test-slow the slow tests: pretended GPUs, runs of 4 processes, runs that are killed (budget: 30 minutes)

@@ -16,15 +16,23 @@ may start several; Triton; CUPTI, so profiles hold CPU activities only; NVML.
 """
 
 import os
+import sys
 
 
 def start() -> None:
     """Give this process `PRETENDED_GPUS` GPUs; before anything asks whether there are any."""
-    from tests.pretended_cuda import collectives, counting, torch_cuda
+    from tests.pretended_cuda import collectives, torch_cuda
     from tests.pretended_cuda.build import load
 
-    device = load()
-    torch_cuda.install(device)
+    torch_cuda.install(load())
     collectives.install()
-    if folder := os.environ.get("DEVICE_COUNTS"):
-        counting.install(device, folder)
+    if "DEVICE_COUNTS" in os.environ:
+        count()
+
+
+def count() -> None:
+    """Count what the GPUs are given to do; see `counting.py`."""
+    from tests.pretended_cuda import counting
+    from tests.pretended_cuda.build import NAME
+
+    counting.install(sys.modules[NAME], os.environ["DEVICE_COUNTS"])

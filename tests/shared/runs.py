@@ -136,3 +136,5 @@ def assert_same_computation(run, reference) -> None:
     limits = {"order of samples": 0, "loss": 1e-5, "gradient norm": 1e-4, "weights": 1e-5, "validation loss": 1e-5}
     found = differences(run, reference)
     assert not {quantity: found[quantity] for quantity, limit in limits.items() if found[quantity].exceeds(limit)}
+    for column in ("samples", "real_tokens", "learning_rate"):
+        assert run.column(column) == pytest.approx(reference.column(column), rel=1e-12), column

@@ -4,7 +4,8 @@ import contextlib
 import io
 import os
 
-os.environ["DS_ACCELERATOR"] = "cpu"
+if "PRETENDED_GPUS" not in os.environ:
+    os.environ["DS_ACCELERATOR"] = "cpu"
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  ZeRO's, and with it PyTorch's compiler: seconds
     import matplotlib.backends.backend_agg  # noqa: F401

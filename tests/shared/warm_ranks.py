@@ -1,8 +1,11 @@
 """Ranks that are forked from a process with all imports done, since imports take longer than a test's training.
 
-Each rank is a process of its own, as under torchrun; other tests start the launchers themselves.
+Each rank is a process of its own, as under torchrun; other tests start the launchers themselves. Pretended GPUs must be
+there before libraries look for any: ranks with so many GPUs are forked from a process that began with them.
 """
 
+import atexit
+import functools
 import itertools
 import multiprocessing
 import multiprocessing.connection
@@ -17,7 +20,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["tests.shared.slow_imports"])
-SPAWN = multiprocessing.get_context("spawn")  # for pretended GPUs: they must be there before libraries look for any
 
 
 def start_ranks(script: str, words: list[str], count: int, environment: dict[str, str],
@@ -33,7 +35,7 @@ def start_ranks(script: str, words: list[str], count: int, environment: dict[str
     outputs = [[folder / f"rank{rank}.{stream}" for stream in ("out", "err")] for rank in range(count)]
     for path in itertools.chain(*outputs):
         path.write_text("")  # a rank may be killed before it opens them
-    ranks, context = [], SPAWN if "PRETENDED_GPUS" in environment else FORKSERVER
+    ranks, context = [], multiprocessing.get_context("fork") if "PRETENDED_GPUS" in environment else FORKSERVER
     for rank in range(count):
         own = variables | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {})
         ranks.append(context.Process(target=_be_rank, args=(script, words, own, outputs[rank])))
@@ -44,6 +46,11 @@ def start_ranks(script: str, words: list[str], count: int, environment: dict[str
 def run_ranks(script: str, words: list[str], count: int, environment: dict[str, str], folder: Path,
               timeout: float) -> subprocess.CompletedProcess:
     """Run a script in `count` processes; rank 0's output comes first. If one fails, the others are ended."""
+    if (gpus := environment.get("PRETENDED_GPUS")) and gpus != os.environ.get("PRETENDED_GPUS"):
+        connection = _with_gpus(gpus, tuple(sorted((name, value) for name, value in environment.items()
+                                                   if name != "DEVICE_COUNTS")))
+        connection.send((script, words, count, environment, folder, timeout))
+        return connection.recv()
     ranks, outputs = start_ranks(script, words, count, environment, folder)
     running, deadline = list(ranks), time.monotonic() + timeout
     while running and time.monotonic() < deadline and not any(rank.exitcode for rank in ranks):
@@ -68,8 +75,33 @@ def _be_rank(script: str, words: list[str], variables: dict[str, str], outputs: 
     sys.argv = [script, *words]
     sys.path.insert(0, str((ROOT / script).parent))  # as Python does
     os.chdir(ROOT)
-    if "PRETENDED_GPUS" in variables:
+    if "DEVICE_COUNTS" in variables:
         from tests import pretended_cuda
 
-        pretended_cuda.start()
+        pretended_cuda.count()
     runpy.run_path(script, run_name="__main__")
+
+
+@functools.cache
+def _with_gpus(gpus: str, environment: tuple[tuple[str, str], ...]) -> multiprocessing.connection.Connection:
+    """A process with so many pretended GPUs, which runs what it is sent by `run_ranks`."""
+    ours, its = multiprocessing.Pipe()
+    multiprocessing.get_context("spawn").Process(target=_serve, args=(its, environment)).start()
+    its.close()
+    atexit.register(ours.close)  # which ends it
+    return ours
+
+
+def _serve(connection: multiprocessing.connection.Connection, environment: tuple[tuple[str, str], ...]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    from tests import pretended_cuda
+
+    pretended_cuda.start()
+    import tests.shared.slow_imports  # noqa: F401
+
+    try:
+        while True:
+            connection.send(run_ranks(*connection.recv()))
+    except EOFError:
+        pass
