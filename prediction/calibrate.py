@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 from tqdm import tqdm
 
 from measurement.environment import source_digest, versions
@@ -49,6 +49,7 @@ GIB = 2**30
 STEPS, UNTIMED = 12, 4  # of an engine's run
 SHAPES = ((8, 1), (2, 4))  # of an engine's runs: micro-batches, and samples in each
 KEPT_LENGTHS = 2000
+SMALLEST_RATIO = 0.5  # no engine computes layers in less than half of what they take by themselves
 # name: script, flags
 ENGINES = {"ddp": ("bert_baseline.py",), RECOMPUTE: ("bert_baseline.py", "--activation_checkpointing"),
            "hf_trainer": ("hf_trainer.py",),
@@ -162,7 +163,9 @@ def fit_engine(passes: Mapping[str, Mapping[str, PassCost]], update_s: float, pa
     alone = np.array([update_s + batch.micro_batches * sum(passes[layer.kind][kind].seconds(batch) for layer in layers
                                                 for kind in ("forward", "backward")) for batch, _ in steps])
     terms = np.stack([alone, [batch.micro_batches for batch, _ in steps], np.ones(len(steps))], axis=1)
-    ratio, micro_batch_s, step_s = nnls(terms / seconds[:, None], np.ones(len(steps)))[0].tolist()
+    # Noisy steps alone could say that passes cost nothing: then predictions would not depend on tokens at all.
+    ratio, micro_batch_s, step_s = lsq_linear(terms / seconds[:, None], np.ones(len(steps)),
+                                              bounds=([SMALLEST_RATIO, 0, 0], np.inf)).x.tolist()
     small, large = runs
     token_gib = max((large["peak_gib"] - small["peak_gib"]) / max(large["tokens"] - small["tokens"], 1), 0.0)
     base = max(small["peak_gib"] - token_gib * small["tokens"] - 4 * FP32 * parameters / GIB, 0.0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from prediction.calibrate import SHAPES, fit_engine
+from prediction.calibrate import SHAPES, SMALLEST_RATIO, fit_engine
 from prediction.calibration import RECOMPUTE, Engine, read_calibration
 from prediction.costs import FP32, Batch, LinkCost, PassCost
 from prediction.layer_times import fit_pass
@@ -36,6 +36,14 @@ def test_an_engines_ratio_and_what_it_adds_to_each_micro_batch_and_step():
     assert (engine.ratio, engine.micro_batch_s, engine.step_s, engine.token_gib) == pytest.approx(
         (1.5, 0.125, 0.0625, 1e-4))
     assert engine.base_gib == pytest.approx(0.75 - 16 * PARAMETERS / 2**30)
+
+
+def test_noisy_steps_do_not_make_passes_free():
+    passes, runs = made().passes, []
+    for (micro_batches, samples), taken in zip(SHAPES, (1.0, 0.9), strict=True):
+        steps = [(Batch(micro_batches, samples, length), taken) for length in (64, 128, 256)]
+        runs.append({"steps": steps, "peak_gib": 1.0, "tokens": samples * 256})
+    assert fit_engine(passes, 0.0, PARAMETERS, LAYERS, runs).ratio == pytest.approx(SMALLEST_RATIO)
 
 
 # ---------------------------------------------------------------- the file
