@@ -1,11 +1,11 @@
 """How far predictions are off: calibrate, then run every strategy, and compare.
 
     python -m benchmarks.prediction --devices 1 2 4 --sample --model tiny
-    python -m benchmarks.prediction --devices 2 --model FOLDER --train_file train.json --eval_file dev.json --rounds 3
+    python -m benchmarks.prediction --devices 2 --model FOLDER --train_file train.json --eval_file dev.json
 
 For each number of devices it calibrates first; nothing that a prediction is made from comes from the runs that it
 predicts. The runs are the settings that verify.py proves equal. A run whose machine drifted by 5 % or more is run
-again, up to three times. Writes the runs and the calibrations to the results folder, where `plots.py` shows them.
+again, up to three times. With --output_dir it keeps calibrations and runs, for `plots.py` to show.
 """
 
 import argparse
@@ -30,8 +30,7 @@ from workload.models.tensor_plans import fitting_groups
 from workload.tasks.registry import open_task
 
 MOST_DRIFT_PCT, TRIES = 5.0, 3
-# What nothing predicts: the optimizer on the host, and another library's DeepSpeed.
-LEFT_OUT = ("offload", "HF Trainer ZeRO")
+LEFT_OUT = ("DataParallel", "offload", "HF Trainer ZeRO")  # they have no recipe
 
 
 def main() -> None:
