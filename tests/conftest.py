@@ -203,6 +203,9 @@ def train(start, environment, common_folder, tmp_path_factory):
         if gpus:
             count = 1 if command[0] == "data_parallel.py" else gpus
             words += ["--num_gpus", str(gpus)]
+            if "--device" in command:  # a forked rank's libraries have found GPUs already
+                return start("env", f"PRETENDED_GPUS={gpus}", sys.executable, "-m", "tests.pretended_cuda", command[0],
+                             *words)
             variables |= {"PRETENDED_GPUS": str(gpus), "DEVICE_COUNTS": str(results / name / "device_counts")}
         return warm_ranks.run_ranks(command[0], words, count, variables, tmp_path_factory.mktemp("output"), 240)
 
