@@ -5,14 +5,17 @@
 
 For each number of devices it calibrates first; nothing that a prediction is made from comes from the runs that it
 predicts. The runs are the settings that verify.py proves equal. A run whose machine drifted by 5 % or more is run
-again, up to three times. With --output_dir it keeps calibrations and runs, for `plots.py` to show.
+again, up to three times. With --output_dir it keeps calibrations and runs, for `plots.py` to show. With --errors it
+adds a row a run to a table such as prediction/errors.csv, from which `plan.py` takes its bands.
 """
 
 import argparse
+import csv
 import math
 import statistics
 import tempfile
-from collections import defaultdict
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,6 +24,7 @@ from benchmarks.drawing import run, summary
 from prediction.calibration import NAME, read_calibration
 from prediction.predict import predict
 from prediction.setting import setting_of
+from verification.machine import hardware_name
 from verification.settings import Setting, batch_flags, settings
 from workload.arguments import Arguments, parse_arguments
 from workload.cores import usable_cores
@@ -28,6 +32,7 @@ from workload.errors import one_line_errors
 from workload.launch.gpus import visible_gpus
 from workload.models.tensor_plans import fitting_groups
 from workload.tasks.registry import open_task
+from workload.tasks.task import Task
 
 MOST_DRIFT_PCT, TRIES = 5.0, 3
 LEFT_OUT = ("DataParallel", "offload", "HF Trainer ZeRO")  # they have no recipe
@@ -38,6 +43,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=40, help="of each run, of which a quarter is not timed")
     parser.add_argument("--output_dir", type=Path, help="keep calibrations and runs here (default: nowhere)")
+    parser.add_argument("--errors", type=Path, metavar="FILE.csv", help="add a row a run to this table")
     options, flags = parser.parse_known_args()
     flags += ["--precision", "fp32"]
     task = open_task(parse_arguments(Arguments, flags))
@@ -48,20 +54,43 @@ def main() -> None:
                                                       [group for group in groups if devices % group == 0],
                                                       task.max_length)
                             if not any(name in each.name for name in LEFT_OUT)] for devices in options.devices}
-        lines = []
+        lines: list[Outcome] = []
         with tqdm(total=sum(1 + len(each) for each in matrix.values()), unit="part") as bar:
             for devices, several in matrix.items():
                 lines += predict_and_run(devices, several, flags, options.steps, folder, bar)
+                if options.errors:
+                    add_errors(options.errors, lines[-len(several):], task)
     report(lines)
 
 
-def predict_and_run(devices: int, several: list[Setting], flags: list[str], steps: int, folder: Path,
-                    bar: tqdm) -> list[tuple]:
-    """Calibrate, then run: of each setting its devices, name, predicted and measured samples/s and memory, and drift.
+@dataclass(frozen=True)
+class Outcome:
+    """A run beside its prediction."""
 
-    Returns:
-        (devices, name, predicted samples/s, measured, predicted GiB, measured, drift in percent)
-    """
+    devices: int
+    name: str
+    predicted: float  # samples/s
+    measured: float
+    predicted_gib: float
+    gib: float
+    drift_pct: float
+
+    @property
+    def error_pct(self) -> float:
+        return 100 * (self.predicted / self.measured - 1)
+
+    @property
+    def memory_error_pct(self) -> float:
+        return 100 * (self.predicted_gib / self.gib - 1)
+
+    @property
+    def is_steady(self) -> bool:
+        return abs(self.drift_pct) < MOST_DRIFT_PCT
+
+
+def predict_and_run(devices: int, several: list[Setting], flags: list[str], steps: int, folder: Path,
+                    bar: tqdm) -> list[Outcome]:
+    """Calibrate, then run."""
     place = folder / f"calibration_{devices}"
     threads = str(max(usable_cores() // devices, 1))
     run(["-m", "prediction.calibrate", "--num_gpus", str(devices), "--output_dir", str(place), *flags])
@@ -75,8 +104,9 @@ def predict_and_run(devices: int, several: list[Setting], flags: list[str], step
         what = setting_of(row)
         assert what is not None, f"there is no recipe for {row['strategy']}"
         expected = predict(calibration, what)
-        found.append((devices, setting.name, expected.throughput_samples_per_s, float(row["throughput_samples_per_s"]),
-                      expected.peak_memory_gib, float(row["peak_memory_gib"]), drift))
+        found.append(Outcome(devices, setting.name, expected.throughput_samples_per_s,
+                             float(row["throughput_samples_per_s"]), expected.peak_memory_gib,
+                             float(row["peak_memory_gib"]), drift))
         bar.update()
     return found
 
@@ -91,31 +121,42 @@ def run_steadily(command: list[str], folder: Path, name: str, tries: int = TRIES
     return run_steadily(command, folder, name, tries - 1)
 
 
-def report(lines: list[tuple]) -> None:
+def add_errors(path: Path, outcomes: list[Outcome], task: Task) -> None:
+    """Append to a table, in percent: positive where the prediction was too high."""
+    is_new = not path.exists()
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(["date", "hardware", "model", "task", "devices", "cores", "setting",
+                             "throughput_error_pct", "memory_error_pct", "machine_drift_pct", "is_steady"])
+        for each in outcomes:
+            writer.writerow([time.strftime("%Y-%m-%d", time.gmtime()), hardware_name(each.devices),
+                             Path(task.model_name).name, task.name, each.devices, usable_cores(), each.name,
+                             round(each.error_pct, 1), round(each.memory_error_pct, 1), round(each.drift_pct, 1),
+                             each.is_steady])
+
+
+def report(outcomes: list[Outcome]) -> None:
     """Print a table of all runs, then what the errors come to."""
     print("| devices | setting | predicted samples/s | measured | error % | predicted GiB | measured | error % | "
           "drift % |")
     print("|--:|---|--:|--:|--:|--:|--:|--:|--:|")
-    speed, memory, by_devices = defaultdict(list), defaultdict(list), defaultdict(list)
-    for devices, name, predicted, measured, predicted_gib, gib, drift in lines:
-        error = 100 * (predicted / measured - 1)
-        of_memory = 100 * (predicted_gib / gib - 1)
-        print(f"| {devices} | {name} | {predicted:.1f} | {measured:.1f} | {error:+.1f} | {predicted_gib:.3f} | "
-              f"{gib:.3f} | {of_memory:+.1f} | {drift:.1f} |")
-        by_devices[devices].append((predicted, measured, name))
-        if abs(drift) < MOST_DRIFT_PCT:
-            speed[devices].append(abs(error))
-            memory[devices].append(abs(of_memory))
-    for devices, rows in by_devices.items():
-        errors, winner, best = sorted(speed[devices]), max(rows), max(measured for _, measured, _ in rows)
-        if not errors:
+    for each in outcomes:
+        print(f"| {each.devices} | {each.name} | {each.predicted:.1f} | {each.measured:.1f} | {each.error_pct:+.1f} | "
+              f"{each.predicted_gib:.3f} | {each.gib:.3f} | {each.memory_error_pct:+.1f} | {each.drift_pct:.1f} |")
+    for devices in dict.fromkeys(each.devices for each in outcomes):
+        rows = [each for each in outcomes if each.devices == devices]
+        steady = [each for each in rows if each.is_steady]
+        if not steady:
             print(f"{devices} devices: the machine drifted in every run")
             continue
-        print(f"{devices} devices, {len(errors)} of {len(rows)} runs without drift: median error "
+        errors = sorted(abs(each.error_pct) for each in steady)
+        winner, best = max(rows, key=lambda each: each.predicted), max(each.measured for each in rows)
+        print(f"{devices} devices, {len(steady)} of {len(rows)} runs without drift: median error "
               f"{statistics.median(errors):.1f} %, nine in ten within "
               f"{errors[math.ceil(0.9 * len(errors)) - 1]:.1f} %; memory: median "
-              f"{statistics.median(memory[devices]):.1f} %; predicted winner {winner[2]}, "
-              f"{100 * winner[1] / best:.1f} % of the best measured")
+              f"{statistics.median(abs(each.memory_error_pct) for each in steady):.1f} %; predicted winner "
+              f"{winner.name}, {100 * winner.measured / best:.1f} % of the best measured")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ FLAGS=(--task "$TASK" --global_batch_size $((SHARE * DEVICES)) "${WORK[@]}" --ou
 
 source experiments/runs.sh
 verify_first "$TASK" "$RESULTS" "$DEVICES"
+plan_first "$DEVICES"
 # Tuned are ZeRO's stage and the micro-batch size, of which the three largest that fit the global batch are tried.
 mkdir -p "$RESULTS"
 python - "$SHARE" "$RESULTS" << 'END'

@@ -26,6 +26,7 @@ fi
 FLAGS+=("$@")
 source experiments/runs.sh
 verify_first squad_v2 "${FLAGS[3]}" $(powers_of_2 "${DEVICES_A_NODE:-$DEVICES}")
+plan_first $(powers_of_2 "$DEVICES")
 
 strategies() {
     for ((devices = 1; devices <= DEVICES; devices *= 2)); do

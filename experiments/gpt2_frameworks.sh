@@ -25,6 +25,7 @@ fi
 FLAGS+=("$@")
 source experiments/runs.sh
 verify_first oscar "$RESULTS" $(powers_of_2 "${DEVICES_A_NODE:-$DEVICES}")
+plan_first $(powers_of_2 "$DEVICES")
 
 frameworks() {
     for ((devices = 1; devices <= DEVICES; devices *= 2)); do

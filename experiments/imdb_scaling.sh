@@ -26,6 +26,7 @@ fi
 FLAGS+=("$@")
 source experiments/runs.sh
 verify_first imdb "$RESULTS" $(powers_of_2 "${DEVICES_A_NODE:-$DEVICES}")
+plan_first $(powers_of_2 "$DEVICES")
 
 scalings() {
     baseline bert_baseline.py --num_gpus 1 --global_batch_size "$BATCH"

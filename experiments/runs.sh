@@ -68,6 +68,13 @@ verify_first() {
     done
 }
 
+# plan_first DEVICES...: calibrate and predict the runs on so many devices; plots.py then shows predicted beside measured.
+# PLAN=no skips it.
+plan_first() {
+    [[ ${PLAN:-} == no ]] || python plan.py --num_gpus "${DEVICES_A_NODE:-$DEVICES}" --devices "$@" "${FLAGS[@]}" ||
+        { echo "not planned: PLAN=no runs the experiment all the same" >&2; exit 1; }
+}
+
 # powers_of_2 UP_TO: 1 2 4 ...
 powers_of_2() {
     for ((number = 1; number <= $1; number *= 2)); do echo "$number"; done

@@ -19,17 +19,21 @@ import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
+import torch
 from scipy.optimize import lsq_linear
 from tqdm import tqdm
 
 from measurement.environment import source_digest, versions
 from prediction.calibration import NAME, RECOMPUTE, Calibration, Engine
-from prediction.costs import FP32, Batch, Layer, LinkCost, PassCost
+from prediction.costs import FP32, Batch, Layer, PassCost
 from prediction.layer_times import measure_layers, measure_update
+from prediction.links import LinkCost
 from verification.machine import hardware_name
 from verification.proof import torchrun
 from verification.records import read_verifications
@@ -42,7 +46,9 @@ from workload.job import Job, prepare
 from workload.launch import launcher
 from workload.launch.processes import usable_cores
 from workload.launch.start import devices_asked_for
+from workload.models.families import FAMILIES
 from workload.models.layers import ordered_layers, shared_weight
+from workload.models.tensor_plans import fitting_groups
 from workload.pipelines.pieces import step_cost
 
 GIB = 2**30
@@ -63,17 +69,25 @@ def main() -> None:
     parser.add_argument("--num_gpus", type=int, help="devices (default: all visible GPUs; without GPUs, 2 processes)")
     parser.add_argument("--output_dir", type=Path, default=Path("results"),
                         help="where calibration.json goes (default: %(default)s)")
-    options, flags = parser.parse_known_args()
+    options, asked = parser.parse_known_args()
+    flags = list(asked)
     if not {"--train_file", "--sample"} & set(flags):
         flags += ["--sample", *([] if "--model" in flags else ["--model", "tiny"])]
     devices = options.num_gpus or max(devices_asked_for(None), 2)
     with tempfile.TemporaryDirectory() as folder:
+        threads = str(max(usable_cores() // devices, 1))
+        flags += [] if "--cpu_threads" in flags else ["--cpu_threads", threads]
         job = prepare("calibrate", parse_arguments(Arguments, [
-            *flags, "--num_gpus", "1", "--output_dir", folder, "--global_batch_size", "8", "--cpu_threads",
-            str(max(usable_cores() // devices, 1))]), 1)
+            *flags, "--num_gpus", "1", "--output_dir", folder, "--global_batch_size", "8"]), 1)
+        family = FAMILIES.get(job.task.config.model_type)
+        if not (family and family.layers):
+            known = ", ".join(name for name, each in FAMILIES.items() if each.layers)
+            raise InputError(f"--model {job.task.model_name}: its type, {job.task.config.model_type!r}, has no list of "
+                             f"layers to measure; use a model of type {known}")
         with tqdm(total=3 + 2 * len(ENGINES), unit="part", desc="calibration") as bar:
             calibration = calibrate(job, flags, devices, options.output_dir, bar)
     options.output_dir.mkdir(parents=True, exist_ok=True)
+    calibration = replace(calibration, facts={**calibration.facts, "flags": asked})
     write_json(options.output_dir / NAME, calibration.as_json())
     print(f"Wrote {options.output_dir / NAME}")
 
@@ -104,8 +118,12 @@ def calibrate(job: Job, flags: list[str], devices: int, results: Path, bar: tqdm
              "cpu_threads": job.processes.cpu_threads}
     cores = devices if device.type == "cuda" else usable_cores()
     value_bytes = FP32 if job.precision == "fp32" else FP32 // 2
+    family = FAMILIES[task.config.model_type]
+    groups = tuple(fitting_groups(task.config, task.config.num_attention_heads)) if family.tensor_plan else ()
+    memory = (torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else
+              psutil.virtual_memory().total) / GIB
     return Calibration(facts, devices, cores, layers, tied_bytes, task.config.hidden_size, value_bytes, tuple(lengths),
-                       PAD_TO_MULTIPLE_OF[device.type], task.max_length, passes, update, engines, links, slowdown,
+                       groups, memory, PAD_TO_MULTIPLE_OF[device.type], task.max_length, passes, update, engines, links, slowdown,
                        scatters=device.type == "cuda")
 
 
@@ -134,8 +152,7 @@ def measure_engines(flags: list[str], devices: int, job: Job, bar: tqdm) -> dict
                      ["--micro_batch_size", str(size)])
             command = [sys.executable, script, *own, *flags, "--num_gpus", "1", *shape, "--global_batch_size",
                        str(micro_batches * size), "--max_steps", str(STEPS), "--noise_scale_steps", "0",
-                       "--max_eval_examples", "4", "--output_dir", folder, "--run_name", "run",
-                       "--cpu_threads", str(job.processes.cpu_threads)]
+                       "--profile_steps", "0", "--max_eval_examples", "4", "--output_dir", folder, "--run_name", "run"]
             environment = {name: value for name, value in os.environ.items() if name not in launcher.VARIABLES}
             done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1],
                                   env=environment)

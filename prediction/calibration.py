@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prediction.costs import Costs, Layer, LinkCost, PassCost
+from prediction.costs import Costs, Layer, PassCost
+from prediction.links import LinkCost, Links
 from prediction.setting import Setting
 from workload.errors import InputError
 
@@ -51,6 +52,8 @@ class Calibration:
         hidden: width of the activation between two layers.
         value_bytes: of one of its values.
         lengths: of samples drawn from the task's data, in tokens.
+        tensor_groups: sizes of groups that its layers can be shared out over.
+        memory_gib: of a device; of the machine, where processes share it.
         multiple: batches are padded to a multiple of so many tokens.
         max_length: limit of padded lengths.
         passes: by layer's kind, then pass; see `Costs`.
@@ -66,6 +69,8 @@ class Calibration:
     hidden: int
     value_bytes: int
     lengths: tuple[int, ...]
+    tensor_groups: tuple[int, ...]
+    memory_gib: float
     multiple: int
     max_length: int
     passes: Mapping[str, Mapping[str, PassCost]]
@@ -80,11 +85,28 @@ class Calibration:
         own = self.engines[setting.engine]
         return own.with_difference(self.engines[RECOMPUTE], self.engines["ddp"]) if setting.recomputes else own
 
-    def costs(self, setting: Setting) -> Costs:
-        """The costs of a setting. What an engine adds to a micro-batch is spread over the repeated layers' passes."""
+    @property
+    def shares_memory(self) -> bool:
+        """Whether devices are processes that share the machine's memory."""
+        return not self.scatters
+
+    def crowding(self, devices: int) -> float:
+        """Devices for each core, if they are processes that share them, else 1."""
+        return max(devices / self.cores, 1.0) if self.shares_memory else 1.0
+
+    @property
+    def measured_links(self) -> dict[tuple[str, int], LinkCost]:
+        return {(operation, devices): cost for operation, devices, cost in self.links}
+
+    def costs(self, setting: Setting, links: Links | None = None) -> Costs:
+        """The costs of a setting. What an engine adds to a micro-batch is spread over the repeated layers' passes.
+
+        Args:
+            links: among its devices. (default: those measured)
+        """
         own = self.engine(setting)
-        crowding = max(setting.devices / self.cores, 1.0)
-        slower = crowding / max(self.devices / self.cores, 1.0)
+        crowding = self.crowding(setting.devices)
+        slower = crowding / self.crowding(self.devices)
         count = 2 * sum(layer.kind == "layer" for layer in self.layers)
 
         def of_engine(kind: str, cost: PassCost) -> PassCost:
@@ -95,7 +117,7 @@ class Calibration:
         passes = {kind: {name: of_engine(kind, cost) for name, cost in costs.items()}
                   for kind, costs in self.passes.items()}
         return Costs(passes, slower * own.ratio * self.update_s_per_parameter,
-                     {(name, n): cost for name, n, cost in self.links}, self.slowdown, self.scatters, crowding,
+                     links or Links(self.measured_links), self.slowdown, self.scatters, crowding,
                      slower * own.step_s)
 
     def as_json(self) -> dict[str, Any]:
@@ -116,7 +138,7 @@ def read_calibration(path: Path, **facts: Any) -> Calibration:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = Calibration(**content | {
             "layers": tuple(Layer(**layer | {"parameters": tuple(layer["parameters"])}) for layer in content["layers"]),
-            "lengths": tuple(content["lengths"]),
+            "lengths": tuple(content["lengths"]), "tensor_groups": tuple(content["tensor_groups"]),
             "passes": {kind: {name: PassCost(**cost) for name, cost in costs.items()}
                        for kind, costs in content["passes"].items()},
             "engines": {name: Engine(**engine) for name, engine in content["engines"].items()},

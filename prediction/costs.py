@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from prediction.links import Links
+
 FP32 = 4  # bytes of a parameter, of its gradient, of each of Adam's two moments
 
 
@@ -70,18 +72,6 @@ class PassCost:
         return max(self.floor, self.a + share * products)
 
 
-@dataclass(frozen=True)
-class LinkCost:
-    """Seconds of an operation: latency + bytes through a device's link / bandwidth."""
-
-    latency_s: float
-    bandwidth_bytes_per_s: float
-
-    def seconds(self, wire_bytes: float) -> float:
-        """For so many bytes through each device's link."""
-        return self.latency_s + wire_bytes / self.bandwidth_bytes_per_s
-
-
 def wire_bytes(operation: str, size: float, devices: int) -> float:
     """The bytes that pass each device's link, by ring algorithms: 2 (n - 1)/n of an all-reduce's tensor, half of that
     for all-gather and reduce-scatter (NCCL's performance notes), all of a message.
@@ -97,7 +87,7 @@ class Costs:
     Args:
         passes: by layer's kind, then "forward", "backward", and for split backward passes "inputs" and "weights".
         update_s_per_parameter: the optimizer's, clipping included.
-        links: by operation and number of devices in a group.
+        links: among its devices.
         slowdown, crowding: see `events.simulate`.
         scatters: whether a reduce-scatter is one. Gloo has none, and all-reduces.
         step_s: of each step, whatever it trains.
@@ -105,7 +95,7 @@ class Costs:
 
     passes: Mapping[str, Mapping[str, PassCost]]
     update_s_per_parameter: float
-    links: Mapping[tuple[str, int], LinkCost]
+    links: Links
     slowdown: float = 1.0
     scatters: bool = True
     crowding: float = 1.0
@@ -119,11 +109,15 @@ class Costs:
         """Seconds of the optimizer's step, and of what else happens once a step."""
         return self.step_s + parameters * self.update_s_per_parameter
 
-    def exchanged(self, operation: str, size: float, devices: int) -> tuple[float, float]:
-        """Seconds of an exchange of a tensor of `size` bytes, and the bytes that pass each device's link."""
+    def exchanged(self, operation: str, size: float, devices: int, span: int | None = None) -> tuple[float, float]:
+        """Seconds of an exchange of a tensor of `size` bytes, and the bytes that pass each device's link.
+
+        Args:
+            span: neighbours among which the group's devices lie. (default: they are neighbours)
+        """
         if devices == 1:
             return 0.0, 0.0
         if operation == "reduce-scatter" and not self.scatters:
             operation = "all-reduce"
         moved = wire_bytes(operation, size, devices)
-        return self.links[operation, devices].seconds(moved), moved
+        return self.links.cost(operation, devices, span or devices).seconds(moved), moved

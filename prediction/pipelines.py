@@ -11,6 +11,8 @@ def pipeline(pieces: Sequence[Sequence[Layer]], stage_of: Sequence[int], actions
              replicas: int, message: float, tied: float = 0.0) -> list[Work]:
     """A schedule of passes of pieces, with messages on the edges between stages; then gradients and the update.
 
+    Replicas of a stage are neighbours, as DeepSpeed numbers devices, and so stages lie far apart.
+
     Args:
         pieces: the layers of each piece of the model, in order.
         stage_of: the stage of each piece.
@@ -21,14 +23,15 @@ def pipeline(pieces: Sequence[Sequence[Layer]], stage_of: Sequence[int], actions
         ValueError: the stages wait for each other.
     """
     issued, stages = Issued(), len(actions)
-    _passes(issued, pieces, stage_of, actions, batch, costs, message)
+    devices = stages * replicas
+    _passes(issued, pieces, stage_of, actions, batch, costs, message, devices)
     for stage in range(stages):
         own = [work for work in issued.work if work.streams[0][0] == stage]
         parameters = sum(layer.count for piece, layers in enumerate(pieces) if stage_of[piece] == stage
                          for layer in layers)
         ends = {stage_of[0], stage_of[-1]}
         if tied and stage in ends and len(ends) == 2:
-            seconds, moved = costs.exchanged("all-reduce", tied, 2)
+            seconds, moved = costs.exchanged("all-reduce", tied, 2, span=devices)
             own.append(issued.communicate("all-reduce", seconds, *own, devices=(stage,), size=moved))
         seconds, moved = costs.exchanged("all-reduce", FP32 * parameters, replicas)
         own.append(issued.communicate("all-reduce", seconds, *own, devices=(stage,), size=moved))
@@ -37,7 +40,7 @@ def pipeline(pieces: Sequence[Sequence[Layer]], stage_of: Sequence[int], actions
 
 
 def _passes(issued: Issued, pieces: Sequence[Sequence[Layer]], stage_of: Sequence[int], actions: Actions, batch: Batch,
-            costs: Costs, message: float) -> None:
+            costs: Costs, message: float, devices: int) -> None:
     """Issue every pass as soon as what it needs has been issued."""
     done: dict[Action, Work] = {}
     waiting = [list(queue) for queue in actions]
@@ -54,7 +57,7 @@ def _passes(issued: Issued, pieces: Sequence[Sequence[Layer]], stage_of: Sequenc
                 to = piece + {"forward": 1, "backward": -1}.get(kind, 0)
                 if 0 <= to < len(pieces) and stage_of[to] != stage:
                     # It is received where it is needed; only the sender's stream is held here.
-                    sent, moved = costs.exchanged("send/receive", message, 2)
+                    sent, moved = costs.exchanged("send/receive", message, 2, span=devices)
                     work = issued.communicate("send/receive", sent, work, devices=(stage,), size=moved)
                 done[action] = work
         if len(done) == before:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from measurement.pipelines.spans import Span, bubble_pct
 from prediction import memory, recipes
 from prediction.calibration import Calibration
-from prediction.costs import FP32, Batch, Layer
+from prediction.costs import FP32, Batch, Costs, Layer
 from prediction.events import COMMUNICATION, COMPUTE, Work, simulate
+from prediction.links import Links
 from prediction.pipelines import pipeline
 from prediction.schedules import ORDERS
 from prediction.setting import Setting
@@ -40,18 +41,22 @@ class Prediction:
     timeline: list[Work]
 
 
-def predict(calibration: Calibration, setting: Setting, steps: int = STEPS, seed: int = 0) -> Prediction:
+def predict(calibration: Calibration, setting: Setting, steps: int = STEPS, seed: int = 0,
+            links: Links | None = None) -> Prediction:
     """Simulate some steps on batches of the task's own lengths, grouped as the runs group them.
+
+    Args:
+        links: among the setting's devices. (default: those measured)
 
     Raises:
         KeyError: the calibration has no links for groups of this size, or no such engine.
     """
     lengths = batch_lengths(calibration, setting.global_batch_size, steps, seed)
-    costs = calibration.costs(setting)
+    costs = calibration.costs(setting, links)
     simulated: dict[int, tuple[float, list[Work]]] = {}
     for length in dict.fromkeys(lengths):
         batch = Batch(setting.micro_batches, setting.micro_batch_size, length)
-        work = issue(calibration, setting, batch)
+        work = issue(calibration, setting, batch, costs)
         simulated[length] = simulate(work, costs.slowdown, costs.crowding), work
     mean = statistics.mean(simulated[length][0] for length in lengths)
     exposed = statistics.mean(exposed_s(simulated[length][1]) for length in lengths)
@@ -86,9 +91,9 @@ def deal_out(layers: Sequence[Layer], setting: Setting) -> tuple[list[Sequence[L
     return [layers[begin:end] for begin, end in ends], [stage_of[piece] for piece in range(pieces)]
 
 
-def issue(calibration: Calibration, setting: Setting, batch: Batch) -> list[Work]:
+def issue(calibration: Calibration, setting: Setting, batch: Batch, costs: Costs) -> list[Work]:
     """The work of one step."""
-    costs, layers, devices = calibration.costs(setting), calibration.layers, setting.devices
+    layers, devices = calibration.layers, setting.devices
     match setting.base:
         case "ddp" | "hf_trainer":
             return recipes.ddp(layers, batch, costs, devices)

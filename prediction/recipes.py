@@ -26,9 +26,12 @@ class Step(Issued):
         """A pass of one micro-batch through a layer."""
         return self.compute(kind, self.costs.pass_s(layer, kind, self.batch), *after)
 
-    def exchange(self, operation: str, size: float, *after: Work, among: int | None = None) -> Work:
-        """A collective of a tensor of `size` bytes among so many devices. (default: all)"""
-        seconds, moved = self.costs.exchanged(operation, size, among or self.devices)
+    def exchange(self, operation: str, size: float, *after: Work, among: int | None = None,
+                 span: int | None = None) -> Work:
+        """A collective of a tensor of `size` bytes among so many devices (default: all), of so many neighbours.
+        (default: those devices)
+        """
+        seconds, moved = self.costs.exchanged(operation, size, among or self.devices, span)
         return self.communicate(operation, seconds, *after, size=moved)
 
     def update(self, parameters: float, *after: Work) -> Work:
@@ -109,7 +112,7 @@ def fsdp(layers: Sequence[Layer], batch: Batch, costs: Costs, devices: int, resh
 
     def reduce(size: float, *after: Work) -> None:
         scattered = step.exchange("reduce-scatter", size, *after, among=group)
-        reduced.append(step.exchange("all-reduce", size / group, scattered, among=devices // group)
+        reduced.append(step.exchange("all-reduce", size / group, scattered, among=devices // group, span=devices)
                        if group < devices else scattered)
 
     for micro_batch in range(batch.micro_batches):
@@ -139,21 +142,22 @@ def tensor_parallel(layers: Sequence[Layer], batch: Batch, costs: Costs, group: 
     Args:
         layers: as one device of the group has them; see `shared_out`.
     """
-    step = Step(layers, batch, costs, group)
+    step, devices = Step(layers, batch, costs, group), group * replicas
     activation = batch.tokens * hidden * value_bytes
     last: list[Work] = []
     for _ in range(batch.micro_batches):
         for kind, order in (("forward", layers), ("backward", layers[::-1])):
             for layer in order:
                 if shards_replicas:
-                    last = [*last, step.exchange("all-gather", layer.bytes, among=replicas)]
+                    last = [*last, step.exchange("all-gather", layer.bytes, among=replicas, span=devices)]
                 last = [step.run(layer, kind, *last)]
                 for operation in 2 * (["reduce-scatter", "all-gather"] if shares_tokens else ["all-reduce"]):
                     last = [step.exchange(operation, activation, *last)] if layer.kind == "layer" else last
             if shares_tokens:
                 last = [step.exchange("all-gather", activation, *last)]
     gradients = FP32 * step.parameters
-    last = [step.exchange("reduce-scatter" if shards_replicas else "all-reduce", gradients, *last, among=replicas)]
+    last = [step.exchange("reduce-scatter" if shards_replicas else "all-reduce", gradients, *last, among=replicas,
+                          span=devices)]
     step.update(step.parameters / (replicas if shards_replicas else 1), *last)
     return step.work
 

@@ -8,7 +8,8 @@ import pytest
 
 from prediction.calibrate import SHAPES, SMALLEST_RATIO, fit_engine
 from prediction.calibration import RECOMPUTE, Engine, read_calibration
-from prediction.costs import FP32, Batch, LinkCost, PassCost
+from prediction.costs import FP32, Batch, PassCost
+from prediction.links import LinkCost
 from prediction.layer_times import fit_pass
 from prediction.predict import batch_lengths, deal_out, exposed_s, predict
 from prediction.setting import Setting
@@ -127,6 +128,12 @@ def test_pieces_hold_every_layer_once():
 
 def test_fewer_processes_than_were_calibrated_have_more_of_the_cores():
     """Calibrated with 4 processes on 2 cores: two of them take half the time."""
-    crowded = replace(made(), devices=4, cores=2)
+    crowded = replace(made(), devices=4, cores=2, scatters=False)
     one, two, four = (predict(crowded, Setting("ddp", devices, 4, 2)).step_s for devices in (1, 2, 4))
     assert one == two == pytest.approx(four / 2)
+
+
+def test_more_gpus_than_were_calibrated_share_nothing():
+    gpus = replace(made(), devices=1, cores=1)
+    one, four = (predict(gpus, Setting("ddp", devices, 4, 2)).step_s for devices in (1, 4))
+    assert one == pytest.approx(four)

@@ -8,7 +8,8 @@ import pytest
 
 from measurement.pipelines.idle_replay import Action
 from prediction import memory, recipes
-from prediction.costs import FP32, Batch, Costs, Layer, LinkCost, PassCost, wire_bytes
+from prediction.costs import FP32, Batch, Costs, Layer, PassCost, wire_bytes
+from prediction.links import LinkCost, Links
 from prediction.events import Issued, simulate
 from prediction.pipelines import pipeline
 from prediction.schedules import ORDERS, gpipe, one_forward_one_backward
@@ -29,7 +30,7 @@ def costs(link: LinkCost = FREE, passes: float = 1.0, slowdown: float = 1.0, sca
     kinds = {"forward": 1, "backward": 2, "inputs": 1, "weights": 1}
     table = {layer: {kind: PassCost(0, passes * seconds * (layer == "layer"), 0, 0) for kind, seconds in kinds.items()}
              for layer in ("embedding", "layer", "head")}
-    return Costs(table, update, {(name, n): link for name in OPERATIONS for n in (2, 4, 8)}, slowdown, scatters)
+    return Costs(table, update, Links({(name, n): link for name in OPERATIONS for n in (2, 4, 8)}), slowdown, scatters)
 
 
 # ---------------------------------------------------------------- events

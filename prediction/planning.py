@@ -1,0 +1,172 @@
+"""Which strategy for so many devices: every setting predicted, the best of each strategy, and how sure that is."""
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prediction.calibration import Calibration
+from prediction.links import Links
+from prediction.predict import Prediction, memory_gib, predict
+from prediction.search import settings
+from prediction.setting import Setting
+
+ERRORS = Path(__file__).with_name("errors.csv")
+COVERED = 0.9  # of the errors measured, which a band covers
+SEARCHED, SHOWN = 2, 20  # batches that a setting is predicted for: while searching, and for the best ones
+MOST_DEVICES = 1024
+
+
+@dataclass(frozen=True)
+class Band:
+    """By how much predictions may be off, in percent of what is predicted: nine in ten of those measured were not.
+
+    Args:
+        runs: that it rests on.
+    """
+
+    throughput_pct: float
+    memory_pct: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting, what it needs, and what it does.
+
+    Args:
+        prediction: None if it does not fit.
+        needed_gib: on the device that needs most.
+    """
+
+    setting: Setting
+    needed_gib: float
+    prediction: Prediction | None
+
+    @property
+    def rate(self) -> float:
+        """Samples a second; 0 if it does not fit."""
+        return self.prediction.throughput_samples_per_s if self.prediction else 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All settings for so many devices.
+
+    Args:
+        memory_gib: of a device.
+        best: by strategy, the fastest setting that fits, or else the one that needs least memory; the fastest first.
+        would_fit: by strategy of which nothing fits, the devices on which something does; None if up to 1,024 none do.
+    """
+
+    devices: int
+    global_batch_size: int
+    memory_gib: float
+    band: Band
+    options: list[Option]
+    best: dict[str, Option]
+    would_fit: dict[str, int | None]
+
+
+def read_band(devices: int, cores: int, path: Path = ERRORS) -> Band:
+    """The band from errors measured by `benchmarks.prediction`, on processes that share cores or on those that do not.
+
+    Errors of runs whose machine drifted are not among them.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["is_steady"] == "True"]
+    shares = devices > cores
+    rows = [row for row in rows if (int(row["devices"]) > int(row["cores"])) == shares] or rows
+
+    def covering(column: str) -> float:
+        errors = sorted(abs(float(row[column])) for row in rows)
+        return errors[math.ceil(COVERED * len(errors)) - 1]
+
+    return Band(covering("throughput_error_pct"), covering("memory_error_pct"), len(rows))
+
+
+def plan(calibration: Calibration, devices: int, global_batch_size: int, links: Links, memory: float, band: Band,
+         done: Callable[[], object] = lambda: None) -> Plan:
+    """Predict all settings; the best of each strategy for more batches than the others.
+
+    Args:
+        memory: of a device, in GiB.
+        done: called after each setting.
+    """
+    options = []
+    for setting in all_settings(calibration, devices, global_batch_size):
+        needed = memory_gib(calibration, setting, max(calibration.lengths))
+        fits = needed * (1 + band.memory_pct / 100) <= memory
+        options.append(Option(setting, needed, predict(calibration, setting, SEARCHED, links=links) if fits else None))
+        done()
+    found = {base: replace(option, prediction=predict(calibration, option.setting, SHOWN, links=links))
+             if option.prediction else option for base, option in best_of_each(options).items()}
+    options = [next((better for better in found.values() if better.setting == option.setting), option)
+               for option in options]
+    best = dict(sorted(found.items(), key=lambda item: -item[1].rate))
+    lacking = {base: would_fit(calibration, base, devices, global_batch_size, memory, band)
+               for base, option in best.items() if not option.prediction}
+    return Plan(devices, global_batch_size, memory, band, options, best, lacking)
+
+
+def all_settings(calibration: Calibration, devices: int, global_batch_size: int) -> list[Setting]:
+    layers = sum(layer.kind == "layer" for layer in calibration.layers)
+    return [setting for setting in settings(devices, global_batch_size, layers, calibration.tensor_groups)
+            if not setting.shares_tokens or calibration.multiple % setting.tensor_group == 0]
+
+
+def best_of_each(options: Sequence[Option]) -> dict[str, Option]:
+    """By strategy, the fastest setting that fits, or else the one that needs least memory."""
+    found: dict[str, Option] = {}
+    for option in options:
+        other = found.get(option.setting.base)
+        if other is None or (option.rate, -option.needed_gib) > (other.rate, -other.needed_gib):
+            found[option.setting.base] = option
+    return found
+
+
+def largest_micro_batches(options: Sequence[Option]) -> dict[str, int]:
+    """By strategy, the samples of the largest micro-batch that fits, without computing activations again."""
+    found: dict[str, int] = {}
+    for option in options:
+        if option.prediction and not option.setting.recomputes:
+            size = option.setting.micro_batch_size
+            found[option.setting.base] = max(size, found.get(option.setting.base, 0))
+    return found
+
+
+def verdict(best: Mapping[str, Option], band: Band, name: Callable[[Setting], str]) -> str:
+    """One sentence: the fastest strategy, if it is ahead by more than predictions may be off; else those it ties with.
+
+    Args:
+        name: of a setting, as users know it.
+    """
+    fitting = [option for option in best.values() if option.prediction]
+    if not fitting:
+        return "Nothing fits."
+    first, *others = fitting
+    close = [option for option in others if first.rate / option.rate - 1 <= band.throughput_pct / 100]
+    if not others:
+        return f"Only {name(first.setting)} fits."
+    if not close:
+        ahead = 100 * (first.rate / others[0].rate - 1)
+        return (f"{name(first.setting)} is the fastest, {ahead:.0f} % ahead of {name(others[0].setting)}; nine in ten "
+                f"predictions were off by at most {band.throughput_pct:.0f} %.")
+    names = [name(option.setting) for option in (first, *close)]
+    return (f"No strategy is clearly the fastest: {', '.join(names[:-1])} and {names[-1]} lie within the "
+            f"{band.throughput_pct:.0f} % by which nine in ten predictions were off at most.")
+
+
+def would_fit(calibration: Calibration, base: str, devices: int, global_batch_size: int, memory: float,
+              band: Band) -> int | None:
+    """The smallest doubling of devices on which some setting of a strategy fits; None up to 1,024.
+
+    A batch too small to give each device a sample grows with them.
+    """
+    while (devices := 2 * devices) <= MOST_DEVICES:
+        batch = max(global_batch_size, devices)
+        if any(memory_gib(calibration, setting, max(calibration.lengths)) * (1 + band.memory_pct / 100) <= memory
+               for setting in all_settings(calibration, devices, batch) if setting.base == base):
+            return devices
+    return None
