@@ -61,7 +61,8 @@ def details(setting: Setting) -> str:
     """What was searched, in words."""
     words = []
     if setting.pipeline_stages > 1:
-        words.append(f"{setting.pipeline_stages} stages, {setting.micro_batches} micro-batches")
+        words.append(f"{setting.pipeline_stages} stages, {setting.micro_batches} micro-batch"
+                     + "es" * (setting.micro_batches > 1))
         words += [setting.schedule] if setting.base == "torch_pipeline" else []
     else:
         words.append(f"micro-batches of {setting.micro_batch_size}")

@@ -191,7 +191,7 @@ def test_a_model_without_a_recipe_is_one_line(tmp_path, start):
                                           '"hidden_dim": 16, "vocab_size": 1000}')
     for name in ("vocab.txt", "tokenizer.json"):
         (tmp_path / name).write_bytes((ROOT / "data" / "tiny_bert" / name).read_bytes())
-    done = start(sys.executable, "plan.py", "--sample", "--model", tmp_path, "--from_scratch", "true", "--num_gpus", "1",
+    done = start(sys.executable, "plan.py", "--task", "imdb", "--sample", "--model", tmp_path, "--from_scratch", "true", "--num_gpus", "1",
                  "--output_dir", tmp_path)
     assert done.returncode == 2
     assert "its type, 'distilbert', has no list of layers to measure" in done.stderr
