@@ -32,6 +32,8 @@ LAUNCH_S, OPERATIONS = 5e-6, 1020  # of a micro-batch, as benchmarks/README.md c
 NETWORKS = ("infiniband-ndr", "ethernet-25")
 NOISE_SCALES = (87, 1087)
 LARGEST_BATCH = 2**15
+MOST_TOKENS = 64 * BERT_LENGTH  # in a micro-batch: BERT-base's activations then take some 30 GiB
+MOST_MICRO_BATCHES = 16
 PAYS = 1.2  # twice the devices are worth it if they give so many times the goodput
 STRATEGIES = {"data parallel (DDP)": "ddp", "FSDP": "fsdp", "tensor parallel": "tensor_parallel", "pipeline": "pipeline"}
 
@@ -62,41 +64,42 @@ def links(devices: int, network: str) -> Links:
     return Links(by_data_sheet(sheets["nvlink-4"], divisors(devices)), sheets[network], NODE)
 
 
-def candidates(base: str, devices: int, batch: int) -> Iterator[Setting]:
-    """Settings of one strategy without activation checkpointing, the pipeline's with the most micro-batches only."""
+def candidates(base: str, devices: int, batch: int, length: int) -> Iterator[Setting]:
+    """Settings of one strategy, without activation checkpointing, whose micro-batches fit a device."""
     for setting in settings(devices, batch, 12, (2, 4), shares_tokens=False):
-        few = setting.micro_batches <= 4 or setting.schedule and setting.micro_batches <= 32
-        if setting.base == base and not setting.recomputes and few and setting.reshards and not (
+        fits = setting.micro_batch_size * length <= MOST_TOKENS and setting.micro_batches <= MOST_MICRO_BATCHES
+        if setting.base == base and fits and not setting.recomputes and setting.reshards and not (
                 base == "fsdp" and setting.group not in (None, NODE)):
             yield setting
 
 
-def best(calibration: Calibration, base: str, devices: int, network: str, noise_scale: float) -> Point | None:
-    """The highest goodput over batches and settings."""
-    found: Point | None = None
-    batch = max(devices // NODE, 16)
-    between = links(devices, network)
+def rates(calibration: Calibration, base: str, devices: int, network: str) -> list[tuple[Setting, float]]:
+    """Every batch and setting of one strategy with its samples/s."""
+    found, batch, between = [], max(devices // NODE, REFERENCE), links(devices, network)
     while batch <= LARGEST_BATCH:
-        efficiency = statistical_efficiency(noise_scale, batch, REFERENCE)
-        for setting in candidates(base, devices, batch):
-            rate = predict(calibration, setting, 1, links=between).throughput_samples_per_s
-            if found is None or rate * efficiency > found.goodput:
-                found = Point(setting, rate, rate * efficiency)
+        found += [(setting, predict(calibration, setting, 1, links=between).throughput_samples_per_s)
+                  for setting in candidates(base, devices, batch, calibration.max_length)]
         batch *= 2
     return found
 
 
+def best(found: list[tuple[Setting, float]], noise_scale: float) -> Point | None:
+    """The highest goodput of all."""
+    points = [Point(setting, rate, rate * statistical_efficiency(noise_scale, setting.global_batch_size, REFERENCE))
+              for setting, rate in found]
+    return max(points, key=lambda point: point.goodput, default=None)
+
+
 def main() -> None:
     known = models()
-    cases = [(model, base, network, noise) for model in known for network in NETWORKS for noise in NOISE_SCALES
-             for base in STRATEGIES]
+    cases = [(model, name, network) for model in known for network in NETWORKS for name in STRATEGIES]
     lines: dict[tuple[str, str, str, int], list[Point | None]] = {}
     with tqdm(total=len(cases) * len(DEVICES), unit="point") as bar:
-        for model, name, network, noise in cases:
-            lines[model, name, network, noise] = []
+        for model, name, network in cases:
             for devices in DEVICES:
-                lines[model, name, network, noise].append(
-                    best(known[model], STRATEGIES[name], devices, network, noise))
+                found = rates(known[model], STRATEGIES[name], devices, network)
+                for noise in NOISE_SCALES:
+                    lines.setdefault((model, name, network, noise), []).append(best(found, noise))
                 bar.update()
     print("| model | network | noise scale | strategy | " + " | ".join(map(str, DEVICES)) + " | pays up to |")
     print("|---|---|--:|---|" + "--:|" * (len(DEVICES) + 1))

@@ -53,7 +53,9 @@ from workload.pipelines.pieces import step_cost
 
 GIB = 2**30
 STEPS, UNTIMED = 12, 4  # of an engine's run
-SHAPES = ((8, 1), (2, 4))  # of an engine's runs: micro-batches, and samples in each
+# Of an engine's runs: micro-batches, and samples in each. The first two tell apart what a micro-batch and a step cost,
+# the last two what samples do.
+SHAPES = ((4, 4), (1, 4), (1, 16))
 KEPT_LENGTHS = 2000
 SMALLEST_RATIO = 0.5  # no engine computes layers in less than half of what they take by themselves
 # name: script, flags
@@ -77,14 +79,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         threads = str(max(usable_cores() // devices, 1))
         flags += [] if "--cpu_threads" in flags else ["--cpu_threads", threads]
+        batch = str(max(count * size for count, size in SHAPES))
         job = prepare("calibrate", parse_arguments(Arguments, [
-            *flags, "--num_gpus", "1", "--output_dir", folder, "--global_batch_size", "8"]), 1)
+            *flags, "--num_gpus", "1", "--output_dir", folder, "--global_batch_size", batch]), 1)
         family = FAMILIES.get(job.task.config.model_type)
         if not (family and family.layers):
             known = ", ".join(name for name, each in FAMILIES.items() if each.layers)
             raise InputError(f"--model {job.task.model_name}: its type, {job.task.config.model_type!r}, has no list of "
                              f"layers to measure; use a model of type {known}")
-        with tqdm(total=3 + 2 * len(ENGINES), unit="part", desc="calibration") as bar:
+        with tqdm(total=3 + len(SHAPES) * len(ENGINES), unit="part", desc="calibration") as bar:
             calibration = calibrate(job, flags, devices, options.output_dir, bar)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     calibration = replace(calibration, facts={**calibration.facts, "flags": asked})
@@ -144,7 +147,7 @@ def describe_layers(modules: dict[str, Any]) -> tuple[tuple[Layer, ...], int]:
 # ---------------------------------------------------------------------- engines
 
 def measure_engines(flags: list[str], devices: int, job: Job, bar: tqdm) -> dict[str, list[dict[str, Any]]]:
-    """Each engine's two runs on one device: of every timed step its shape and seconds, and the run's peak memory."""
+    """Each engine's runs on one device: of every timed step its shape and seconds, and the run's peak memory."""
     def run(name: str, micro_batches: int, size: int) -> dict[str, Any]:
         script, *own = ENGINES[name]
         with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +172,8 @@ def measure_engines(flags: list[str], devices: int, job: Job, bar: tqdm) -> dict
     wanted = [(name, *shape) for name in ENGINES for shape in SHAPES]
     with ThreadPoolExecutor(devices) as pool:  # threads that wait for processes
         found = list(pool.map(lambda each: run(*each), wanted))
-    return {name: found[2 * place:2 * place + 2] for place, name in enumerate(ENGINES)}
+    count = len(SHAPES)
+    return {name: found[count * place:count * (place + 1)] for place, name in enumerate(ENGINES)}
 
 
 def fit_engine(passes: Mapping[str, Mapping[str, PassCost]], update_s: float, parameters: int,
@@ -183,7 +187,7 @@ def fit_engine(passes: Mapping[str, Mapping[str, PassCost]], update_s: float, pa
     # Noisy steps alone could say that passes cost nothing: then predictions would not depend on tokens at all.
     ratio, micro_batch_s, step_s = lsq_linear(terms / seconds[:, None], np.ones(len(steps)),
                                               bounds=([SMALLEST_RATIO, 0, 0], np.inf)).x.tolist()
-    small, large = runs
+    small, *_, large = sorted(runs, key=lambda run: run["tokens"])
     token_gib = max((large["peak_gib"] - small["peak_gib"]) / max(large["tokens"] - small["tokens"], 1), 0.0)
     base = max(small["peak_gib"] - token_gib * small["tokens"] - 4 * FP32 * parameters / GIB, 0.0)
     return Engine(ratio, micro_batch_s, step_s, base, token_gib)

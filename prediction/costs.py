@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prediction.links import Links
+from verification.link_model import WIRE
 
 FP32 = 4  # bytes of a parameter, of its gradient, of each of Adam's two moments
 
@@ -73,11 +74,8 @@ class PassCost:
 
 
 def wire_bytes(operation: str, size: float, devices: int) -> float:
-    """The bytes that pass each device's link, by ring algorithms: 2 (n - 1)/n of an all-reduce's tensor, half of that
-    for all-gather and reduce-scatter (NCCL's performance notes), all of a message.
-    """
-    share = (devices - 1) / devices
-    return size * {"all-reduce": 2 * share, "all-gather": share, "reduce-scatter": share, "send/receive": 1}[operation]
+    """The bytes that pass each device's link, by ring algorithms (NCCL's performance notes)."""
+    return size * WIRE[operation](devices)
 
 
 @dataclass(frozen=True)

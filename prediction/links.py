@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from math import inf, log2
 from pathlib import Path
 
+from verification.link_model import SEND, WIRE
 from workload.errors import InputError
 
 TABLE = Path(__file__).with_name("links.csv")
-OPERATIONS = ("all-reduce", "all-gather", "reduce-scatter", "send/receive")
-PAIR = "send/receive"
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Links:
         if self.network is None or span <= self.node:
             return self.within[operation, devices]
         part = max(int(devices * self.node // span), 1)  # of the group, in one node
-        if operation == PAIR:
+        if operation == SEND:
             part = 1
         links = part if self.network.per == "device" else part / self.node
         inside = self.within[operation, part].bandwidth_bytes_per_s if part > 1 else inf
@@ -87,7 +86,7 @@ class Links:
 
 def hops(operation: str, devices: int) -> float:
     """Messages that wait for each other: up and down a tree, around a ring, or one (NCCL's algorithms)."""
-    return {"all-reduce": 2 * log2(devices), PAIR: 1}.get(operation, devices - 1)
+    return {"all-reduce": 2 * log2(devices), SEND: 1}.get(operation, devices - 1)
 
 
 def extrapolated(measured: Measured, sizes: Iterable[int]) -> dict[tuple[str, int], LinkCost]:
@@ -96,13 +95,13 @@ def extrapolated(measured: Measured, sizes: Iterable[int]) -> dict[tuple[str, in
     Raises:
         InputError: nothing was measured.
     """
-    found = dict(measured)
-    for operation in OPERATIONS:
+    found, sizes = dict(measured), set(sizes) - {1}
+    if sizes and not measured:
+        raise InputError("the calibration was made on one device and has no links; name them with --link")
+    for operation in WIRE:
         known = sorted(n for name, n in measured if name == operation)
-        if not known:
-            raise InputError("the calibration was made on one device and has no links; name them with --link")
-        for n in set(sizes) - set(known) - {1}:
-            nearest = 2 if operation == PAIR and 2 in known else min(known, key=lambda size: abs(log2(size / n)))
+        for n in sizes - set(known) if known else ():
+            nearest = min(known, key=lambda size: abs(log2(size / n)))
             cost = measured[operation, nearest]
             found[operation, n] = LinkCost(cost.latency_s * hops(operation, n) / hops(operation, nearest),
                                            cost.bandwidth_bytes_per_s)
@@ -112,7 +111,7 @@ def extrapolated(measured: Measured, sizes: Iterable[int]) -> dict[tuple[str, in
 def by_data_sheet(sheet: DataSheet, sizes: Iterable[int]) -> dict[tuple[str, int], LinkCost]:
     """Links within a node."""
     return {(operation, n): LinkCost(sheet.latency_s * hops(operation, n), sheet.bytes_per_s)
-            for operation in OPERATIONS for n in sizes if n > 1}
+            for operation in WIRE for n in sizes if n > 1}
 
 
 def read_links(path: Path = TABLE) -> dict[str, DataSheet]:
@@ -144,7 +143,8 @@ def links_of(measured: Measured, names: Iterable[str], sizes: Iterable[int], nod
     chosen = {sheets[name].joins: sheets[name] for name in names}
     if len(chosen) < len(list(names)):
         raise InputError(f"--link {' '.join(names)}: give one link that joins devices, one that joins nodes, or both")
-    sizes = list(sizes)
+    sizes = set(sizes)
+    sizes |= {2} if max(sizes) > 1 else set()  # neighbouring stages
     within = by_data_sheet(chosen["devices"], sizes) if "devices" in chosen else extrapolated(measured, sizes)
     network = chosen.get("nodes")
     return Links(within, network, node if network else inf)

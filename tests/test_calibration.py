@@ -41,7 +41,7 @@ def test_an_engines_ratio_and_what_it_adds_to_each_micro_batch_and_step():
 
 def test_noisy_steps_do_not_make_passes_free():
     passes, runs = made().passes, []
-    for (micro_batches, samples), taken in zip(SHAPES, (1.0, 0.9), strict=True):
+    for (micro_batches, samples), taken in zip(SHAPES, (1.0, 0.5, 0.9), strict=True):
         steps = [(Batch(micro_batches, samples, length), taken) for length in (64, 128, 256)]
         runs.append({"steps": steps, "peak_gib": 1.0, "tokens": samples * 256})
     assert fit_engine(passes, 0.0, PARAMETERS, LAYERS, runs).ratio == pytest.approx(SMALLEST_RATIO)

@@ -1,7 +1,7 @@
 """What measured links mean: latency and bandwidth by a fit, and in words.
 
 `measured` is what `verification.links` writes. Its `rows` have
-    operation   all-reduce, all-gather, reduce-scatter, or send/receive (from one rank to the other)
+    operation   all-reduce, all-gather, reduce-scatter, broadcast, or send/receive (from one rank to the other)
     ranks       those that took part
     bytes       of the whole tensor: the sum, all that was gathered, all that is to be scattered, or the message
     seconds     of one operation: the median of `repeats`, each by the clock of the slowest rank
@@ -20,7 +20,7 @@ SEND = "send/receive"
 # The bytes that pass each device's link, divided by the bytes of the tensor, among n devices in a ring.
 WIRE: dict[str, Callable[[int], float]] = {
     "all-reduce": lambda n: 2 * (n - 1) / n, "all-gather": lambda n: (n - 1) / n,
-    "reduce-scatter": lambda n: (n - 1) / n, SEND: lambda n: 1.0}
+    "reduce-scatter": lambda n: (n - 1) / n, "broadcast": lambda n: (n - 1) / n, SEND: lambda n: 1.0}
 FRACTIONS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 6: "a sixth", 7: "a seventh", 8: "an eighth",
              9: "a ninth", 10: "a tenth"}
 SLOW = 0.5  # of the median of all pairs

@@ -98,6 +98,8 @@ class Links:
             return lambda: (there(whole, other), back(whole, other))
         if operation == "all-reduce":
             return lambda: dist.all_reduce(whole)
+        if operation == "broadcast":
+            return lambda: dist.broadcast(whole, ranks[0])
         part = torch.empty(share, device=self.processes.device).fill_(0)
         if operation == "all-gather":
             return lambda: dist.all_gather_into_tensor(whole, part)
