@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from prediction.calibration import NAME, Calibration, read_calibration
 from prediction.links import Links, links_of
-from prediction.planning import Plan, all_settings, plan, read_band
 from prediction.plan_report import Wanted, draw, plan_text, write_rows
+from prediction.planning import Plan, all_settings, plan, read_band
 from prediction.search import divisors
 from workload.errors import InputError, one_line_errors
 
@@ -82,7 +82,7 @@ def calibrate_here(options: argparse.Namespace, flags: list[str]) -> Calibration
     path = options.output_dir / NAME
     if path.is_file():
         found = read_calibration(path)
-        here = {"flags": flags, "hardware": hardware_name(found.devices), "source_digest": source_digest(), **versions()}
+        here = {"flags": flags, "hardware": hardware_name(found.devices), "source_digest": source_digest()} | versions()
         if all(found.facts.get(name) == value for name, value in here.items()):
             return found
     command = [sys.executable, "-m", "prediction.calibrate", "--output_dir", str(options.output_dir.absolute()),

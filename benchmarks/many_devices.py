@@ -35,7 +35,8 @@ LARGEST_BATCH = 2**15
 MOST_TOKENS = 64 * BERT_LENGTH  # in a micro-batch: BERT-base's activations then take some 30 GiB
 MOST_MICRO_BATCHES = 16
 PAYS = 1.2  # twice the devices are worth it if they give so many times the goodput
-STRATEGIES = {"data parallel (DDP)": "ddp", "FSDP": "fsdp", "tensor parallel": "tensor_parallel", "pipeline": "pipeline"}
+STRATEGIES = {"data parallel (DDP)": "ddp", "FSDP": "fsdp", "tensor parallel": "tensor_parallel",
+              "pipeline": "pipeline"}
 
 
 @dataclass(frozen=True)

@@ -126,8 +126,8 @@ def calibrate(job: Job, flags: list[str], devices: int, results: Path, bar: tqdm
     memory = (torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else
               psutil.virtual_memory().total) / GIB
     return Calibration(facts, devices, cores, layers, tied_bytes, task.config.hidden_size, value_bytes, tuple(lengths),
-                       groups, memory, PAD_TO_MULTIPLE_OF[device.type], task.max_length, passes, update, engines, links, slowdown,
-                       scatters=device.type == "cuda")
+                       groups, memory, PAD_TO_MULTIPLE_OF[device.type], task.max_length, passes, update, engines, links,
+                       slowdown, scatters=device.type == "cuda")
 
 
 def describe_layers(modules: dict[str, Any]) -> tuple[tuple[Layer, ...], int]:

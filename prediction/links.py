@@ -1,4 +1,4 @@
-"""The links among devices: as measured, extrapolated to larger groups, or by data sheets for links that are not at hand.
+"""The links among devices: as measured, extrapolated to larger groups, or by data sheets where they are not at hand.
 
 `links.csv` has a row a link: what a data sheet says, what large messages reached in public benchmarks, and how long the
 smallest all-reduce took among how many devices; each with its source. Bandwidths are one way, in GB (1e9 bytes) a

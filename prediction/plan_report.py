@@ -74,25 +74,23 @@ def details(setting: Setting) -> str:
 
 def plan_text(calibration: Calibration, plans: Sequence[Plan], wanted: Wanted, links: Sequence[str]) -> str:
     """The tables and their sentences in Markdown."""
-    facts = calibration.facts
-    lines = [f"# {facts['model']}, {facts['task']}, {facts['precision']}, global batch {plans[0].global_batch_size}", "",
+    facts, batch = calibration.facts, plans[0].global_batch_size
+    lines = [f"# {facts['model']}, {facts['task']}, {facts['precision']}, global batch {batch}", "",
              f"Predicted from a calibration on {facts['hardware']} ({facts['date']})"
              + (f", with {' and '.join(links)} by data sheet." if links else ".")]
-    measured = {devices for _, devices, _ in calibration.links}
-    beyond = [plan.devices for plan in plans if plan.devices > max(measured, default=1)]
+    most = max((devices for _, devices, _ in calibration.links), default=1)
+    beyond = [str(plan.devices) for plan in plans if plan.devices > most]
     if beyond and not links:
-        lines.append(f"Links among {', '.join(map(str, beyond))} devices were not measured: taken to be as fast as those "
-                     f"among {max(measured, default=1)}.")
-    efficiency = wanted.efficiency(plans[0].global_batch_size)
-    if efficiency is not None:
+        lines.append(f"Links among {', '.join(beyond)} devices were not measured: taken to be as fast as among {most}.")
+    if (efficiency := wanted.efficiency(batch)) is not None:
         lines.append(f"A sample in this batch advances training {mean_text(efficiency)} times as much as in batches of "
                      f"{wanted.reference_batch}: goodput is that times the throughput.")
     for plan in plans:
-        lines += ["", f"## {plan.devices} device{'s' * (plan.devices > 1)}", "",
-                  verdict(plan.best, plan.band, lambda setting: label(setting.base)), "", table(plan, wanted)]
-        lines += ["", *(f"- {text}" for text in not_fitting(plan))] if plan.would_fit else []
         first = next(iter(plan.best.values()))
-        lines += ["", f"`{command(first.setting)}`"] if first.prediction else []
+        lines += ["", f"## {plan.devices} device{'s' * (plan.devices > 1)}", "",
+                  verdict(plan.best, plan.band, lambda setting: label(setting.base)), ""]
+        lines += [table(plan, wanted), "", f"`{command(first.setting)}`"] if first.prediction else []
+        lines += ["", *not_fitting(plan)] if plan.would_fit else []
     return "\n".join(lines)
 
 
@@ -131,9 +129,9 @@ def not_fitting(plan: Plan) -> list[str]:
     lines = []
     for base, devices in plan.would_fit.items():
         option = plan.best[base]
-        fits = f"fits on {devices} devices" if devices else "fits on no number of devices up to 1,024"
-        lines.append(f"{label(base)} does not fit: {option.needed_gib:.3g} GiB of {plan.memory_gib:.3g} with "
-                     f"{details(option.setting)}; {fits}, or use --device_memory_gib for a larger device")
+        where = f"on {devices} devices it would" if devices else "more devices do not help; a larger one would"
+        lines.append(f"- {label(base)} does not fit: {option.needed_gib:.3g} GiB of {plan.memory_gib:.3g} with "
+                     f"{details(option.setting)}; {where}")
     return lines
 
 
@@ -177,8 +175,9 @@ def draw(folder: Path, plans: Sequence[Plan]) -> int:
     steps = {name: option for plan in plans for name, option in timelines(plan).items()}
     for name, option in steps.items():
         assert option.prediction
-        title = f"{label(option.setting.base)} x {option.setting.devices}, {details(option.setting)}: one predicted step"
-        draw_timeline(spans(option.prediction.timeline), title, folder / f"plan_timeline_{name}.png")
+        what = f"{label(option.setting.base)} x {option.setting.devices}, {details(option.setting)}"
+        path = folder / f"plan_timeline_{name}.png"
+        draw_timeline(spans(option.prediction.timeline), f"{what}: one predicted step", path)
     return len(charts) + len(steps)
 
 
@@ -219,8 +218,8 @@ def memory_chart(plans: Sequence[Plan]) -> Figure:
     figure, axes = devices_axes("memory", "memory of a device (GiB)", plans)
     drawn = {}
     for base, points in lines_of(plans, fitting=False).items():
-        drawn[label(base)] = axes.plot([plan.devices for plan, _ in points], [option.needed_gib for _, option in points],
-                                       marker="o", markersize=4, color=STUDY.strategies[base][1])[0]
+        devices, needed = [plan.devices for plan, _ in points], [option.needed_gib for _, option in points]
+        drawn[label(base)] = axes.plot(devices, needed, marker="o", markersize=4, color=STUDY.strategies[base][1])[0]
     drawn["a device has"] = axes.plot([plan.devices for plan in plans], [plan.memory_gib for plan in plans], "--",
                                       color="0.35")[0]
     axes.set_yscale("log")

@@ -56,7 +56,7 @@ def _shapes(devices: int, layers: int, tensor_groups: Sequence[int], shares_toke
         if 1 < stages <= layers:
             yield Setting("pipeline", devices, 1, 1, stages, "1f1b")
         for schedule, (_, pieces) in TORCH_NAMES.items():
-            if 1 < stages and stages * pieces <= layers:
+            if stages > 1 and stages * pieces <= layers:
                 yield Setting("torch_pipeline", devices, 1, 1, stages, schedule)
 
 

@@ -9,8 +9,8 @@ import pytest
 from prediction.calibrate import SHAPES, SMALLEST_RATIO, fit_engine
 from prediction.calibration import RECOMPUTE, Engine, read_calibration
 from prediction.costs import FP32, Batch, PassCost
-from prediction.links import LinkCost
 from prediction.layer_times import fit_pass
+from prediction.links import LinkCost
 from prediction.predict import batch_lengths, deal_out, exposed_s, predict
 from prediction.setting import Setting
 from tests.shared.calibrations import LAYERS, PARAMETERS, made

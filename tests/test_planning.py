@@ -55,7 +55,8 @@ def test_every_setting_is_a_command_that_its_script_takes():
 
 
 def test_the_best_of_a_strategy_is_its_fastest_or_what_needs_least():
-    fast, slow = (Option(Setting("ddp", 2, 1, size), 1.0, predict(made(), Setting("ddp", 2, 1, size))) for size in (4, 2))
+    fast, slow = (Option(setting, 1.0, predict(made(), setting))
+                  for setting in (Setting("ddp", 2, 1, 4), Setting("ddp", 2, 1, 2)))
     slow = replace(slow, prediction=replace(slow.prediction, throughput_samples_per_s=fast.rate / 2))
     large, small = (Option(Setting("fsdp", 2, 1, size), gib, None) for size, gib in ((4, 9.0), (2, 8.0)))
     assert best_of_each([slow, fast, large, small]) == {"ddp": fast, "fsdp": small}
@@ -154,9 +155,9 @@ def calibration(tmp_path_factory):
 
 
 def test_a_plan_is_a_table_for_each_number_of_devices_and_a_row_for_each_setting(calibration, tmp_path, start):
-    done = start(sys.executable, "plan.py", "--calibration", str(calibration), "--devices", "2", "64", "--link", "nvlink-4", "infiniband-ndr",
-                 "--target_samples", "1e6", "--price_per_device_hour", "2", "--noise_scale", "50", "--output_dir",
-                 str(tmp_path))
+    done = start(sys.executable, "plan.py", "--calibration", calibration, "--devices", "2", "64", "--link", "nvlink-4",
+                 "infiniband-ndr", "--target_samples", "1e6", "--price_per_device_hour", "2", "--noise_scale", "50",
+                 "--output_dir", tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "plan.md").read_text() in done.stdout
     assert "## 2 devices" in done.stdout and "## 64 devices" in done.stdout
@@ -191,7 +192,7 @@ def test_a_model_without_a_recipe_is_one_line(tmp_path, start):
                                           '"hidden_dim": 16, "vocab_size": 1000}')
     for name in ("vocab.txt", "tokenizer.json"):
         (tmp_path / name).write_bytes((ROOT / "data" / "tiny_bert" / name).read_bytes())
-    done = start(sys.executable, "plan.py", "--task", "imdb", "--sample", "--model", tmp_path, "--from_scratch", "true", "--num_gpus", "1",
-                 "--output_dir", tmp_path)
+    done = start(sys.executable, "plan.py", "--task", "imdb", "--sample", "--model", tmp_path, "--from_scratch", "true",
+                 "--num_gpus", "1", "--output_dir", tmp_path)
     assert done.returncode == 2
     assert "its type, 'distilbert', has no list of layers to measure" in done.stderr

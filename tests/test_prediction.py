@@ -9,8 +9,8 @@ import pytest
 from measurement.pipelines.idle_replay import Action
 from prediction import memory, recipes
 from prediction.costs import FP32, Batch, Costs, Layer, PassCost, wire_bytes
-from prediction.links import LinkCost, Links
 from prediction.events import Issued, simulate
+from prediction.links import LinkCost, Links
 from prediction.pipelines import pipeline
 from prediction.schedules import ORDERS, gpipe, one_forward_one_backward
 from prediction.setting import Setting, setting_of
