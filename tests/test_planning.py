@@ -57,6 +57,7 @@ def test_every_setting_is_a_command_that_its_script_takes():
 def test_the_best_of_a_strategy_is_its_fastest_or_what_needs_least():
     fast, slow = (Option(setting, 1.0, predict(made(), setting))
                   for setting in (Setting("ddp", 2, 1, 4), Setting("ddp", 2, 1, 2)))
+    assert slow.prediction
     slow = replace(slow, prediction=replace(slow.prediction, throughput_samples_per_s=fast.rate / 2))
     large, small = (Option(Setting("fsdp", 2, 1, size), gib, None) for size, gib in ((4, 9.0), (2, 8.0)))
     assert best_of_each([slow, fast, large, small]) == {"ddp": fast, "fsdp": small}

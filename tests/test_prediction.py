@@ -153,7 +153,7 @@ def test_tensor_parallel_hides_nothing():
 def test_tensor_parallel_shares_out_products():
     passes = {kind: {name: PassCost(0, 0.25, 1.0, 0) for name in ("forward", "backward")} for kind in ("layer",)}
     shared = recipes.shared_out(LAYERS[1:2], 4)
-    given = Costs(passes, 0.0, {})
+    given = Costs(passes, 0.0, Links({}))
     assert given.pass_s(LAYERS[1], "forward", Batch(1, 1, 8)) == 8.25
     assert given.pass_s(shared[0], "forward", Batch(1, 1, 8)) == 2.25
 
