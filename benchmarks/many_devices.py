@@ -134,6 +134,7 @@ def draw(lines: dict[tuple[str, str, str, int], list[Point | None]]) -> None:
                           label=name if noise == NOISE_SCALES[-1] else None)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set_xticks(DEVICES, list(map(str, DEVICES)))
         axes.set_xlabel("GPUs, in nodes of 8")
         axes.set_title(model, loc="left", fontsize=10)

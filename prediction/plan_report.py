@@ -222,7 +222,8 @@ def memory_chart(plans: Sequence[Plan]) -> Figure:
         drawn[label(base)] = axes.plot(devices, needed, marker="o", markersize=4, color=STUDY.strategies[base][1])[0]
     drawn["a device has"] = axes.plot([plan.devices for plan in plans], [plan.memory_gib for plan in plans], "--",
                                       color="0.35")[0]
-    axes.set_yscale("log")
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter("{x:g}")
     legend(figure, drawn)
     return figure
 
