@@ -41,7 +41,7 @@ def draw_kept(like: Tensor, probability: float) -> tuple[Tensor, float]:
     dropped = min(round(probability * STEPS), STEPS - 1)
     packed = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
     numbers = packed.view(torch.int16)[: like.numel()].view(like.shape)  # uniform
-    kept = torch.empty(like.shape, dtype=like.dtype)  # written at once: booleans first would be another pass, and slower
+    kept = torch.empty(like.shape, dtype=like.dtype)  # written at once: booleans would take a second pass
     return torch.ge(numbers, dropped - STEPS // 2, out=kept), STEPS / (STEPS - dropped)
 
 
