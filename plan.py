@@ -83,7 +83,8 @@ def calibrate_here(options: argparse.Namespace, flags: list[str]) -> Calibration
     if path.is_file():
         found = read_calibration(path)
         here = {"flags": flags, "hardware": hardware_name(found.devices), "source_digest": source_digest()} | versions()
-        if all(found.facts.get(name) == value for name, value in here.items()):
+        same = all(found.facts.get(name) == value for name, value in here.items())
+        if same and options.num_gpus in (None, found.devices):
             return found
     command = [sys.executable, "-m", "prediction.calibrate", "--output_dir", str(options.output_dir.absolute()),
                *(["--num_gpus", str(options.num_gpus)] if options.num_gpus else []), *flags]

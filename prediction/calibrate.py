@@ -6,7 +6,7 @@
 Each layer goes forward and backward by itself at several sizes. Then every strategy's script trains some steps on one
 device, as many scripts at a time as there are devices, so that memory and caches are as busy as in a run on all of
 them. Links are read from verification.json, if verify.py has measured them here. Writes calibration.json to the results
-folder. Takes up to 3 minutes on 2 cores.
+folder. Takes two to four minutes on 2 cores with the embedded model.
 """
 
 import argparse
