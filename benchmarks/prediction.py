@@ -5,8 +5,10 @@
 
 For each number of devices it calibrates first; nothing that a prediction is made from comes from the runs that it
 predicts. The runs are the settings that verify.py proves equal. A run whose machine drifted by 5 % or more is run
-again, up to three times. With --output_dir it keeps calibrations and runs, for `plots.py` to show. With --errors it
-adds a row a run to a table such as prediction/errors.csv, from which `plan.py` takes its bands.
+again, once. A prediction holds for the speed that the machine had while it was calibrated: what a run's fixed matrix
+products took tells how much slower the machine was during the run, and errors are those of the prediction at that
+speed. With --output_dir it keeps calibrations and runs, for `plots.py` to show. With --errors it adds a row a run to a
+table such as prediction/errors.csv, from which `plan.py` takes its bands.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.drawing import run, summary
 from prediction.calibration import NAME, read_calibration
+from prediction.engine_costs import product_s
 from prediction.predict import predict
 from prediction.setting import setting_of
 from verification.machine import hardware_name
@@ -34,7 +37,7 @@ from workload.models.tensor_plans import fitting_groups
 from workload.tasks.registry import open_task
 from workload.tasks.task import Task
 
-MOST_DRIFT_PCT, TRIES = 5.0, 3
+MOST_DRIFT_PCT, TRIES = 5.0, 2
 LEFT_OUT = ("DataParallel", "offload", "HF Trainer ZeRO")  # they have no recipe
 
 
@@ -65,7 +68,11 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run beside its prediction."""
+    """A run beside its prediction.
+
+    Args:
+        slower: how many times as long matrix products took during the run as during the calibration; 1 if unknown.
+    """
 
     devices: int
     name: str
@@ -74,9 +81,15 @@ class Outcome:
     predicted_gib: float
     gib: float
     drift_pct: float
+    slower: float
 
     @property
     def error_pct(self) -> float:
+        """At the speed that the machine had during the run."""
+        return 100 * (self.predicted / self.slower / self.measured - 1)
+
+    @property
+    def uncorrected_error_pct(self) -> float:
         return 100 * (self.predicted / self.measured - 1)
 
     @property
@@ -100,24 +113,30 @@ def predict_and_run(devices: int, several: list[Setting], flags: list[str], step
         command = [setting.script, *flags, *setting.flags, *batch_flags(devices), "--max_steps", str(steps),
                    "--max_eval_examples", "4", "--noise_scale_steps", "0", "--cpu_threads", threads, "--output_dir",
                    str(folder)]
-        row, drift = run_steadily(command, folder, f"{devices}-{number}")
+        row, drift, product = run_steadily(command, folder, f"{devices}-{number}")
         what = setting_of(row)
         assert what is not None, f"there is no recipe for {row['strategy']}"
         expected = predict(calibration, what)
         found.append(Outcome(devices, setting.name, expected.throughput_samples_per_s,
                              float(row["throughput_samples_per_s"]), expected.peak_memory_gib,
-                             float(row["peak_memory_gib"]), drift))
+                             float(row["peak_memory_gib"]), drift,
+                             product / calibration.facts["matrix_product_s"] if product else 1.0))
         bar.update()
     return found
 
 
-def run_steadily(command: list[str], folder: Path, name: str, tries: int = TRIES) -> tuple[dict[str, str], float]:
-    """The summary of a run on a machine that did not drift, or of the last of so many tries; its drift in percent."""
+def run_steadily(command: list[str], folder: Path, name: str,
+                 tries: int = TRIES) -> tuple[dict[str, str], float, float | None]:
+    """The summary of a run on a machine that did not drift, or of the last of so many tries.
+
+    Returns:
+        Its row, its drift in percent, and the seconds of its matrix products.
+    """
     run([*command, "--run_name", f"{name}-{tries}"])
     row = summary(folder / f"{name}-{tries}")
     drift = float(row["machine_drift_pct"] or "nan")
     if abs(drift) < MOST_DRIFT_PCT or tries == 1:
-        return row, drift
+        return row, drift, product_s(folder / f"{name}-{tries}")
     return run_steadily(command, folder, name, tries - 1)
 
 
@@ -128,21 +147,24 @@ def add_errors(path: Path, outcomes: list[Outcome], task: Task) -> None:
         writer = csv.writer(file)
         if is_new:
             writer.writerow(["date", "hardware", "model", "task", "devices", "cores", "setting",
-                             "throughput_error_pct", "memory_error_pct", "machine_drift_pct", "is_steady"])
+                             "throughput_error_pct", "uncorrected_error_pct", "memory_error_pct", "machine_drift_pct",
+                             "machine_slower_pct", "is_steady"])
         for each in outcomes:
             writer.writerow([time.strftime("%Y-%m-%d", time.gmtime()), hardware_name(each.devices),
                              Path(task.model_name).name, task.name, each.devices, usable_cores(), each.name,
-                             round(each.error_pct, 1), round(each.memory_error_pct, 1), round(each.drift_pct, 1),
-                             each.is_steady])
+                             round(each.error_pct, 1), round(each.uncorrected_error_pct, 1),
+                             round(each.memory_error_pct, 1), round(each.drift_pct, 1),
+                             round(100 * (each.slower - 1), 1), each.is_steady])
 
 
 def report(outcomes: list[Outcome]) -> None:
     """Print a table of all runs, then what the errors come to."""
-    print("| devices | setting | predicted samples/s | measured | error % | predicted GiB | measured | error % | "
-          "drift % |")
-    print("|--:|---|--:|--:|--:|--:|--:|--:|--:|")
+    print("| devices | setting | predicted samples/s | measured | error % | at the run's speed % | predicted GiB | "
+          "measured | error % | drift % |")
+    print("|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for each in outcomes:
-        print(f"| {each.devices} | {each.name} | {each.predicted:.1f} | {each.measured:.1f} | {each.error_pct:+.1f} | "
+        print(f"| {each.devices} | {each.name} | {each.predicted:.1f} | {each.measured:.1f} | "
+              f"{each.uncorrected_error_pct:+.1f} | {each.error_pct:+.1f} | "
               f"{each.predicted_gib:.3f} | {each.gib:.3f} | {each.memory_error_pct:+.1f} | {each.drift_pct:.1f} |")
     for devices in dict.fromkeys(each.devices for each in outcomes):
         rows = [each for each in outcomes if each.devices == devices]
@@ -151,12 +173,16 @@ def report(outcomes: list[Outcome]) -> None:
             print(f"{devices} devices: the machine drifted in every run")
             continue
         errors = sorted(abs(each.error_pct) for each in steady)
-        winner, best = max(rows, key=lambda each: each.predicted), max(each.measured for each in rows)
+        uncorrected = statistics.median(abs(each.uncorrected_error_pct) for each in steady)
+        # Measured one after the other, the runs are compared at one speed.
+        winner = max(rows, key=lambda each: each.predicted)
+        best = max(each.measured * each.slower for each in rows)
         print(f"{devices} devices, {len(steady)} of {len(rows)} runs without drift: median error "
               f"{statistics.median(errors):.1f} %, nine in ten within "
-              f"{errors[math.ceil(0.9 * len(errors)) - 1]:.1f} %; memory: median "
+              f"{errors[math.ceil(0.9 * len(errors)) - 1]:.1f} % (median without correction for speed "
+              f"{uncorrected:.1f} %); memory: median "
               f"{statistics.median(abs(each.memory_error_pct) for each in steady):.1f} %; predicted winner "
-              f"{winner.name}, {100 * winner.measured / best:.1f} % of the best measured")
+              f"{winner.name}, {100 * winner.measured * winner.slower / best:.1f} % of the best measured")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ RECOMPUTE = "recompute"  # the engine of DDP with --activation_checkpointing
 
 @dataclass(frozen=True)
 class Engine:
-    """One strategy's own costs, from its script's steps on one device.
+    """One strategy's own costs, from its script's steps on one device, and on all of them for its exchanges.
 
     Args:
         ratio: of its time for passes and the update to that of the layers and the optimizer by themselves.
         micro_batch_s, step_s: on top of it, for each micro-batch and for each step.
         base_gib: memory that does not depend on the batch, without parameters, gradients and the optimizer's states.
         token_gib: memory for each token of a micro-batch.
+        exchange_s: for each exchange, on top of what its link takes by itself.
     """
 
     ratio: float
@@ -32,6 +33,7 @@ class Engine:
     step_s: float
     base_gib: float
     token_gib: float
+    exchange_s: float = 0.0
 
     def with_difference(self, one: "Engine", other: "Engine") -> "Engine":
         """These costs and what one engine has above another."""
@@ -111,14 +113,13 @@ class Calibration:
 
         def of_engine(kind: str, cost: PassCost) -> PassCost:
             added = slower * own.micro_batch_s / count if kind == "layer" else 0.0
-            ratio = slower * own.ratio
-            return PassCost(ratio * cost.floor + added, ratio * cost.a + added, ratio * cost.b, ratio * cost.c)
+            return cost.slower(slower * own.ratio, added)
 
         passes = {kind: {name: of_engine(kind, cost) for name, cost in costs.items()}
                   for kind, costs in self.passes.items()}
         return Costs(passes, slower * own.ratio * self.update_s_per_parameter,
                      links or Links(self.measured_links), self.slowdown, self.scatters, crowding,
-                     slower * own.step_s)
+                     slower * own.step_s, own.exchange_s)
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

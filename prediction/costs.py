@@ -72,6 +72,10 @@ class PassCost:
         products = self.b * batch.tokens + self.c * batch.tokens * batch.length
         return max(self.floor, self.a + share * products)
 
+    def slower(self, factor: float, added: float = 0.0) -> "PassCost":
+        """With so many times the seconds, and some more."""
+        return PassCost(factor * self.floor + added, factor * self.a + added, factor * self.b, factor * self.c)
+
 
 def wire_bytes(operation: str, size: float, devices: int) -> float:
     """The bytes that pass each device's link, by ring algorithms (NCCL's performance notes)."""
@@ -89,6 +93,7 @@ class Costs:
         slowdown, crowding: see `events.simulate`.
         scatters: whether a reduce-scatter is one. Gloo has none, and all-reduces.
         step_s: of each step, whatever it trains.
+        exchange_s: of each exchange, on top of its link's; see `events.Issued`.
     """
 
     passes: Mapping[str, Mapping[str, PassCost]]
@@ -98,6 +103,7 @@ class Costs:
     scatters: bool = True
     crowding: float = 1.0
     step_s: float = 0.0
+    exchange_s: float = 0.0
 
     def pass_s(self, layer: Layer, kind: str, batch: Batch) -> float:
         """Seconds of a pass of one micro-batch."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 COMPUTE, COMMUNICATION = "compute", "communication"
+START = "start"  # what starting an exchange takes of the compute stream
 Stream = tuple[int, str]  # device, COMPUTE or COMMUNICATION
 
 
@@ -34,10 +35,15 @@ class Work:
 
 
 class Issued:
-    """The work of one step, in the order in which it is issued."""
+    """The work of one step, in the order in which it is issued.
 
-    def __init__(self) -> None:
+    Args:
+        exchange_s: by which each exchange holds up both of its device's streams: to start it, and to wake who waits.
+    """
+
+    def __init__(self, exchange_s: float = 0.0) -> None:
         self.work: list[Work] = []
+        self.exchange_s = exchange_s
 
     def compute(self, kind: str, seconds: float, *after: Work, device: int = 0, number: int = 0) -> Work:
         """Issue a computation on one device."""
@@ -45,7 +51,11 @@ class Issued:
 
     def communicate(self, kind: str, seconds: float, *after: Work, devices: tuple[int, ...] = (0,),
                     size: float = 0.0) -> Work:
-        """Issue an exchange of `size` bytes among devices."""
+        """Issue an exchange of `size` bytes among devices; one that takes no time is none."""
+        if seconds and self.exchange_s:
+            seconds += self.exchange_s
+            for device in devices:
+                self.compute(START, self.exchange_s, device=device)
         return self._add(Work(kind, seconds, tuple((device, COMMUNICATION) for device in devices), after, size))
 
     def _add(self, work: Work) -> Work:

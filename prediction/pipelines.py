@@ -22,7 +22,7 @@ def pipeline(pieces: Sequence[Sequence[Layer]], stage_of: Sequence[int], actions
     Raises:
         ValueError: the stages wait for each other.
     """
-    issued, stages = Issued(), len(actions)
+    issued, stages = Issued(costs.exchange_s), len(actions)
     devices = stages * replicas
     _passes(issued, pieces, stage_of, actions, batch, costs, message, devices)
     for stage in range(stages):

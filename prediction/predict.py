@@ -9,7 +9,7 @@ from measurement.pipelines.spans import Span, bubble_pct
 from prediction import memory, recipes
 from prediction.calibration import Calibration
 from prediction.costs import FP32, Batch, Costs, Layer
-from prediction.events import COMMUNICATION, COMPUTE, Work, simulate
+from prediction.events import COMMUNICATION, COMPUTE, START, Work, simulate
 from prediction.links import Links
 from prediction.pipelines import pipeline
 from prediction.schedules import ORDERS
@@ -147,7 +147,7 @@ def spans(work: Sequence[Work]) -> list[Span]:
     """A predicted step as spans, to be drawn as measured ones are."""
     names = {"send/receive": "send", "all-reduce": "reduce", "reduce-scatter": "reduce", "all-gather": "load"}
     return [Span(0, device, names.get(each.kind, each.kind), each.number, each.start, each.end)
-            for each in work for device, _ in each.streams if each.end > each.start]
+            for each in work for device, _ in each.streams if each.end > each.start and each.kind != START]
 
 
 def exposed_s(work: Sequence[Work]) -> float:
@@ -159,7 +159,7 @@ def exposed_s(work: Sequence[Work]) -> float:
 def _exposed_on(device: int, work: Sequence[Work]) -> float:
     edges = []
     for each in work:
-        for stream in each.streams:
+        for stream in each.streams if each.kind != START else ():
             if stream[0] == device and each.end > each.start:
                 edges += [(each.start, stream[1], 1), (each.end, stream[1], -1)]
     running, exposed, before = {COMPUTE: 0, COMMUNICATION: 0}, 0.0, 0.0

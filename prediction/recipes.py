@@ -19,7 +19,7 @@ class Step(Issued):
     """The work of one step, with the costs of one strategy."""
 
     def __init__(self, layers: Sequence[Layer], batch: Batch, costs: Costs, devices: int) -> None:
-        super().__init__()
+        super().__init__(costs.exchange_s)
         self.layers, self.batch, self.costs, self.devices = layers, batch, costs, devices
 
     def run(self, layer: Layer, kind: str, *after: Work) -> Work:

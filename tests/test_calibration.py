@@ -6,12 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from prediction.calibrate import SHAPES, SMALLEST_RATIO, fit_engine
 from prediction.calibration import RECOMPUTE, Engine, read_calibration
 from prediction.costs import FP32, Batch, PassCost
+from prediction.engine_costs import (
+    SHAPES,
+    SMALLEST_RATIO,
+    EngineRun,
+    exchange_settings,
+    fit_engine,
+    fit_exchange,
+    product_s,
+)
+from prediction.events import simulate
 from prediction.layer_times import fit_pass
 from prediction.links import LinkCost
-from prediction.predict import batch_lengths, deal_out, exposed_s, predict
+from prediction.predict import batch_lengths, deal_out, exposed_s, issue, predict
 from prediction.setting import Setting
 from tests.shared.calibrations import LAYERS, PARAMETERS, made
 from workload.errors import InputError
@@ -31,7 +40,7 @@ def test_an_engines_ratio_and_what_it_adds_to_each_micro_batch_and_step():
     steps = [Batch(*shape, length) for shape in SHAPES for length in (64, 128, 256)]
     taken = [1.5 * (update + batch.micro_batches * 4 * 3e-3 * batch.tokens) + 0.125 * batch.micro_batches + 0.0625
              for batch in steps]
-    runs = [{"steps": list(zip(steps, taken, strict=True)), "peak_gib": 0.75 + 1e-4 * tokens, "tokens": tokens}
+    runs = [EngineRun(list(zip(steps, taken, strict=True)), 0.75 + 1e-4 * tokens, tokens, None)
             for tokens in (256, 1024)]
     engine = fit_engine(passes, update, PARAMETERS, LAYERS, runs)
     assert (engine.ratio, engine.micro_batch_s, engine.step_s, engine.token_gib) == pytest.approx(
@@ -43,8 +52,51 @@ def test_noisy_steps_do_not_make_passes_free():
     passes, runs = made().passes, []
     for (micro_batches, samples), taken in zip(SHAPES, (1.0, 0.5, 0.9), strict=True):
         steps = [(Batch(micro_batches, samples, length), taken) for length in (64, 128, 256)]
-        runs.append({"steps": steps, "peak_gib": 1.0, "tokens": samples * 256})
-    assert fit_engine(passes, 0.0, PARAMETERS, LAYERS, runs).ratio == pytest.approx(SMALLEST_RATIO)
+        runs.append(EngineRun(steps, 1.0, samples * 256, None))
+    assert fit_engine(passes, 0.0, PARAMETERS, LAYERS, runs).ratio == pytest.approx(SMALLEST_RATIO, rel=0.01)
+
+
+def test_a_few_slow_steps_do_not_change_a_fit():
+    passes = made().passes
+    steps = [(batch, 4 * 3e-3 * batch.tokens * batch.micro_batches * (5 if slow else 1)) for shape in SHAPES
+             for batch, slow in ((Batch(*shape, length), length == 128) for length in (64, 96, 128, 192, 256))]
+    engine = fit_engine(passes, 0.0, PARAMETERS, LAYERS, [EngineRun(steps, 1.0, 256, None)] * 2)
+    assert 1.0 <= engine.ratio < 1.25, "least squares of all steps alike would say more"
+
+
+@pytest.mark.parametrize("name", exchange_settings(4, 4, (1, 2, 4)))
+def test_what_an_exchange_costs_is_found_again(name):
+    """Steps are simulated with exchanges of 20 ms; the fit to them finds these."""
+    calibration = replace(made(LinkCost(1e-3, 1e9)), devices=4, cores=4)
+    setting = exchange_settings(4, 4, (1, 2, 4))[name]
+    known = replace(calibration, engines={each: replace(engine, exchange_s=0.02)
+                                          for each, engine in calibration.engines.items()})
+    batches = [Batch(4, 4, length) for length in (8, 16, 24)]
+    costs = known.costs(setting)
+    steps = [(batch, simulate(issue(known, setting, batch, costs), costs.slowdown, costs.crowding))
+             for batch in batches]
+    assert fit_exchange(calibration, setting, steps) == pytest.approx(0.02, rel=1e-3)
+    assert fit_exchange(calibration, setting, [(batch, taken / 100) for batch, taken in steps]) == 0
+
+
+def test_engines_run_on_all_devices_only_where_the_model_has_so_many_parts():
+    assert exchange_settings(1, 4, (1, 2)) == {}
+    assert {"pipeline", "torch_pipeline", "tensor_parallel"}.isdisjoint(exchange_settings(8, 4, (1, 2, 4)))
+
+
+def test_a_run_is_brought_to_another_speed_of_the_machine(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"attempts": [{"matrix_product_s": [2.0, 4.0]}],
+                                                   "at_the_end": {"matrix_product_s": [3.0, 3.2]}}))
+    assert product_s(tmp_path) == pytest.approx(3.05)
+    run = EngineRun([(Batch(1, 1, 8), 6.1)], 1.0, 8, product_s(tmp_path)).at_speed(1.0)
+    assert run.steps == [(Batch(1, 1, 8), pytest.approx(2.0))]
+
+
+def test_a_machine_that_changed_during_a_run_says_nothing_of_its_speed(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"attempts": [{"matrix_product_s": [2.0]}],
+                                                   "at_the_end": {"matrix_product_s": [2.3]}}))
+    assert product_s(tmp_path) is None
+    assert EngineRun([(Batch(1, 1, 8), 6.0)], 1.0, 8, None).at_speed(1.0).steps == [(Batch(1, 1, 8), 6.0)]
 
 
 # ---------------------------------------------------------------- the file
