@@ -42,8 +42,9 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
                         help="gradient noise scale, as summary.csv has it, for goodput")
     parser.add_argument("--reference_batch_size", type=int, default=16,
                         help="the batch against which statistical efficiency is stated (default: %(default)s)")
-    parser.add_argument("--target_samples", type=float, help="samples to train on, for seconds and prices")
+    parser.add_argument("--target_samples", type=float, help="samples to train on, for seconds, prices and energy")
     parser.add_argument("--price_per_device_hour", type=float, help="in any currency")
+    parser.add_argument("--grams_co2_per_kwh", type=float, help="of the electricity; needs GPUs that tell their power")
     parser.add_argument("--num_gpus", type=int, help="devices to calibrate with (default: all GPUs, or 2 processes)")
     parser.add_argument("--output_dir", type=Path, default=Path("results"),
                         help="where calibration and plan go (default: %(default)s)")
@@ -64,7 +65,7 @@ def main() -> None:
                      options.devices_per_node)
     plans = make_plans(options, calibration, devices, links)
     wanted = Wanted(options.target_samples, options.price_per_device_hour, options.noise_scale,
-                    options.reference_batch_size)
+                    options.reference_batch_size, options.grams_co2_per_kwh, calibration.power_w)
     text = plan_text(calibration, plans, wanted, options.link)
     print(text)
     options.output_dir.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ def check(options: argparse.Namespace, devices: list[int]) -> None:
     """Refuse numbers that make no sense together."""
     batch = options.global_batch_size
     for name in ("global_batch_size", "devices_per_node", "device_memory_gib", "noise_scale", "reference_batch_size",
-                 "target_samples", "price_per_device_hour"):
+                 "target_samples", "price_per_device_hour", "grams_co2_per_kwh"):
         if (value := getattr(options, name)) is not None and value <= 0:
             raise InputError(f"--{name} {value}: use a number above 0")
     if devices[0] < 1:

@@ -5,19 +5,23 @@
     python plots.py results --output_dir report      # write somewhere else
     python plots.py --published                      # with the studies' published figures beside ours
     python plots.py --mix_versions                   # runs of different code and library versions in one table
+    python plots.py --price_per_device_hour 2.5      # what each run cost, and its way to the target
 
-Prints the tables and writes comparison.md, comparison.csv and figures/*.png, and autotuning.csv if DeepSpeed's
-autotuner left its results. Runs that differ only in their seed share a row. Rows that are not comparable (another
-task, batch, code, ...) share neither table nor figure, except for weak scaling, where the batch grows with the
-devices. The project's own results/reference is left out unless that folder, or one in it, is given.
+Prints the tables and writes comparison.md, comparison.csv and figures/*.png, autotuning.csv if DeepSpeed's autotuner
+left its results, and report.html: one page with all of it, to open in a browser or to hand on. Runs that differ only in
+their seed share a row. Rows that are not comparable (another task, batch, code, ...) share neither table nor figure,
+except for weak scaling, where the batch grows with the devices. The project's own results/reference is left out unless
+that folder, or one in it, is given.
 
 This file defines what is compared: metrics, tables, figures, names and colours. comparison/ defines how.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 from comparison.autotuning import find_tuners
+from comparison.costs import add_costs, with_costs
 from comparison.predicted import add_predictions, find_calibrations
 from comparison.published import published_parts
 from comparison.report import write_comparison
@@ -242,14 +246,21 @@ def main() -> None:
     parser.add_argument("--mix_versions", action="store_true",
                         help="let runs of different code, torch, transformers or deepspeed share a table; "
                              "its heading and its rows say which")
+    parser.add_argument("--price_per_device_hour", type=float, help="in any currency, for what runs cost")
+    parser.add_argument("--grams_co2_per_kwh", type=float, help="of the electricity, for what runs emitted")
     parser.error = lambda message: parser.exit(2, f"plots.py: {message}\n")
     options = parser.parse_args()
+    for name in ("price_per_device_hour", "grams_co2_per_kwh"):
+        if (value := getattr(options, name)) is not None and not 0 < value < math.inf:
+            parser.error(f"--{name} {value}: use a number above 0")
     if not options.results.is_dir():
         parser.error(f"there is no folder {options.results}")
-    study = STUDY.mixing_versions() if options.mix_versions else STUDY
+    asked = options.price_per_device_hour, options.grams_co2_per_kwh
+    study = with_costs(STUDY.mixing_versions() if options.mix_versions else STUDY, *asked)
     runs, tuners = find_runs(options.results, study, REFERENCE), find_tuners(options.results, REFERENCE)
     if not runs:
         parser.error(f"no finished run to compare in {options.results}")
+    add_costs(runs, *asked)
     rows, members = compare(runs, study)
     add_predictions(rows, find_calibrations(options.results))
     published = published_parts(PUBLISHED, rows, study) if options.published else []
@@ -261,7 +272,8 @@ def main() -> None:
         parser.error(f"cannot write to {output}: {error}")
     try:
         print(text)
-        print(f"Wrote comparison.md, comparison.csv and {figures} figures (figures/*.png) to {output}", flush=True)
+        print(f"Wrote report.html, comparison.md, comparison.csv and {figures} figures (figures/*.png) to {output}",
+              flush=True)
     except OSError as error:
         parser.error(f"the tables are in {output}, but cannot be printed ({error.strerror})")
 

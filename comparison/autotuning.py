@@ -15,14 +15,14 @@ from comparison.csv_files import as_numbers
 from comparison.digits import mean_text
 from comparison.runs import folders_below, left_out
 from comparison.study import Study
-from comparison.tables import markdown, metrics_table
+from comparison.tables import Part, Table, metrics_table
 
 SUMMARY = "summary.txt"  # written by the tuner
 COLUMNS = ["tuning_space", "experiments", "best_value", "best_experiment"]  # our names for its columns
 UNITS = {"throughput": " samples/s"}
 
 
-def end_to_end(group: pd.DataFrame, study: Study) -> list[str]:
+def end_to_end(group: pd.DataFrame, study: Study) -> list[Part]:
     """Heading and table of the autotuned rows and those on as many devices, with the settings of each."""
     is_tuned = group["tuned_by"] == "autotuner"
     rows = group[group["devices"].isin(group.loc[is_tuned, "devices"])]
@@ -79,12 +79,12 @@ def find_tuners(root: Path, without: Path | None = None) -> pd.DataFrame:
     return pd.concat(found[1:] or found)[found[0].columns]
 
 
-def tuner_parts(tuners: pd.DataFrame) -> list[str]:
+def tuner_parts(tuners: pd.DataFrame) -> list[Part]:
     """Heading and table of each tuner's measurements, and how to read them."""
-    parts = []
+    parts: list[Part] = []
     for (folder, metric), table in tuners.groupby(["folder", "metric"]):
         cells = [["tuning space", *table["tuning_space"]], ["experiments", *map(str, table["experiments"])],
                  [f"tuner's best {metric}{UNITS.get(str(metric), '')}", *map(mean_text, table["best_value"])],
                  ["best experiment", *table["best_experiment"]]]
-        parts += [f"## Autotuning: what the tuner measured ({folder})", markdown(cells)]
+        parts += [f"## Autotuning: what the tuner measured ({folder})", Table(cells)]
     return [*parts, captions.TUNER] if parts else []

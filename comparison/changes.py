@@ -13,7 +13,7 @@ from scipy.stats import t
 
 from comparison.statistics import discoveries, estimate, in_percent, log_ratios, p_values, positive_logs
 from comparison.study import DRIFT, OTHERS, Study
-from comparison.targets import TIMES
+from comparison.targets import TO_TARGET
 
 MOST_DRIFT = 5.0  # percent: a run whose machine changed its speed, or worked for others, by more supports no mark
 
@@ -110,7 +110,7 @@ def find_changes(runs: Runs, baseline: np.ndarray, has_times: np.ndarray, group:
     columns = {column: place for place, column in enumerate(study.measured)}
     cells = runs.cells(runs.values)
     logs = log_ratios(cells.means[:, :-1], cells.means[:, baseline])  # (seeds, rows, metrics)
-    logs[:, ~has_times, [[columns[time]] for time in TIMES]] = np.nan
+    logs[:, ~has_times, [[columns[time]] for time in TO_TARGET if time in columns]] = np.nan
     found = estimate(logs)
 
     deviation, freedom = rerun_spread(runs, group)

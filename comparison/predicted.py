@@ -11,7 +11,7 @@ from comparison.figures import legend, looks, new_chart
 from comparison.progress import tell
 from comparison.settings import RATE, shown_names
 from comparison.study import LIBRARIES, Study
-from comparison.tables import EMPTY, markdown
+from comparison.tables import EMPTY, Part, Table
 from prediction.calibration import NAME, Calibration, read_calibration
 from prediction.predict import Prediction, predict
 from prediction.setting import setting_of
@@ -65,18 +65,19 @@ def _prediction(row: pd.Series, calibrations: Sequence[Calibration]) -> Predicti
     return None
 
 
-def predicted_table(group: pd.DataFrame) -> list[str]:
+def predicted_table(group: pd.DataFrame) -> list[Part]:
     """A table of rows with a prediction: predicted, measured, and by how much the prediction is off."""
     if PREDICTED[RATE] not in group or not len(group := group[group[PREDICTED[RATE]].notna()]):
         return []
-    columns = [["setting", *shown_names(group)]]
+    columns, metrics = [["setting", *shown_names(group)]], [""]
     for measured, title in SHOWN.items():
         predicted = group[PREDICTED[measured]]
         error = 100 * (predicted / group[measured] - 1)
         columns += [[f"predicted {title}", *(_number(value) for value in predicted)],
                     [f"measured {title}", *(_number(value) for value in group[measured])],
                     ["error %", *(EMPTY if pd.isna(value) else f"{value:+.1f}" for value in error)]]
-    return ["### Predicted beside measured", markdown(columns)]
+        metrics += [PREDICTED[measured], measured, ""]
+    return ["### Predicted beside measured", Table(columns, tuple(metrics))]
 
 
 def predicted_chart(rows: pd.DataFrame, heading: str, study: Study) -> Figure | None:

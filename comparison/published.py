@@ -12,7 +12,7 @@ from comparison.rows import MEAN
 from comparison.runs import left_out
 from comparison.settings import describe, shown_names
 from comparison.study import Metric, Study
-from comparison.tables import EMPTY, markdown
+from comparison.tables import EMPTY, Part, Table
 
 COLUMNS = ["study", "setting", "devices", "column", "value", "unit", "source", "measures"]
 
@@ -47,7 +47,7 @@ def as_published(lines: pd.DataFrame, metric: Metric) -> str:
     return " / ".join(value + unit for value, unit in zip(lines["value"], units, strict=True)) or EMPTY
 
 
-def published_part(name: str, table: pd.DataFrame, rows: pd.DataFrame, study: Study) -> list[str]:
+def published_part(name: str, table: pd.DataFrame, rows: pd.DataFrame, study: Study) -> list[Part]:
     """Heading and table of one study: our rows of its task above the published ones, in the columns both have.
 
     Args:
@@ -80,10 +80,10 @@ def published_part(name: str, table: pd.DataFrame, rows: pd.DataFrame, study: St
     notes = [f"- published {metric.label} of {', '.join(lines['setting'].unique())}: {text}"
              for metric in metrics if metric.column in study.published_beside  # ours measures something else
              for text, lines in shared[shared["column"] == metric.column].groupby("measures", sort=False)]
-    return [f"## Published: {name}", markdown(cells), *(["\n".join(notes)] if notes else [])]
+    return [f"## Published: {name}", Table(cells), *(["\n".join(notes)] if notes else [])]
 
 
-def published_parts(folder: Path, rows: pd.DataFrame, study: Study) -> list[str]:
+def published_parts(folder: Path, rows: pd.DataFrame, study: Study) -> list[Part]:
     """The part of the report on each published study, after a paragraph that introduces them."""
     found = read_published(folder)
     parts = [part for name, table in found.items() for part in published_part(name, table, rows, study)]

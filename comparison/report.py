@@ -1,4 +1,4 @@
-"""Write comparison.md, comparison.csv and the figures of every group of comparable rows."""
+"""Write comparison.md, comparison.csv, report.html and the figures of every group of comparable rows."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,14 +12,16 @@ from comparison.autotuning import end_to_end, tuner_parts
 from comparison.changes import MOST_DRIFT
 from comparison.figures import Members, bar_chart, line_chart, quality_chart
 from comparison.noise_figure import noise_chart
+from comparison.page import Section, write_page
 from comparison.predicted import PREDICTED, predicted_chart, predicted_table
 from comparison.rows import ENDS, FLOOR, MEAN, RERUNS, WEAK
 from comparison.saving import Drawing, save_figures
 from comparison.scaling import scaling_charts, scaling_tables, weak_charts, weak_groups
 from comparison.settings import RATE, describe, mixed_versions, name_start
 from comparison.study import SPEEDUPS, VERSIONS, Study
-from comparison.tables import metrics_table, without_empty
-from comparison.targets import TIMES, aim_of
+from comparison.tables import Part, metrics_table, without_empty
+from comparison.targets import TO_TARGET, aim_of
+from comparison.verdict import verdict
 from comparison.verified import verified
 from measurement.columns import HIGH, INTERVALS, LOW
 
@@ -51,9 +53,9 @@ def noise(group: pd.DataFrame) -> list[str]:
     return found
 
 
-def tables(group: pd.DataFrame, study: Study) -> list[str]:
+def tables(group: pd.DataFrame, study: Study) -> list[Part]:
     """The tables of a group: the first with all its columns, the others without empty rows and columns."""
-    parts: list[str] = []
+    parts: list[Part] = []
     for place, (title, metrics) in enumerate(study.tables.items()):
         if place:
             filled, metrics = without_empty(group, metrics)
@@ -67,7 +69,7 @@ def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) ->
     """The figures of a group by name, each to be drawn when it is called."""
     found: dict[str, Drawing] = {}
     for metric in study.metrics:
-        is_mean = metric.column + MEAN[1] in group and metric.column not in TIMES  # bars would mix targets
+        is_mean = metric.column + MEAN[1] in group and metric.column not in TO_TARGET  # bars would mix targets
         if is_mean and group[metric.column].notna().any():
             found[metric.column] = partial(bar_chart, group, metric, heading, study)
     for curve in study.curves:
@@ -83,7 +85,7 @@ def charts(group: pd.DataFrame, members: Members, heading: str, study: Study) ->
 
 
 def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: Study, tuners: pd.DataFrame,
-                     published: list[str], verifications: Sequence[dict[str, Any]] = ()) -> tuple[str, int]:
+                     published: list[Part], verifications: Sequence[dict[str, Any]] = ()) -> tuple[str, int]:
     """Write tables and figures of every group and of weak scaling. Returns the tables as text, and the figure count.
 
     Args:
@@ -97,7 +99,9 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
     if len(tuners):
         tuners.to_csv(output / "autotuning.csv", index=False)
     differing = [column for column in study.group if rows[column].nunique(dropna=False) > 1]
-    parts, drawings = ["# Comparison of training runs"], dict[Path, Drawing]()
+    sections: list[Section] = []
+    others: list[Part] = []  # what follows the groups
+    drawings = dict[Path, Drawing]()
     for number, (_, group) in enumerate(rows.groupby("group")):
         row = group.iloc[0]  # all rows of a group are equal in these columns
         known = {column for column in study.group if pd.notna(row[column])} - {"workload", *VERSIONS}
@@ -105,19 +109,26 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
         heading += mixed_versions(group, study)
         slug = name_start(describe(row, differing, study), number) if differing else ""
         by_hand = group[group["tuned_by"] != "autotuner"]  # autotuned rows have a table of their own
-        shown = [verified(by_hand, verifications), *noise(by_hand), *tables(by_hand, study)] if len(by_hand) else []
-        parts += [f"## {heading}", *shown, *end_to_end(group, study)]
-        found = charts(by_hand, members, heading, study) if len(by_hand) else {}
+        proven = verified(by_hand, verifications)
+        sentences, parts, found = [], [], dict[str, Drawing]()
+        if len(by_hand):
+            proven = verified(by_hand, verifications)
+            sentences = [*verdict(by_hand, members, study), proven]
+            parts = [proven, *noise(by_hand), *tables(by_hand, study)]
+            found = charts(by_hand, members, heading, study)
+        sections.append(Section(heading, by_hand, sentences, [*parts, *end_to_end(group, study)]))
         drawings |= {figures / f"{slug}{name}.png": drawing for name, drawing in found.items()}
     for heading, slug, group in weak_groups(rows, study):
-        parts += [f"## {heading}", *scaling_tables(group, study, "weak")]
+        others += [f"## {heading}", *scaling_tables(group, study, "weak")]
         found = weak_charts(group, members, heading, study)
         drawings |= {figures / f"{slug}{name}.png": drawing for name, drawing in found.items()}
+    shown = [part for each in sections for part in (f"## {each.heading}", *each.parts)] + others
     notes = {captions.COMPARISON: True, captions.UNRECORDED_CODE: rows["source_digest"].isna().any(),
              captions.INTERVAL: rows[INTERVALS].notna().any(axis=None), captions.FEW_STEPS: rows["few_steps"].any(),
-             captions.DIRTY: rows["is_dirty"].any(), captions.SCALING: any(" scaling: " in part for part in parts)}
+             captions.DIRTY: rows["is_dirty"].any(), captions.SCALING: any(" scaling: " in str(part) for part in shown)}
     reading = [note for note, is_needed in notes.items() if is_needed]
-    parts += [*tuner_parts(tuners), "## How to read the tables", "\n".join(reading)]
-    text = "\n\n".join([*parts, *published]) + "\n"
+    last = [*tuner_parts(tuners), "## How to read the tables", "\n".join(reading), *published]
+    write_page(output / "report.html", sections, [*others, *last], members, study)
+    text = "\n\n".join(map(str, ["# Comparison of training runs", *shown, *last])) + "\n"
     (output / "comparison.md").write_text(text, encoding="utf-8")
     return text, save_figures(drawings)

@@ -4,8 +4,9 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,8 @@ TRIAL_RECORD = "run"  # the trial's own record below that folder, which is not a
 class Run(NamedTuple):
     summary: dict
     curves: dict[str, pd.DataFrame]  # column -> its values and those of its axes; a run may lack any
+    description: Mapping[str, Any] = MappingProxyType({})  # run.json
+    folder: Path = Path()
 
 
 def left_out(path: Path, reason: object) -> None:
@@ -99,7 +102,7 @@ def read_summary(folder: Path, description: dict, study: Study) -> dict:
     if "deepspeed_settings" not in row:  # the run is older than this column
         row["deepspeed_settings"] = deepspeed_settings(config if isinstance(config, dict) else None)
     whole = set(study.whole_numbers)
-    numbers = {*study.measured, *study.targets, *whole, *INTERVALS, "peak_tflops", DRIFT, *OTHERS}
+    numbers = {*study.measured, *study.targets, *whole, *INTERVALS, "peak_tflops", "energy_j", DRIFT, *OTHERS}
     for column in [column for column in cells if column in numbers]:
         row[column] = as_number(cells[column], column, "summary.csv", column in whole)
     if "peak_tflops" in row and pd.notna(row["peak_tflops"]):  # part of a row's name
@@ -153,7 +156,8 @@ def read_run(folder: Path, study: Study) -> Run:
     Raises:
         ValueError: the folder holds no finished run, or one of its files is not usable.
     """
-    row = read_summary(folder, read_description(folder), study)
+    description = read_description(folder)
+    row = read_summary(folder, description, study)
     names = dict.fromkeys([*(curve.file for curve in study.curves), "steps.csv"])
     # A run without curves still has its row in the tables.
     tables = {name: read_columns(folder / name, drop_torn=True) for name in names if (folder / name).is_file()}
@@ -161,7 +165,7 @@ def read_run(folder: Path, study: Study) -> Run:
               if name in tables}
     if "steps.csv" in tables:
         curves[NOISE] = _numbers(tables["steps.csv"], "steps.csv", ["samples", *NORMS])
-    return Run(row, curves)
+    return Run(row, curves, description, folder)
 
 
 def _numbers(table: dict[str, list[str]], file: str, columns: list[str]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from comparison.rows import WEAK
 from comparison.saving import Drawing
 from comparison.settings import DIRTY_MARK, describe, mixed_versions, name_start, strategy_name, tell_apart
 from comparison.study import SPEEDUPS, VERSIONS, Study
-from comparison.tables import EMPTY, cell, markdown, metrics_table, without_empty
+from comparison.tables import EMPTY, Part, Table, cell, metrics_table, without_empty
 
 TITLES = {
     "strong": "Strong scaling: the same global batch on every number of devices",
@@ -42,24 +42,24 @@ def with_lines(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     return rows.assign(line=[line + DIRTY_MARK if line in dirty else line for line in rows["line"]])
 
 
-def pivot(rows: pd.DataFrame, column: str, study: Study) -> str:
-    """A table with a row per number of devices and a column per strategy that ran on several; empty if none did."""
+def pivot(rows: pd.DataFrame, column: str, study: Study) -> Table | None:
+    """A table with a row per number of devices and a column per strategy that ran on several; None if none did."""
     several = rows.groupby("strategy")["devices"].transform("nunique") > 1
     rows = scaled(rows[several], column)
     if rows.empty:
-        return ""
+        return None
     rows = with_lines(rows, study)
     devices = sorted(rows["devices"].unique())
     columns = [["devices", *map(str, devices)]]
     for line in rows["line"].unique():
         points = rows[rows["line"] == line].set_index("devices")
         columns.append([line, *(cell(points.loc[n], column) if n in points.index else EMPTY for n in devices)])
-    return markdown(columns)
+    return Table(columns, ("", *[column] * (len(columns) - 1)))
 
 
-def scaling_tables(rows: pd.DataFrame, study: Study, kind: str) -> list[str]:
+def scaling_tables(rows: pd.DataFrame, study: Study, kind: str) -> list[Part]:
     """Tables of epoch times and what follows from them, then of throughput by devices and strategy; none is empty."""
-    parts = []
+    parts: list[Part] = []
     if len(found := scaled(rows, "epoch_speedup")):
         parts += [f"### {TITLES[kind]}", metrics_table(*without_empty(found, study.scaling))]
     for title, column in study.pivots.items():

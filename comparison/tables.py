@@ -1,4 +1,6 @@
-"""Markdown tables with a line per row of the comparison and a column per metric."""
+"""Tables with a line per row of the comparison and a column per metric."""
+
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -31,15 +33,28 @@ def cell(row: pd.Series, column: str) -> str:
     return text if pd.isna(change) else f"{text} {change_text(change, half_width, row[column + DIFFERS])}"
 
 
-def markdown(columns: list[list[str]]) -> str:
-    """A table from its columns, each a title and its cells; the first column is left-aligned."""
-    (title, *names), *others = [[text.replace("|", "\\|") for text in column] for column in columns]
-    width = max(map(len, [title, *names]))
-    aligned = [[text.ljust(width) for text in (title, "-" * width, *names)]]
-    for title, *cells in others:
-        width = max(map(len, [title, *cells]))
-        aligned.append([text.rjust(width) for text in (title, "-" * (width - 1) + ":", *cells)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*aligned, strict=True))
+@dataclass(frozen=True)
+class Table:
+    """Columns of text, each a title and its cells; `str` gives Markdown, with the first column aligned left.
+
+    Args:
+        metrics: of each column the name in summary.csv or comparison.csv; "" if it has none. (default: none has)
+    """
+
+    columns: list[list[str]]
+    metrics: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        (title, *names), *others = [[text.replace("|", "\\|") for text in column] for column in self.columns]
+        width = max(map(len, [title, *names]))
+        aligned = [[text.ljust(width) for text in (title, "-" * width, *names)]]
+        for title, *cells in others:
+            width = max(map(len, [title, *cells]))
+            aligned.append([text.rjust(width) for text in (title, "-" * (width - 1) + ":", *cells)])
+        return "\n".join(f"| {' | '.join(line)} |" for line in zip(*aligned, strict=True))
+
+
+Part = str | Table  # of a report: a heading, a paragraph or a list in Markdown, or a table
 
 
 def without_empty(rows: pd.DataFrame, metrics: list[Metric]) -> tuple[pd.DataFrame, list[Metric]]:
@@ -48,8 +63,9 @@ def without_empty(rows: pd.DataFrame, metrics: list[Metric]) -> tuple[pd.DataFra
     return rows.dropna(how="all", subset=[metric.column for metric in metrics]), metrics
 
 
-def metrics_table(rows: pd.DataFrame, metrics: list[Metric]) -> str:
+def metrics_table(rows: pd.DataFrame, metrics: list[Metric]) -> Table:
     names = shown_names(rows) + rows["is_baseline"].map({True: " (baseline)", False: ""})
     each = [row for _, row in rows.iterrows()]
-    return markdown([["setting", *names],
-                     *([metric.title, *(cell(row, metric.column) for row in each)] for metric in metrics)])
+    return Table([["setting", *names],
+                  *([metric.title, *(cell(row, metric.column) for row in each)] for metric in metrics)],
+                 ("", *(metric.column for metric in metrics)))

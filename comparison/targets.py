@@ -12,6 +12,7 @@ import pandas as pd
 from comparison.study import Study
 
 TIMES = ["time_to_target_s", "samples_to_target"]
+TO_TARGET = [*TIMES, "cost_to_target", "energy_to_target_kwh", "co2_to_target_g"]  # all that follows from a time
 SEVERAL = "several"  # the target of a row whose runs had different ones, and which has no mean time
 
 
@@ -41,7 +42,7 @@ def add_targets(rows: pd.DataFrame, runs: pd.DataFrame, study: Study) -> None:
     aims = [aim_of(run, study) for _, run in runs.iterrows()]
     aims = pd.Series([aim.text if aim else None for aim in aims], runs.index, dtype=object).groupby(runs["row"])
     is_mixed = aims.nunique() > 1
-    runs.loc[runs["row"].map(is_mixed), TIMES] = np.nan
+    runs.loc[runs["row"].map(is_mixed), [column for column in TO_TARGET if column in runs]] = np.nan
     done = runs["time_to_target_s"].notna().groupby(runs["row"]).sum()
     rows["target"] = aims.first().mask(is_mixed, SEVERAL)
     rows["reached"] = (done.astype(str) + " of " + aims.count().astype(str)).where(aims.nunique() == 1)

@@ -128,9 +128,11 @@ def calibrate(job: Job, flags: list[str], devices: int, results: Path, bar: tqdm
     value_bytes = FP32 if job.precision == "fp32" else FP32 // 2
     memory = (torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else
               psutil.virtual_memory().total) / GIB
+    watts = [run.power_w for several in runs.values() for run in several if run.power_w]
     made = Calibration(facts, devices, cores, layers, tied_bytes, task.config.hidden_size, value_bytes, tuple(lengths),
                        tensor_groups(job), memory, PAD_TO_MULTIPLE_OF[device.type], task.max_length, passes, update,
-                       engines, links, slowdown, scatters=device.type == "cuda")
+                       engines, links, slowdown, scatters=device.type == "cuda",
+                       power_w=statistics.mean(watts) if watts else None)
     return measure_exchanges(made, flags, step_s, bar)
 
 

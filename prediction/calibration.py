@@ -61,6 +61,7 @@ class Calibration:
         passes: by layer's kind, then pass; see `Costs`.
         engines: by script, as `calibrate.ENGINES` names them.
         links: (operation, devices, cost).
+        power_w: of a device that trains, the mean over engines; None where it is not measured.
     """
 
     facts: Mapping[str, Any]
@@ -81,6 +82,7 @@ class Calibration:
     links: tuple[tuple[str, int, LinkCost], ...]
     slowdown: float
     scatters: bool
+    power_w: float | None = None
 
     def engine(self, setting: Setting) -> Engine:
         """A setting's own costs. What computing layers again adds was measured for DDP."""

@@ -51,6 +51,7 @@ class EngineRun:
     Args:
         steps: each timed step's batch on one replica, and its seconds.
         peak_gib: of memory.
+        power_w: of a device; None where it is not measured.
         tokens: of the largest micro-batch.
         product_s: see `product_s`; None if the machine was too unsteady to tell.
     """
@@ -59,6 +60,7 @@ class EngineRun:
     peak_gib: float
     tokens: int
     product_s: float | None
+    power_w: float | None = None
 
     def at_speed(self, product_s: float) -> "EngineRun":
         """As it would have been on a machine whose matrix products take so long."""
@@ -122,7 +124,8 @@ def _run(name: str, own: list[str], flags: list[str], devices: int, batch: Batch
     lengths = [round(tokens / samples) for tokens in np.diff([0.0, *(float(row["padded_tokens"]) for row in steps)])]
     return EngineRun([(replace(batch, length=length), float(row["step_s"]))
                       for row, length in zip(steps[untimed:], lengths[untimed:], strict=True)],
-                     float(summary["peak_memory_gib"]), batch.samples * max(lengths), product)
+                     float(summary["peak_memory_gib"]), batch.samples * max(lengths), product,
+                     float(summary["power_w"]) if summary["power_w"] else None)
 
 
 def fit_engine(passes: Mapping[str, Mapping[str, PassCost]], update_s: float, parameters: int,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from comparison.digits import mean_text
 from comparison.figures import legend, new_chart
-from comparison.tables import EMPTY, markdown
+from comparison.tables import EMPTY, Table
 from measurement.metrics import goodput, statistical_efficiency
 from measurement.pipelines.spans import draw as draw_timeline
 from plots import STUDY
@@ -20,7 +20,7 @@ from prediction.predict import spans
 from prediction.search import command
 from prediction.setting import Setting
 
-HOUR = 3600
+HOUR, KWH = 3600, 3.6e6  # seconds; joules
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,16 @@ class Wanted:
         price: of a device for an hour.
         noise_scale: gradient noise scale in samples.
         reference_batch: against which statistical efficiency is stated.
+        grams: of CO2 for a kWh.
+        watts: of a device that trains; None if unknown.
     """
 
     samples: float | None = None
     price: float | None = None
     noise_scale: float | None = None
     reference_batch: int = 16
+    grams: float | None = None
+    watts: float | None = None
 
     def seconds(self, option: Option) -> float | None:
         return self.samples / option.rate if self.samples and option.rate else None
@@ -46,6 +50,14 @@ class Wanted:
         """In the currency of the price."""
         seconds = self.seconds(option)
         return seconds * self.price * option.setting.devices / HOUR if seconds and self.price else None
+
+    def energy_kwh(self, option: Option) -> float | None:
+        seconds = self.seconds(option)
+        return seconds * self.watts * option.setting.devices / KWH if seconds and self.watts else None
+
+    def co2_g(self, option: Option) -> float | None:
+        energy = self.energy_kwh(option)
+        return energy * self.grams if energy and self.grams else None
 
     def efficiency(self, batch: int) -> float | None:
         return statistical_efficiency(self.noise_scale, batch, self.reference_batch) if self.noise_scale else None
@@ -85,6 +97,8 @@ def plan_text(calibration: Calibration, plans: Sequence[Plan], wanted: Wanted, l
     if (efficiency := wanted.efficiency(batch)) is not None:
         lines.append(f"A sample in this batch advances training {mean_text(efficiency)} times as much as in batches of "
                      f"{wanted.reference_batch}: goodput is that times the throughput.")
+    if wanted.grams and not wanted.watts:
+        lines.append("Energy and CO2 are not predicted: the calibration's devices do not tell what power they draw.")
     for plan in plans:
         first = next(iter(plan.best.values()))
         lines += ["", f"## {plan.devices} device{'s' * (plan.devices > 1)}", "",
@@ -112,7 +126,11 @@ def table(plan: Plan, wanted: Wanted) -> str:
         columns["seconds"] = [mean_text(wanted.seconds(option) or 0) for option in options]
     if wanted.samples and wanted.price:
         columns["price"] = [mean_text(wanted.cost(option) or 0) for option in options]
-    return markdown([[title, *map(str, cells)] for title, cells in columns.items()])
+    if wanted.samples and wanted.watts:
+        columns["energy kWh"] = [mean_text(wanted.energy_kwh(option) or 0) for option in options]
+    if wanted.samples and wanted.watts and wanted.grams:
+        columns["CO2 g"] = [mean_text(wanted.co2_g(option) or 0) for option in options]
+    return str(Table([[title, *map(str, cells)] for title, cells in columns.items()]))
 
 
 def range_text(option: Option, plan: Plan) -> str:
@@ -163,7 +181,8 @@ def row_of(option: Option, plan: Plan, wanted: Wanted) -> dict[str, Any]:
             "bubble_pct": found and found.bubble_pct, "wire_mib_per_step": found and found.wire_mib_per_step,
             "peak_memory_gib": option.needed_gib, "statistical_efficiency": efficiency,
             "goodput_samples_per_s": goodput(rate, efficiency) if rate and efficiency else None,
-            "time_to_samples_s": wanted.seconds(option), "price": wanted.cost(option), "command": command(setting)}
+            "time_to_samples_s": wanted.seconds(option), "price": wanted.cost(option),
+            "energy_kwh": wanted.energy_kwh(option), "co2_g": wanted.co2_g(option), "command": command(setting)}
 
 
 def draw(folder: Path, plans: Sequence[Plan]) -> int:

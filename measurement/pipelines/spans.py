@@ -130,6 +130,26 @@ def write_trace(spans: list[Span], path: Path) -> None:
     write_text(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 
+def read_trace(path: Path) -> list[Span]:
+    """The spans that `write_trace` wrote; their labels' numbers count within a stage's piece.
+
+    Raises:
+        OSError, ValueError: there is no such file, or it is something else.
+    """
+    try:
+        spans = []
+        for event in json.loads(path.read_text(encoding="utf-8"))["traceEvents"]:
+            if event["ph"] == "X":
+                label = event["name"].removeprefix(event["cat"] + " ")
+                number = label.rstrip("'")
+                start = event["ts"] / 1e6
+                spans.append(Span(int(event["pid"]), int(event["tid"]), str(event["cat"]), int(number), start,
+                                  start + event["dur"] / 1e6, len(label) - len(number)))
+        return spans
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is no timeline") from error
+
+
 def draw(spans: list[Span], title: str, path: Path) -> None:
     """Draw a row per stage, with the micro-batch's number on each compute span; idle time is white.
 

@@ -1,0 +1,92 @@
+"""What a comparison comes to, in sentences: what is fastest, how sure that is, how losses differ, what is unknown."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from comparison.digits import mean_text, number
+from comparison.figures import Members
+from comparison.rows import FLOOR
+from comparison.runs import Run
+from comparison.settings import RATE
+from comparison.statistics import estimate, in_percent, log_ratios
+from comparison.study import Study
+
+SAME_PCT = 0.01  # validation losses that are closer round to the same five digits
+
+
+def verdict(group: pd.DataFrame, members: Members, study: Study) -> list[str]:
+    """Sentences about a group of comparable rows."""
+    found = []
+    for devices, rows in group[group[RATE].notna()].groupby("devices"):
+        rows = rows.sort_values(RATE, ascending=False)
+        first = rows.iloc[0]
+        sentence = (f"On {devices} device{'s' if devices > 1 else ''}, {first['setting']} is the fastest, with "
+                    f"{mean_text(first[RATE])} samples/s")
+        if len(rows) > 1:
+            found.append(f"{sentence}; {_ahead(first, rows.iloc[1], members)}")
+        else:
+            found.append(f"{sentence.replace(' is the fastest, with', ' trained')}; nothing else ran on as many.")
+    return [*found, *_learned(group), *_unknown(group, members, study)]
+
+
+def _ahead(first: pd.Series, second: pd.Series, members: Members) -> str:
+    """By how much the first row is ahead of the second, and how sure that is."""
+    other = f"the next, {second['setting']}"
+    ours, theirs = (_by_seed(members[int(str(row.name))]) for row in (first, second))
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        return f"{other}, has {mean_text(second[RATE])} and ran with other seeds."
+    change = in_percent(estimate(log_ratios(*(np.array([each[seed] for seed in common]) for each in (ours, theirs)))))
+    lead = f"{change.mean:.1f} % ahead of {other}" if change.mean >= 0.05 else f"as fast as {other}"
+    moved = [row["setting"] for row in (first, second) if isinstance(row["moved"], str)]
+    if len(common) == 1:
+        floor = _floor(first, second)
+        lead += (" (one seed, and nothing was run twice: how far apart reruns would be is unknown)" if pd.isna(floor)
+                 else f" (one seed, of which reruns differ by up to {floor:.1f} %)")
+    else:
+        low, high = change.mean - change.half_width, change.mean + change.half_width
+        lead += f" (95 % interval {number(low, 1, '+')} to {number(high, 1, '+')} %, {len(common)} seeds)"
+        if low <= 0:
+            lead += ", which may be chance"
+    return lead + (f"; the machine changed its speed under {' and '.join(moved)}." if moved else ".")
+
+
+def _floor(first: pd.Series, second: pd.Series) -> float:
+    """What reruns differ by, in percent; NaN if nothing was run twice."""
+    floors = [row.get(RATE + FLOOR, np.nan) for row in (first, second)]
+    return max((floor for floor in floors if pd.notna(floor)), default=np.nan)
+
+
+def _by_seed(runs: Sequence[Run]) -> dict[int, float]:
+    """The mean rate of each seed."""
+    table = pd.DataFrame([{"seed": run.summary["seed"], RATE: run.summary.get(RATE)} for run in runs]).dropna()
+    return {int(seed): float(rate) for seed, rate in table.groupby("seed")[RATE].mean().items()}
+
+
+def _learned(group: pd.DataFrame) -> list[str]:
+    losses = group.dropna(subset="validation_loss").sort_values("validation_loss")
+    if len(losses) < 2:
+        return []
+    low, high = losses.iloc[0], losses.iloc[-1]
+    spread = 100 * (high["validation_loss"] / low["validation_loss"] - 1)
+    if spread < SAME_PCT:
+        return [f"Every row ends with a validation loss of {low['validation_loss']:.5g}; the largest difference is "
+                f"{spread:.1g} %."]
+    values = f"{low['validation_loss']:.5g} ({low['setting']}) to {high['validation_loss']:.5g} ({high['setting']})"
+    return [f"Validation losses go from {values}, {spread:.2g} % apart."]
+
+
+def _unknown(group: pd.DataFrame, members: Members, study: Study) -> list[str]:
+    """Metrics of the first table that no run measured, by reason."""
+    reasons: dict[str, list[str]] = {}
+    metrics = next(iter(study.tables.values()))
+    for metric in metrics:
+        if group[metric.column].notna().any():
+            continue
+        said = {run.description.get("empty", {}).get(metric.column) for index in group.index for run in members[index]
+                if isinstance(run.description.get("empty", {}), dict)}
+        reason = " or ".join(sorted(text for text in said if isinstance(text, str))) or "no run says why"
+        reasons.setdefault(reason, []).append(metric.label)
+    return [f"Not measured: {', '.join(labels)} ({reason})." for reason, labels in reasons.items()]
