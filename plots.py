@@ -23,12 +23,16 @@ from pathlib import Path
 from comparison.autotuning import find_tuners
 from comparison.costs import add_costs, with_costs
 from comparison.predicted import add_predictions, find_calibrations
+from comparison.progress import progress_bar
 from comparison.published import published_parts
 from comparison.report import write_comparison
 from comparison.rows import compare
-from comparison.runs import find_runs
+from comparison.runs import Run, find_runs
 from comparison.study import Curve, Metric, Study, Target
 from comparison.verified import find_verifications
+from measurement.trackers import Tracking
+from workload.argument_checks import check_tracker
+from workload.errors import InputError
 from workload.terminal import print_anywhere
 
 PUBLISHED = Path(__file__).resolve().parent / "results" / "published"
@@ -248,6 +252,8 @@ def main() -> None:
                              "its heading and its rows say which")
     parser.add_argument("--price_per_device_hour", type=float, help="in any currency, for what runs cost")
     parser.add_argument("--grams_co2_per_kwh", type=float, help="of the electricity, for what runs emitted")
+    parser.add_argument("--report_to", choices=["tensorboard"],
+                        help="also send every run's rows to this tracker, unless that was done")
     parser.error = lambda message: parser.exit(2, f"plots.py: {message}\n")
     options = parser.parse_args()
     for name in ("price_per_device_hour", "grams_co2_per_kwh"):
@@ -255,6 +261,11 @@ def main() -> None:
             parser.error(f"--{name} {value}: use a number above 0")
     if not options.results.is_dir():
         parser.error(f"there is no folder {options.results}")
+    try:
+        if options.report_to:
+            check_tracker(options.report_to)
+    except InputError as error:
+        parser.error(str(error))
     asked = options.price_per_device_hour, options.grams_co2_per_kwh
     study = with_costs(STUDY.mixing_versions() if options.mix_versions else STUDY, *asked)
     runs, tuners = find_runs(options.results, study, REFERENCE), find_tuners(options.results, REFERENCE)
@@ -276,6 +287,16 @@ def main() -> None:
               flush=True)
     except OSError as error:
         parser.error(f"the tables are in {output}, but cannot be printed ({error.strerror})")
+    if options.report_to:
+        report(runs, options.report_to)
+
+
+def report(runs: list[Run], tracker: str) -> None:
+    """Send finished runs to a tracker; those that it has are left alone."""
+    new = [run for run in runs if not (run.folder / tracker).exists()]
+    for run in progress_bar(new, desc=tracker, unit="run"):
+        Tracking(tracker, run.folder, run.description.get("flags", {})).finish()
+    print(f"{len(new)} run{'s' * (len(new) != 1)} sent; to see them: tensorboard --logdir {runs[0].folder.parent}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
 trap 'exit 130' INT # Ctrl-C ends the whole experiment, not only the current run
 failed=() seed=0 listing=
+total=0 number=0 trained=0 spent=0 # runs in all, begun, trained by this command; seconds of the latter
 
 # run SCRIPT FLAGS...: run it with the common flags too, unless that has been done already.
 run() {
@@ -17,7 +18,19 @@ run() {
     else
         words=(experiments/run_once.py "${words[@]}")
     fi
+    number=$((number + 1))
+    export EXPERIMENT_PROGRESS=
+    if ((total)); then
+        EXPERIMENT_PROGRESS="run $number of $total"
+        if ((trained)); then
+            EXPERIMENT_PROGRESS+=", about $(((spent * (total - number + 1) / trained + 59) / 60)) min left"
+        fi
+    fi
+    local began=$SECONDS
     ${LIMIT:-} python "${words[@]}" || failed+=("$* --seed $seed")
+    if ((SECONDS - began > 2)); then # else it was finished already
+        trained=$((trained + 1)) spent=$((spent + SECONDS - began))
+    fi
 }
 
 # baseline SCRIPT FLAGS...: the same, for a run that others are compared with. With several seeds it is run twice, under
@@ -44,6 +57,8 @@ ddp_and_pipelines() {
 for_each_seed() {
     local seeds order line
     read -ra seeds <<< "${SEEDS:-$2}"
+    total=$(listing=yes && "$1" | { ((${#seeds[@]} == 1)) && grep -v -e '--run_name rerun-' || cat; } | wc -l)
+    total=$((total * ${#seeds[@]})) number=0
     for seed in "${seeds[@]}"; do
         if ((${#seeds[@]} == 1)); then
             "$1"

@@ -6,6 +6,7 @@ ended.
 
 import dataclasses
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from measurement.run_folder import claim_folder
 from measurement.run_json import RunJson, describe_run
 from measurement.run_result import Progress
 from measurement.signals import NONFINITE, StopListener, agreed_reason
+from measurement.trackers import Tracking
 from workload.batches import Batches, OrderHash, Share
 from workload.checkpoints import write_checkpoint
 from workload.digests import content_of
@@ -87,6 +89,7 @@ class Run:
         self.is_discarded_step = False
         self.timelines: dict[int, StepTimeline] = {}  # by step; pipelines only
         self.recorder: Recorder | None = None  # on rank 0
+        self.tracking: Tracking | None = None  # on rank 0, with --report_to
         self.bar = tqdm(disable=True)  # a visible one takes its place when training begins
         # Whether rank 0 holds the folder's lock. Until then an error must not mark another process's run as failed.
         self.holds_folder = False
@@ -120,6 +123,9 @@ class Run:
             content = describe_run(self.job, self.ranks, self.deepspeed_config, self.digests, self.note)
             keeps = checkpoint is not None and keeps_measurements(self.job, checkpoint, self.deepspeed_config)
             self.recorder = Recorder(self.job, RunJson(self.folder / "run.json", content), keeps, lock)
+            if self.arguments.report_to:
+                self.tracking = Tracking(self.arguments.report_to, self.folder, content["flags"],
+                                         checkpoint.step if checkpoint else 0)
         dist.barrier()
         self.holds_folder = True
         self.instruments = Instruments(self.job, self.ranks, self.recorder)
@@ -146,8 +152,9 @@ class Run:
             yield checkpoint.step, batches.share(next(batches.training(self.arguments.seed, 1)))
             self.is_discarded_step = False
             self._continue_from(restore(self.job, checkpoint, self.deepspeed_config, training))
-        self.bar = self.processes.progress_bar(total=self.job.steps, initial=self.step, desc=self.folder.name,
-                                               unit="step")
+        of_several = os.environ.get("EXPERIMENT_PROGRESS")  # by experiments/runs.sh: which run of how many
+        self.bar = self.processes.progress_bar(total=self.job.steps, initial=self.step, unit="step",
+                                               desc=", ".join(filter(None, [of_several, self.folder.name])))
         instruments.resume()
         order = batches.training(self.arguments.seed, self.job.steps)
         shares = batches.shares(itertools.islice(order, self.step, None))
@@ -218,6 +225,8 @@ class Run:
         if self.recorder and evaluation:
             self.recorder.add_evaluation(evaluation, self.step, self.samples)
             self.bar.set_postfix_str(f"validation loss {evaluation.validation_loss:.4f}")
+            if self.tracking:
+                self.tracking.send()
         if not is_last:
             self.instruments.resume()
 
@@ -242,6 +251,7 @@ class Run:
             write_checkpoint(self.folder, self.step, training, state, self.is_main)
             if reason:
                 self.bar.close()
+                self._finish_tracking()
                 stop(self.folder, self.step, reason, self.is_main)
             self.instruments.resume()
 
@@ -266,3 +276,8 @@ class Run:
         if self.recorder:
             profiler = self.instruments.profiler
             finish(self.job, self.recorder, reports, self.actions, profiler and profiler.sees_device)
+        self._finish_tracking()
+
+    def _finish_tracking(self) -> None:
+        if self.tracking:
+            self.tracking.finish()

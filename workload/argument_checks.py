@@ -4,6 +4,7 @@ Defaults never contradict anything: only flags that were *given* are compared.
 """
 
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from workload.errors import InputError
@@ -49,6 +50,9 @@ def check_arguments(arguments: "Arguments") -> None:
     if arguments.tf32 and arguments.precision not in (None, "fp32"):
         raise InputError(f"--tf32 would be ignored by --precision {arguments.precision}; use --precision fp32")
 
+    if arguments.report_to:
+        check_tracker(arguments.report_to)
+
     refuse_together("target_f1", "target_loss", "give one of them")
     if arguments.measure == "throughput":
         for name in ("noise_scale_steps", "profile_steps"):
@@ -91,3 +95,18 @@ def group_size(flag: str, size: int | None, devices: int) -> int:
     fitting = [str(number) for number in range(2, devices + 1) if devices % number == 0]
     raise InputError(f"--{flag} {size}: {devices} device{'s' * (devices > 1)} cannot be divided into groups of {size}; "
                      + (f"use {' or '.join(fitting)}" if fitting else "leave it out"))
+
+
+def check_tracker(name: str) -> None:
+    """Refuse a tracker that cannot be used.
+
+    Raises:
+        InputError: its package is missing, or nobody is logged in.
+    """
+    if find_spec(name) is None:
+        raise InputError(f"--report_to {name}: the package {name} is not installed; python -m pip install {name}")
+    if name == "wandb" and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
+        import wandb
+
+        if not wandb.api.api_key:
+            raise InputError("--report_to wandb: nobody is logged in; run wandb login, or set WANDB_MODE=offline")

@@ -17,6 +17,10 @@ from workload.argument_checks import check_arguments
 from workload.errors import InputError
 from workload.launch import launcher
 
+# Groups in --help by their first flag, in the order of the flags; those of a script come before them.
+GROUPS = {"task": "task", "train_file": "data", "model": "model", "global_batch_size": "batch", "epochs": "optimizer",
+          "precision": "precision", "num_gpus": "devices", "eval_steps": "measuring", "output_dir": "output"}
+
 
 def flag(help_text: str, default: Any = None, **options: Any) -> Any:
     """A dataclass field whose help text shows in `--help`; `options` go to argparse. Any, as `dataclasses.field`."""
@@ -28,15 +32,11 @@ class Arguments:
     """The flags that every script takes."""
 
     task: Literal["squad_v2", "imdb", "mnli", "oscar"] = flag("what is learned", "squad_v2")
-    model: str | None = flag("Hub name or local folder; `tiny`: the embedded small model, random weights. "
-                             "Default: the task's own")
-    from_scratch: bool | None = flag("random weights in the shape of --model. Default: only where it has no others, "
-                                     "and for oscar's own GPT-2")
-    tokenizer: str | None = flag("Hub name or local folder. Default: the model's own")
+    sample: bool = flag("train and evaluate on the small embedded sample", False)
+
     train_file: str | None = flag("training data in the task's official format. Default: the Hub's dataset")
     eval_file: str | None = flag("evaluation data in the task's official format. Default: the Hub's dataset")
     eval_mismatched_file: str | None = flag("mnli: evaluation data of other genres, for accuracy_mismatched")
-    sample: bool = flag("train and evaluate on the small embedded sample", False)
     max_train_examples: int | None = flag("train on N examples: one random draw, the same for every --seed, in the "
                                           "file's order; imdb, mnli: of each class in proportion")
     max_eval_examples: int | None = flag("evaluate on N examples, drawn in the same way; mnli: on N of each file")
@@ -46,11 +46,22 @@ class Arguments:
                                    "of a window")
     answerable_only: bool = flag("squad_v2 without its unanswerable questions", False)
 
-    length_grouping: bool = flag("batches of samples of similar length, which leaves little padding; false: plain "
-                                 "shuffling", True)
+    model: str | None = flag("Hub name or local folder; `tiny`: the embedded small model, random weights. "
+                             "Default: the task's own")
+    from_scratch: bool | None = flag("random weights in the shape of --model. Default: only where it has no others, "
+                                     "and for oscar's own GPT-2")
+    tokenizer: str | None = flag("Hub name or local folder. Default: the model's own")
+    dropout: float | None = flag("overrides every dropout of the model. Default: the model's own")
+    activation_checkpointing: bool = flag("compute each transformer layer's activations again in the backward pass "
+                                          "instead of keeping them: less memory, about a third more work", False)
+    compile: bool = flag("torch.compile for the transformer layers; worth its start in long runs", False)
+
     global_batch_size: int = flag("samples per optimizer step, over all devices", 64)
     micro_batch_size: int | None = flag("samples per forward pass on one device. Default: the largest that leaves "
                                         "at least 4 micro-batches a step over all devices")
+    length_grouping: bool = flag("batches of samples of similar length, which leaves little padding; false: plain "
+                                 "shuffling", True)
+
     epochs: int = flag("passes over the training data", 5)
     max_steps: int | None = flag("optimizer steps; takes the place of --epochs")
     learning_rate: float = flag("AdamW's peak learning rate", 3e-5)
@@ -61,20 +72,19 @@ class Arguments:
     adam_epsilon: float = flag("AdamW's epsilon", 1e-8)
     skip_nonfinite: bool = flag("leave out steps whose loss or gradients are not finite, and count them; default: stop",
                                 False)
-    dropout: float | None = flag("overrides every dropout of the model. Default: the model's own")
+    seed: int = flag("new weights, order, dropout", 0)
+
     precision: Literal["fp32", "bf16", "fp16", "bf16_native"] | None = flag(
         "bf16, fp16: autocast over fp32 parameters; bf16_native: bf16 parameters. "
         "Default: fp32 on a CPU, bf16 on a GPU that has it")
     tf32: bool = flag("with --precision fp32 on a GPU: matrix products round their factors to 10 bits, which tensor "
                       "cores take", False)
-    compile: bool = flag("torch.compile for the transformer layers; worth its start in long runs", False)
-    activation_checkpointing: bool = flag("compute each transformer layer's activations again in the backward pass "
-                                          "instead of keeping them: less memory, about a third more work", False)
 
     num_gpus: int | None = flag("processes, one per device; without GPUs CPU processes. Default: all visible GPUs")
     device: Literal["cpu"] | None = flag("`cpu`: CPU processes although there are GPUs. Default: GPUs, if any")
     cpu_threads: int | None = flag("threads per process. Default: cores // processes of this machine")
-    seed: int = flag("new weights, order, dropout", 0)
+    hang_timeout_s: float = flag("end a run whose step takes longer than this, and say which rank is missing", 600.0)
+
     eval_steps: int | None = flag("evaluate every N steps besides at the end. Default: once an epoch")
     reference_batch_size: int = flag("the batch against which statistical efficiency is stated", 16)
     noise_scale_steps: int | None = flag("sample the gradient noise scale every N steps; 0: never. Default: a 40th of "
@@ -89,11 +99,11 @@ class Arguments:
                                                  "what measuring costs", "all")
 
     output_dir: str = flag("where run folders go", "results")
+    report_to: Literal["tensorboard", "wandb"] | None = flag("also send each row to this tracker, off the clock")
     run_name: str | None = flag("name of the run's folder. Default: made from the settings")
     overwrite: bool = flag("replace a run folder of the same name", False)
     checkpoint_steps: int | None = flag("write a checkpoint every N steps, off the clock; the last two are kept. "
                                         "Default: only when told to stop")
-    hang_timeout_s: float = flag("end a run whose step takes longer than this, and say which rank is missing", 600.0)
     resume: Literal["never", "always", "auto"] = flag(
         "resume from the run's last checkpoint; `auto`: start if there is none, exit at once if the run is finished",
         "never", nargs="?", const="always")
@@ -232,6 +242,26 @@ class _Parser(HfArgumentParser):
         raise InputError(message)
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Appends defaults that say something, and leaves the examples' lines as they are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def _grouped(kind: type[Arguments]) -> list[type]:
+    """The flags as a dataclass a group, as HfArgumentParser takes them: the script's own first."""
+    common = {each.name for each in dataclasses.fields(Arguments)}
+    groups: dict[str, list[tuple]] = {"strategy": []}
+    title = ""
+    for each in dataclasses.fields(kind):
+        title = GROUPS.get(each.name, title) if each.name in common else "strategy"
+        again = dataclasses.field(default=each.default, metadata=each.metadata)
+        groups.setdefault(title, []).append((each.name, each.type, again))
+    return [dataclasses.make_dataclass(title, flags, namespace={"_argument_group_name": title})
+            for title, flags in groups.items() if flags]
+
+
 def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
     """Read the flags (`sys.argv` by default).
 
@@ -241,9 +271,12 @@ def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
     `--device cpu` takes effect here: GPUs are hidden before anything looks for them.
     """
     words = sys.argv[1:] if command is None else list(command)
+    about, *more = (getattr(sys.modules["__main__"], "__doc__", None) or "").splitlines() or [""]
+    examples = [line for line in more if line.startswith("    ")]
     parser = _Parser(
-        kind,  # pyright: ignore[reportArgumentType]  declared as a NewType, though any dataclass is meant
-        allow_abbrev=False, description=kind.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        _grouped(kind),  # pyright: ignore[reportArgumentType]  declared as NewTypes, though any dataclass is meant
+        allow_abbrev=False, usage="%(prog)s [flags]", formatter_class=_Formatter, description=about,
+        epilog="\n".join(["examples:", *examples]))
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # old launchers add it
     names = [f.name for f in dataclasses.fields(kind)]
     not_given = object()  # argparse fills in a default only where there is no value yet

@@ -12,7 +12,7 @@ from workload.launch import launcher
 from workload.storage import check_cache, check_writable
 
 # Flags that say how to run, not what to train; they may change on --resume.
-HOW_TO_RUN = {"resume", "overwrite", "checkpoint_steps", "hang_timeout_s", "output_dir", "run_name"}
+HOW_TO_RUN = {"resume", "overwrite", "checkpoint_steps", "hang_timeout_s", "output_dir", "run_name", "report_to"}
 
 
 def output_folder(arguments: Arguments, strategy: str, devices: int, stages: int, batch_split: BatchSplit,
