@@ -1,4 +1,5 @@
-# make demo      train the embedded sample with DDP and the pipeline on this machine, and compare
+# make demo      a first result in two minutes: DDP and a pipeline on the embedded sample, on this machine
+# make study     the same with four processes, too, and longer: five runs, five to eight minutes
 # make check     lint (ruff, types), and the tests that start no training (budget on 2 cores: 3 minutes)
 # make test      all tests but the slow ones (budget: 15 minutes)
 # make test-slow the slow tests: pretended GPUs, runs of 4 processes, runs that are killed (budget: 30 minutes)
@@ -27,7 +28,7 @@ CHOSEN := $(if $(CUDA),torch==$(TORCH)+$(TORCH_BUILD) --extra-index-url https://
 # Another build begins a new .venv, as the libraries of two builds share file names.
 INSTALLED := $(VENV)/installed$(CUDA:%=-%)
 
-.PHONY: install demo check test test-slow lint audit
+.PHONY: install demo study check test test-slow lint audit
 
 install: $(INSTALLED)
 
@@ -45,8 +46,8 @@ $(INSTALLED): requirements.txt
 		get_accelerator as a; a().create_op_builder('ShareMemCommBuilder').load(verbose=False)" > /dev/null
 	@touch $@
 
-demo: install
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash experiments/demo.sh
+demo study: install
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash experiments/$@.sh
 
 check: lint
 	$(VENV)/bin/python -m pytest -m "not training and not slow"

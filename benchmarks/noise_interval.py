@@ -32,9 +32,9 @@ class Gradients(NamedTuple):
     falls_to: float  # |G_t|^2 at the end of a run, relative to its beginning
 
 
-# Powers of 0.7, 1.1 and 1.45 make 30, 11 and 5 effective eigenvalues, (sum l)^2 / sum l^2. "as in the demo": single
-# steps' estimates of |G|^2 scatter as much as in results/reference/demo_cpu_2_cores, by 2 to 3 times their mean.
-KINDS = {"mild": Gradients(0.7, 0.7, 0.5, 1.0), "as in the demo": Gradients(1.1, 0.7, 0.5, 0.25),
+# Powers of 0.7, 1.1 and 1.45 make 30, 11 and 5 effective eigenvalues, (sum l)^2 / sum l^2. "as in the study": single
+# steps' estimates of |G|^2 scatter as much as in results/reference/study_cpu_2_cores, by 2 to 3 times their mean.
+KINDS = {"mild": Gradients(0.7, 0.7, 0.5, 1.0), "as in the study": Gradients(1.1, 0.7, 0.5, 0.25),
          "harsh": Gradients(1.45, 1.0, 1.0, 0.25)}
 
 

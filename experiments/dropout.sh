@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # With dropout no two runs are equal. Does any strategy end with a different validation loss than DDP or one process?
-# The demo's job with dropout: eight runs, in random order, and about twelve minutes per seed on two cores.
+# The small study's job (study.sh) with dropout: eight runs, in random order, and about twelve minutes per seed on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CUDA_VISIBLE_DEVICES=

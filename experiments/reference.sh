@@ -2,7 +2,7 @@
 # Makes the committed records in results/reference/ again, all or some of them, from a clean commit on CPU processes.
 #
 #     bash experiments/reference.sh               # all of them; an estimate of the time comes first
-#     bash experiments/reference.sh demo          # some parts of them, as listed in ALL
+#     bash experiments/reference.sh study          # some parts of them, as listed in ALL
 #
 # Runs go to results/reference_runs/COMMIT/ and replace the records when all of them have finished: a changed record
 # would make the next run's tree dirty. If interrupted, the same command at the same commit resumes.
@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 trap 'exit 130' INT
 
-ALL=(demo published_formulas bert_squad published_setup imdb_scaling gpt2_frameworks autotuning_mnli length_grouping
+ALL=(study published_formulas bert_squad published_setup imdb_scaling gpt2_frameworks autotuning_mnli length_grouping
      zero_memory)
 parts=("${@:-${ALL[@]}}")
 for part in "${parts[@]}"; do
@@ -32,9 +32,9 @@ unset SEEDS TASK LAUNCHER DEVICES_A_NODE
 make_part() {
     export RESULTS=$runs/$1
     case $1 in
-        demo) bash experiments/demo.sh ;;
+        study) bash experiments/study.sh ;;
         published_formulas) # docs/published_results.md; the peak rate is that of benchmarks/peak_rate.py
-            bash experiments/demo.sh --peak_tflops 0.062
+            bash experiments/study.sh --peak_tflops 0.062
             python experiments/run_once.py bert_baseline.py --num_gpus 1 --sample --model tiny --max_seq_length 128 \
                 --max_steps 3000 --global_batch_size 16 --micro_batch_size 4 --learning_rate 1e-3 --dropout 0.1 \
                 --cpu_threads 1 --eval_steps 3000 --output_dir "$RESULTS" --run_name long ;;

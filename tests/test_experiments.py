@@ -85,7 +85,7 @@ sys.exit(status != "finished")
 def stand_in(tmp_path):
     """A checkout with the project's experiments, scripts that only leave records, and one record to be replaced."""
     root = tmp_path / "project"
-    record = root / "results" / "reference" / "demo_cpu_2_cores" / "ddp-1dev"
+    record = root / "results" / "reference" / "study_cpu_2_cores" / "ddp-1dev"
     record.mkdir(parents=True)
     (record / "run.json").write_text('{"run_name": "bert_baseline-1"}')
     (record / "summary.csv").write_text("runtime_s\n300\n")
@@ -113,15 +113,15 @@ def make_reference(root, *parts, **variables):
 
 
 def test_reference_records_are_made_again_after_an_estimate_and_resumed(stand_in):
-    log, records = stand_in / "results" / "log", stand_in / "results" / "reference" / "demo_cpu_2_cores"
-    assert make_reference(stand_in, "demo", INTERRUPT="pipeline-2").returncode == 1
+    log, records = stand_in / "results" / "log", stand_in / "results" / "reference" / "study_cpu_2_cores"
+    assert make_reference(stand_in, "study", INTERRUPT="pipeline-2").returncode == 1
     assert [path.name for path in records.iterdir()] == ["ddp-1dev"], "nothing is replaced before all runs finished"
     assert len(log.read_text().splitlines()) == 5, "a failure does not stop the others"
 
-    done = make_reference(stand_in, "demo")
+    done = make_reference(stand_in, "study")
     assert done.returncode == 0, done.stderr
     first, second, *_ = done.stdout.splitlines()
-    assert first.startswith("about 0 minutes ") and "(demo 0)" in first, "5 of the record, less 5 runs of one"
+    assert first.startswith("about 0 minutes ") and "(study 0)" in first, "5 of the record, less 5 runs of one"
     assert second.endswith("bert_baseline-1 is finished")
     assert log.read_text().splitlines()[5:] == ["pipeline-2 500 --overwrite"]
 
@@ -140,16 +140,16 @@ def test_reference_records_are_made_from_a_clean_commit_only(stand_in):
 
 
 def test_an_unknown_part_of_the_reference_records_is_refused(stand_in):
-    done = make_reference(stand_in, "demos")
+    done = make_reference(stand_in, "studys")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
-    assert "no part demos; use some of demo " in done.stderr
+    assert "no part studys; use some of study " in done.stderr
 
 
 # ---------------------------------------------------------------------- the order of runs
 
 @pytest.fixture
-def demo(stand_in):
-    """Start the stand-in's demo; returns its runs by name, in the order of their starts."""
+def study(stand_in):
+    """Start the stand-in's study; returns its runs by name, in the order of their starts."""
     name = "(words[words.index('--run_name') + 1] if '--run_name' in words else {} + '-seed' + words[{}])".format(
         "f\"{Path(sys.argv[0]).stem}-{words[words.index('--num_gpus') + 1]}\"", "words.index('--seed') + 1")
     first, last = RECORDER.split("name = ")[0], RECORDER.split("\nstatus = ")[1]
@@ -157,18 +157,18 @@ def demo(stand_in):
         (stand_in / script).write_text(f"{first}name = {name}\nstatus = {last}")
     log = stand_in / "results" / "log"
 
-    def demo(check=True, **variables):
+    def study(check=True, **variables):
         log.unlink(missing_ok=True)
         environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"} | variables
-        done = subprocess.run(["bash", "experiments/demo.sh"], cwd=stand_in, env=environment, capture_output=True,
+        done = subprocess.run(["bash", "experiments/study.sh"], cwd=stand_in, env=environment, capture_output=True,
                               text=True)
         assert not check or done.returncode == 0, done.stderr
         return [line.split()[0] for line in log.read_text().splitlines()]
-    return demo
+    return study
 
 
-def test_with_several_seeds_the_order_is_drawn_and_the_baseline_runs_twice(demo, stand_in):
-    names = demo(SEEDS="0 1 2", RESUME="1")
+def test_with_several_seeds_the_order_is_drawn_and_the_baseline_runs_twice(study, stand_in):
+    names = study(SEEDS="0 1 2", RESUME="1")
     reruns = [f"rerun-bert_baseline-py-num_gpus-{devices}-seed-{{}}" for devices in (2, 4)]
     listed = [*(f"bert_baseline-{devices}-seed{{}}" for devices in (1, 2, 4)), *reruns, "pipeline-2-seed{}",
               "pipeline-4-seed{}"]
@@ -178,21 +178,21 @@ def test_with_several_seeds_the_order_is_drawn_and_the_baseline_runs_twice(demo,
     places = [[order.index(name.format(seed)) for name in listed] for seed, order in enumerate(orders)]
     assert len(set(map(tuple, places))) == 3, "each has an order of its own"
     assert not all(order[0].startswith("bert_baseline") for order in orders)
-    record = json.loads((stand_in / "results" / "demo" / orders[1][0] / "run.json").read_text())
+    record = json.loads((stand_in / "results" / "study" / orders[1][0] / "run.json").read_text())
     assert "--seed 1" in record["command"]
 
 
-def test_an_experiment_is_resumed_in_the_same_order(demo, stand_in):
-    names = demo(SEEDS="3 7", RESUME="1")
-    assert demo(check=False, SEEDS="3 7", INTERRUPT=names[4]) == names, "begun again, and a failure stops nothing"
-    assert demo(SEEDS="3 7", RESUME="1") == [names[4]]
+def test_an_experiment_is_resumed_in_the_same_order(study, stand_in):
+    names = study(SEEDS="3 7", RESUME="1")
+    assert study(check=False, SEEDS="3 7", INTERRUPT=names[4]) == names, "begun again, and a failure stops nothing"
+    assert study(SEEDS="3 7", RESUME="1") == [names[4]]
     for name in names[9:]:
-        (stand_in / "results" / "demo" / name / "run.json").unlink()
-    assert demo(SEEDS="3 7", RESUME="1") == names[9:]
+        (stand_in / "results" / "study" / name / "run.json").unlink()
+    assert study(SEEDS="3 7", RESUME="1") == names[9:]
 
 
-def test_with_one_seed_the_order_is_as_listed(demo):
-    assert demo(SEEDS="4") == [f"{run}-seed4" for run in (
+def test_with_one_seed_the_order_is_as_listed(study):
+    assert study(SEEDS="4") == [f"{run}-seed4" for run in (
         "bert_baseline-1", "bert_baseline-2", "bert_baseline-4", "pipeline-2", "pipeline-4")]
 
 

@@ -67,7 +67,7 @@ def test_without_an_interval_there_is_a_reason(steps, trace, reason):
 
 
 @pytest.mark.parametrize("kind, phi, steps, small", [
-    ("mild", 200, 40, 8), ("as in the demo", 10, 20, 16), ("as in the demo", 100, 75, 8), ("harsh", 50, 20, 4)])
+    ("mild", 200, 40, 8), ("as in the study", 10, 20, 16), ("as in the study", 100, 75, 8), ("harsh", 50, 20, 4)])
 def test_intervals_hold_the_truth_of_simulated_runs(kind, phi, steps, small):
     """As often as they say, up to chance: 400 runs are known to within 2 points. The benchmark has the whole table."""
     found = coverage(KINDS[kind], phi, steps, small, runs=400, rng=np.random.default_rng(1))
