@@ -1,5 +1,6 @@
 """Flags and ways of starting: what works, and the one line that a wrong input gets."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -7,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.shared.runs import EXACT, SAMPLE, stray_lines
+from tests.shared.runs import EXACT, ROOT, SAMPLE, stray_lines
 from workload.argument_checks import group_size
-from workload.arguments import Arguments, FsdpArguments, PipelineArguments, ZeroArguments, parse_arguments
+from workload.arguments import Arguments, FsdpArguments, PipelineArguments, ZeroArguments, grouped, parse_arguments
 from workload.batches import plan_stages
 from workload.deepspeed_settings.config import read_deepspeed_config
 from workload.deepspeed_settings.flags import check_second_copy
@@ -307,3 +308,20 @@ def test_a_run_folder_that_exists_is_kept_unless_told(start_ranks, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     done = start_ranks(*command, "--run_name", "mine", "--overwrite")
     assert done.returncode == 2 and (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_help_has_the_scripts_own_flags_first_then_groups_then_examples():
+    done = subprocess.run([sys.executable, "-m", "zero", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    titles = [line.rstrip(":") for line in done.stdout.splitlines() if line.endswith(":") and line[0] != " "]
+    assert titles == ["options", "strategy", "task", "data", "model", "batch", "optimizer", "precision", "devices",
+                      "measuring", "output", "examples"]
+    strategy = done.stdout.split("\nstrategy:")[1].split("\ntask:")[0]
+    assert "--stage" in strategy and "--offload" in strategy and "--learning_rate" not in strategy
+    assert "python zero.py --num_gpus 4 --stage 3" in done.stdout.split("\nexamples:")[1]
+    assert "default: None" not in done.stdout
+
+
+def test_every_flag_is_in_one_group():
+    for kind in (Arguments, ZeroArguments, PipelineArguments, FsdpArguments):
+        names = [each.name for group in grouped(kind) for each in dataclasses.fields(group)]
+        assert sorted(names) == sorted(each.name for each in dataclasses.fields(kind))

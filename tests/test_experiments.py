@@ -238,3 +238,26 @@ def test_a_part_on_a_gpu_has_a_time_limit(with_gpu):
 def test_an_unknown_part_or_no_gpu_is_one_line(parts, said):
     done = on_gpu(ROOT, *parts, CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1) and said in done.stderr
+
+
+# ---------------------------------------------------------------------- progress
+
+RUNS = """
+source experiments/runs.sh
+FLAGS=()
+python() {
+    [[ $1 == -c ]] && command python3 "$@" || echo "$EXPERIMENT_PROGRESS"
+    SECONDS=$((SECONDS + 50))
+}
+for_each_seed ddp_and_pipelines 0
+"""
+
+
+@pytest.mark.parametrize("seeds, runs", [("0", 5), ("0 1", 14)])
+def test_every_run_of_an_experiment_says_which_of_how_many_it_is(seeds, runs):
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", RUNS], cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | {"SEEDS": seeds}, check=True)
+    first, second, *_, last = lines = done.stdout.splitlines()
+    assert len(lines) == runs and first == f"run 1 of {runs}"
+    assert second == f"run 2 of {runs}, about {-(-50 * (runs - 1) // 60)} min left"
+    assert last == f"run {runs} of {runs}, about 1 min left"

@@ -249,7 +249,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-def _grouped(kind: type[Arguments]) -> list[type]:
+def grouped(kind: type[Arguments]) -> list[type]:
     """The flags as a dataclass a group, as HfArgumentParser takes them: the script's own first."""
     common = {each.name for each in dataclasses.fields(Arguments)}
     groups: dict[str, list[tuple]] = {"strategy": []}
@@ -274,7 +274,7 @@ def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
     about, *more = (getattr(sys.modules["__main__"], "__doc__", None) or "").splitlines() or [""]
     examples = [line for line in more if line.startswith("    ")]
     parser = _Parser(
-        _grouped(kind),  # pyright: ignore[reportArgumentType]  declared as NewTypes, though any dataclass is meant
+        grouped(kind),  # pyright: ignore[reportArgumentType]  declared as NewTypes, though any dataclass is meant
         allow_abbrev=False, usage="%(prog)s [flags]", formatter_class=_Formatter, description=about,
         epilog="\n".join(["examples:", *examples]))
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # old launchers add it
