@@ -311,7 +311,8 @@ def test_a_run_folder_that_exists_is_kept_unless_told(start_ranks, tmp_path):
 
 
 def test_help_has_the_scripts_own_flags_first_then_groups_then_examples():
-    done = subprocess.run([sys.executable, "-m", "zero", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "zero", "--help"], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
     titles = [line.rstrip(":") for line in done.stdout.splitlines() if line.endswith(":") and line[0] != " "]
     assert titles == ["options", "strategy", "task", "data", "model", "batch", "optimizer", "precision", "devices",
                       "measuring", "output", "examples"]

@@ -1,12 +1,16 @@
 """Plans: what is searched, links that are not at hand, verdicts, and `plan.py` as users start it."""
 
+import argparse
 import csv
 import json
+import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 
+import plan as script
+from measurement.environment import source_digest, versions
 from prediction.links import DataSheet, LinkCost, Links, extrapolated, hops, links_of, read_links
 from prediction.planning import Band, Option, best_of_each, plan, read_band, verdict
 from prediction.predict import predict
@@ -14,6 +18,7 @@ from prediction.search import command, settings
 from prediction.setting import Setting
 from tests.shared.calibrations import OPERATIONS, made
 from tests.shared.runs import ROOT
+from verification.machine import hardware_name
 from workload.arguments import (
     Arguments,
     FsdpArguments,
@@ -197,3 +202,21 @@ def test_a_model_without_a_recipe_is_one_line(tmp_path, start):
                  "--num_gpus", "1", "--output_dir", tmp_path)
     assert done.returncode == 2
     assert "its type, 'distilbert', has no list of layers to measure" in done.stderr
+
+
+@pytest.mark.parametrize("num_gpus, flags, is_made", [
+    (None, ["--sample"], False), (4, ["--sample"], False), (2, ["--sample"], True), (None, ["--task", "imdb"], True)])
+def test_a_calibration_of_other_devices_or_flags_is_made_again(num_gpus, flags, is_made, tmp_path, monkeypatch):
+    here = {"hardware": hardware_name(4), "source_digest": source_digest(), "flags": ["--sample"], **versions()}
+    path, commands = tmp_path / "calibration.json", []
+    path.write_text(json.dumps(made(more=here).as_json()))
+
+    def calibrate(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", calibrate)
+    script.calibrate_here(argparse.Namespace(output_dir=tmp_path, num_gpus=num_gpus), flags)
+    assert len(commands) == is_made
+    if is_made:
+        assert commands[0][-len(flags):] == flags and ("--num_gpus" in commands[0]) == (num_gpus is not None)
