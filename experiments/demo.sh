@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A first result in about two minutes on two cores: the embedded sample with one process, DDP on two, and a pipeline of
-# two stages. The same job for all: 150 steps of 32 samples, one thread a process, one evaluation.
+# A first result in about two minutes on two cores: the embedded sample with one process, with DDP on two, and with
+# pipelines of two and of four stages. The same job for all: 150 steps of 32 samples, one thread a process, one
+# evaluation.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CUDA_VISIBLE_DEVICES= # CPU processes, on a node with GPUs as on a laptop
@@ -11,14 +12,15 @@ OVERWRITE=yes
 source experiments/runs.sh
 
 cat << END
-The demo trains a tiny BERT on questions about small texts, three times: in one process, with DDP on two, and as a
-DeepSpeed pipeline of two stages. It takes about two minutes on two cores. Each run learns the same; what differs is the
-time that it takes and the memory that it needs.
+The demo trains a tiny BERT on questions about small texts, four times: in one process, with DDP on two, and as
+DeepSpeed pipelines of two and of four stages. It takes about two minutes on two cores. Each run learns the same; what
+differs is the time that it takes and the memory that it needs.
 END
 strategies() {
     run bert_baseline.py --num_gpus 1
     run bert_baseline.py --num_gpus 2
     run pipeline.py --num_gpus 2 --micro_batches 4
+    run pipeline.py --num_gpus 4 --micro_batches 4
 }
 for_each_seed strategies 0
 compare "${RESULTS:-results}/demo"

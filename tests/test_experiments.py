@@ -240,7 +240,22 @@ def test_an_unknown_part_or_no_gpu_is_one_line(parts, said):
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1) and said in done.stderr
 
 
-# ---------------------------------------------------------------------- progress
+# ---------------------------------------------------------------------- the demo, and progress
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_the_demo_says_what_it_does_and_what_to_look_at(study, stand_in, gpus):
+    tools = stand_in / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text("#!/bin/sh\n" + "echo GPU\n" * gpus)
+    (tools / "nvidia-smi").chmod(0o755)
+    path = os.pathsep.join([str(tools), os.path.dirname(sys.executable), os.environ["PATH"]])
+    done = subprocess.run(["bash", "experiments/demo.sh"], cwd=stand_in, env=os.environ | {"PATH": path},
+                          capture_output=True, text=True, check=True)
+    runs = [line.split()[0] for line in (stand_in / "results" / "log").read_text().splitlines()]
+    assert runs == ["bert_baseline-1-seed0", "bert_baseline-2-seed0", "pipeline-2-seed0", "pipeline-4-seed0"]
+    assert "two minutes" in done.stdout and "results/demo/report.html" in done.stdout
+    assert ("DEVICES=2 bash experiments/bert_squad.sh" in done.stdout) == (gpus > 0)
+
 
 RUNS = """
 source experiments/runs.sh
