@@ -23,14 +23,13 @@ from pathlib import Path
 from comparison.autotuning import find_tuners
 from comparison.costs import add_costs, with_costs
 from comparison.predicted import add_predictions, find_calibrations
-from comparison.progress import progress_bar
 from comparison.published import published_parts
 from comparison.report import write_comparison
 from comparison.rows import compare
-from comparison.runs import Run, find_runs
+from comparison.runs import find_runs
 from comparison.study import Curve, Metric, Study, Target
 from comparison.verified import find_verifications
-from measurement.trackers import Tracking
+from measurement.trackers import send_finished
 from workload.argument_checks import check_tracker
 from workload.errors import InputError
 from workload.terminal import print_anywhere
@@ -288,15 +287,8 @@ def main() -> None:
     except OSError as error:
         parser.error(f"the tables are in {output}, but cannot be printed ({error.strerror})")
     if options.report_to:
-        report(runs, options.report_to)
-
-
-def report(runs: list[Run], tracker: str) -> None:
-    """Send finished runs to a tracker; those that it has are left alone."""
-    new = [run for run in runs if not (run.folder / tracker).exists()]
-    for run in progress_bar(new, desc=tracker, unit="run"):
-        Tracking(tracker, run.folder, run.description.get("flags", {})).finish()
-    print(f"{len(new)} run{'s' * (len(new) != 1)} sent; to see them: tensorboard --logdir {runs[0].folder.parent}")
+        sent = send_finished(options.report_to, {run.folder: run.description.get("flags", {}) for run in runs})
+        print(f"Sent {sent} run{'s' * (sent != 1)} to {options.report_to}; tensorboard --logdir {options.results}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 import csv
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 PROJECT = "transformer-parallelism"  # in wandb
 SUMMARY = "summary.csv"
@@ -47,6 +50,18 @@ class Tracking:
             [row] = _rows(self.folder / SUMMARY)
             self.tracker.log({f"summary/{name}": value for name, value in _numbers(row).items()}, step=self.sent)
         self.tracker.finish()
+
+
+def send_finished(name: str, runs: Mapping[Path, dict[str, Any]]) -> int:
+    """Send finished runs; those that the tracker has are left alone. Returns how many were sent.
+
+    Args:
+        runs: their folders, each with its flags.
+    """
+    new = [folder for folder in runs if not (folder / name).exists()]
+    for folder in tqdm(new, desc=name, unit="run", leave=False):
+        Tracking(name, folder, runs[folder]).finish()
+    return len(new)
 
 
 def _by_step(folder: Path) -> dict[int, dict[str, float]]:

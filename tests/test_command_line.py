@@ -10,11 +10,12 @@ import pytest
 
 from tests.shared.runs import EXACT, ROOT, SAMPLE, stray_lines
 from workload.argument_checks import group_size
-from workload.arguments import Arguments, FsdpArguments, PipelineArguments, ZeroArguments, grouped, parse_arguments
+from workload.arguments import Arguments, FsdpArguments, PipelineArguments, ZeroArguments, parse_arguments
 from workload.batches import plan_stages
 from workload.deepspeed_settings.config import read_deepspeed_config
 from workload.deepspeed_settings.flags import check_second_copy
 from workload.errors import InputError
+from workload.flag_groups import grouped
 from workload.job import prepare
 from workload.optimizer import build_lr_schedule, build_optimizer, warmup_steps
 
@@ -324,5 +325,5 @@ def test_help_has_the_scripts_own_flags_first_then_groups_then_examples():
 
 def test_every_flag_is_in_one_group():
     for kind in (Arguments, ZeroArguments, PipelineArguments, FsdpArguments):
-        names = [each.name for group in grouped(kind) for each in dataclasses.fields(group)]
+        names = [each.name for group in grouped(kind, Arguments) for each in dataclasses.fields(group)]
         assert sorted(names) == sorted(each.name for each in dataclasses.fields(kind))

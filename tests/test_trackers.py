@@ -96,7 +96,7 @@ def test_plots_sends_finished_runs_once(tmp_path, monkeypatch, capsys):
     for name in ("a", "b"):
         add_steps(write_run(tmp_path / name, curves=True, seed=ord(name)) / "steps.csv", 30)
         (tmp_path / name / "evaluations.csv").unlink()
-    for said in ("2 runs sent", "0 runs sent"):
+    for said in ("Sent 2 runs", "Sent 0 runs"):
         monkeypatch.setattr(sys, "argv", ["plots.py", str(tmp_path), "--report_to", "tensorboard"])
         plots.main()
         assert said in capsys.readouterr().out

@@ -15,11 +15,8 @@ from transformers import HfArgumentParser
 
 from workload.argument_checks import check_arguments
 from workload.errors import InputError
+from workload.flag_groups import Formatter, about_script, grouped
 from workload.launch import launcher
-
-# Groups in --help by their first flag, in the order of the flags; those of a script come before them.
-GROUPS = {"task": "task", "train_file": "data", "model": "model", "global_batch_size": "batch", "epochs": "optimizer",
-          "precision": "precision", "num_gpus": "devices", "eval_steps": "measuring", "output_dir": "output"}
 
 
 def flag(help_text: str, default: Any = None, **options: Any) -> Any:
@@ -242,26 +239,6 @@ class _Parser(HfArgumentParser):
         raise InputError(message)
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Appends defaults that say something, and leaves the examples' lines as they are."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-def grouped(kind: type[Arguments]) -> list[type]:
-    """The flags as a dataclass a group, as HfArgumentParser takes them: the script's own first."""
-    common = {each.name for each in dataclasses.fields(Arguments)}
-    groups: dict[str, list[tuple]] = {"strategy": []}
-    title = ""
-    for each in dataclasses.fields(kind):
-        title = GROUPS.get(each.name, title) if each.name in common else "strategy"
-        again = dataclasses.field(default=each.default, metadata=each.metadata)
-        groups.setdefault(title, []).append((each.name, each.type, again))
-    return [dataclasses.make_dataclass(title, flags, namespace={"_argument_group_name": title})
-            for title, flags in groups.items() if flags]
-
-
 def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
     """Read the flags (`sys.argv` by default).
 
@@ -271,12 +248,11 @@ def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
     `--device cpu` takes effect here: GPUs are hidden before anything looks for them.
     """
     words = sys.argv[1:] if command is None else list(command)
-    about, *more = (getattr(sys.modules["__main__"], "__doc__", None) or "").splitlines() or [""]
-    examples = [line for line in more if line.startswith("    ")]
+    about, examples = about_script()
     parser = _Parser(
-        grouped(kind),  # pyright: ignore[reportArgumentType]  declared as NewTypes, though any dataclass is meant
-        allow_abbrev=False, usage="%(prog)s [flags]", formatter_class=_Formatter, description=about,
-        epilog="\n".join(["examples:", *examples]))
+        grouped(kind, Arguments),  # pyright: ignore[reportArgumentType]  declared as NewTypes, though any dataclass is meant
+        allow_abbrev=False, usage="%(prog)s [flags]", formatter_class=Formatter, description=about,
+        epilog=examples)
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # old launchers add it
     names = [f.name for f in dataclasses.fields(kind)]
     not_given = object()  # argparse fills in a default only where there is no value yet

@@ -1,0 +1,40 @@
+"""How flags show in --help: in groups, and with the script's own commands as examples."""
+
+import argparse
+import dataclasses
+import sys
+
+# Groups in --help by their first flag, in the order of the flags; those of a script come before them.
+GROUPS = {"task": "task", "train_file": "data", "model": "model", "global_batch_size": "batch", "epochs": "optimizer",
+          "precision": "precision", "num_gpus": "devices", "eval_steps": "measuring", "output_dir": "output"}
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Appends defaults that say something, and leaves the examples' lines as they are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def grouped(kind: type, common: type) -> list[type]:
+    """The flags as a dataclass a group, as HfArgumentParser takes them: the script's own first.
+
+    Args:
+        kind: a script's flags, a dataclass.
+        common: those that every script takes.
+    """
+    shared = {each.name for each in dataclasses.fields(common)}
+    groups: dict[str, list[tuple]] = {"strategy": []}
+    title = ""
+    for each in dataclasses.fields(kind):
+        title = GROUPS.get(each.name, title) if each.name in shared else "strategy"
+        again = dataclasses.field(default=each.default, metadata=each.metadata)
+        groups.setdefault(title, []).append((each.name, each.type, again))
+    return [dataclasses.make_dataclass(title, flags, namespace={"_argument_group_name": title})
+            for title, flags in groups.items() if flags]
+
+
+def about_script() -> tuple[str, str]:
+    """What the running script says of itself: its first line, and its commands as examples."""
+    first, *more = (getattr(sys.modules["__main__"], "__doc__", None) or "").splitlines() or [""]
+    return first, "\n".join(["examples:", *(line for line in more if line.startswith("    "))])
