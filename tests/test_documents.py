@@ -53,7 +53,9 @@ def test_the_tests_and_benchmarks_that_a_document_names_exist(document):
 
 def test_the_figures_are_what_their_script_draws_and_are_shown():
     figures = draw.figures()
-    shown = set(re.findall(r"\(figures/(\w+\.svg)\)", (DOCS / "strategies.md").read_text(encoding="utf-8")))
+    shown = set()
+    for document in (ROOT / "README.md", DOCS / "strategies.md"):
+        shown |= set(re.findall(r"\((?:docs/)?figures/(\w+\.svg)\)", document.read_text(encoding="utf-8")))
     assert shown == figures.keys() == {path.name for path in (DOCS / "figures").glob("*.svg")}
     for name, content in figures.items():
         assert (DOCS / "figures" / name).read_text(encoding="utf-8") == content, "python -m docs.figures.draw"
