@@ -241,7 +241,7 @@ def test_an_unknown_build_is_one_line(clone):
     assert "CUDA=11.8" in done.stderr and all(build in done.stderr for build in gpus.DRIVERS) and "cpu" in done.stderr
 
 
-def test_the_readme_says_which_build_a_driver_needs():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_documents_say_which_build_a_driver_needs():
+    text = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
     for build, driver in gpus.DRIVERS.items():
-        assert re.search(rf"^\| {driver}\b.*`make install CUDA={build}`", readme, re.MULTILINE), build
+        assert re.search(rf"^\| {driver}\b.*`make install CUDA={build}`", text, re.MULTILINE), build
