@@ -69,7 +69,7 @@ def machine(monkeypatch, tmp_path):
     ({"files": ["nvidiactl", "nvidia-uvm", "nvidia0", "nvidia1"], "build": "13.0"},
      ["has 2 NVIDIA GPUs", "cannot be read (NVML Shared Library Not Found)", "needs CUDA 13.0", "nvidia-smi"]),
     ({"files": ["nvidia0"], "driver": ("580.65", 13000), "build": "13.0"}, ["none of them", "your job ask for GPUs"]),
-    ({"files": ["kfd"]}, ["an AMD GPU", "CPUs only, not ROCm", "README.md"]),
+    ({"files": ["kfd"]}, ["an AMD GPU", "CPUs only, not ROCm", "docs/running.md"]),
     ({"files": ["kfd"], "build": "13.0"}, ["an AMD GPU", "needs CUDA 13.0, not ROCm"]),
     ({"files": ["kfd"], "hip": "7.2"}, ["an AMD GPU", "built for ROCm 7.2", "/dev/kfd", "render"]),
 ])
