@@ -4,9 +4,9 @@
 # make test      all tests but the slow ones (budget: 15 minutes)
 # make test-slow the slow tests: pretended GPUs, runs of 4 processes, runs that are killed (budget: 30 minutes)
 # make install   .venv with the pinned requirements; CUDA=12.6, CUDA=13.0 or CUDA=cpu: with that build of PyTorch, which
-#                stays until another is named. Which one a driver needs: README.md
+#                stays until another is named. Which one a driver needs: docs/running.md
 # make lint      ruff, and types by pyright: no error outside tests/, and no more in them than there were
-# make audit     known vulnerabilities of all that is installed in .venv, asked of PyPI; see docs/security.md
+# make audit     known vulnerabilities of all that is installed in .venv, asked of PyPI; see docs/notes/security.md
 
 PYTHON ?= python3
 VENV := .venv

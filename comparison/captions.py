@@ -57,4 +57,4 @@ SCALING = """\
 PUBLISHED = """\
 The tables below show published figures (results/published/, with their sources) beside ours, under the names
 that their authors gave them. Under the same name they measure something else, or the same on another job, so no
-change against them is stated. docs/published_results.md explains what each of them measures."""
+change against them is stated. docs/notes/published_results.md explains what each of them measures."""

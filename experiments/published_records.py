@@ -3,7 +3,8 @@
     python experiments/published_records.py --records FOLDER      # baseline_metrics.json, pipeline_metrics_*.json
     python experiments/published_records.py --run results/RUN     # steps.csv and summary.csv of one run
 
-The records are in DannyMeb/BERT-Parallelism-Efficiency, folder metrics/. docs/published_results.md explains the tables.
+The records are in DannyMeb/BERT-Parallelism-Efficiency, folder metrics/. docs/notes/published_results.md explains the
+tables.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The three setups of the first study (docs/published_results.md) as they were trained, under accurate names. The study's
-# pipelines of 2 and 4 stages were ZeRO-2 on 2 and 4 GPUs in Hugging Face's Trainer; zero.py runs the same without the
-# Trainer.
+# The three setups of the first study (docs/notes/published_results.md) as they were trained, under accurate names. The
+# study's pipelines of 2 and 4 stages were ZeRO-2 on 2 and 4 GPUs in Hugging Face's Trainer; zero.py runs the same
+# without the Trainer.
 #
 #     bash experiments/published_setup.sh                # 4 GPUs, and the Hub for bert-base-uncased and SQuAD v2
 #     SEEDS="0 1 2" bash experiments/published_setup.sh

@@ -33,7 +33,7 @@ make_part() {
     export RESULTS=$runs/$1
     case $1 in
         study) bash experiments/study.sh ;;
-        published_formulas) # docs/published_results.md; the peak rate is that of benchmarks/peak_rate.py
+        published_formulas) # docs/notes/published_results.md; the peak rate is that of benchmarks/peak_rate.py
             bash experiments/study.sh --peak_tflops 0.062
             python experiments/run_once.py bert_baseline.py --num_gpus 1 --sample --model tiny --max_seq_length 128 \
                 --max_steps 3000 --global_batch_size 16 --micro_batch_size 4 --learning_rate 1e-3 --dropout 0.1 \

@@ -124,8 +124,8 @@ def goodput(throughput: float, efficiency: float) -> float:
 def published_statistical_efficiency(jitter: float, micro_batch_size: int) -> float:
     """Loss change per sample of a forward pass: DannyMeb/BERT-Parallelism-Efficiency's "statistical efficiency".
 
-    It measures how much the logged loss jumps from step to step, not progress: see docs/published_results.md. It is
-    kept so that published figures can be compared with ours.
+    It measures how much the logged loss jumps from step to step, not progress: see docs/notes/published_results.md. It
+    is kept so that published figures can be compared with ours.
 
     Args:
         jitter: mean over steps of |loss[t - 1] - loss[t]|.

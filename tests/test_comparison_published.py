@@ -52,7 +52,7 @@ def test_published_rows_stand_below_ours_as_published(tmp_path, monkeypatch, cap
     assert table_below(text, "Published: autotuning")[1:] == [["published: tuned, 16 GPUs", "2682.849"]]
     assert "## Published: imdb_scaling\n\nIts authors published no figures." in text
     assert "measure something else" in text
-    assert "docs/published_results.md" in text
+    assert "docs/notes/published_results.md" in text
     assert (root / "comparison.md").read_text(encoding="utf-8") in text
 
 
@@ -106,7 +106,7 @@ def test_no_published_figures_at_all(tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "runs" / "a")
     done = run_plots(monkeypatch, capsys, tmp_path / "nowhere", tmp_path / "runs", "--published")
     assert len(done.err.splitlines()) == 1
-    assert "docs/published_results.md" not in done.out
+    assert "docs/notes/published_results.md" not in done.out
 
 
 def test_the_folder_is_that_of_the_project():

@@ -20,7 +20,7 @@ from measurement.columns import (
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(DOCS.glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 @pytest.mark.parametrize("file, columns", [
@@ -51,9 +51,46 @@ def test_the_tests_and_benchmarks_that_a_document_names_exist(document):
     assert "python benchmarks/" not in text, "they are started by python -m"
 
 
+def cells(line: str) -> list[str]:
+    """Of a row of a Markdown table."""
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def anchors(document: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_cell_of_a_table_is_too_long_to_read(document):
+    rows = [line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    assert not [cell for line in rows for cell in cells(line) if len(cell) > 300]
+
+
+def test_the_readme_is_read_in_five_minutes():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1200
+
+
+LINKING = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md", ROOT / "results/published/README.md"]
+
+
+@pytest.mark.parametrize("document", LINKING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        if not re.match("https?:", target):
+            path, _, anchor = target.partition("#")
+            file = (document.parent / path).resolve() if path else document
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file), target
+
+
 def test_the_figures_are_what_their_script_draws_and_are_shown():
     figures = draw.figures()
-    shown = set(re.findall(r"\(figures/(\w+\.svg)\)", (DOCS / "strategies.md").read_text(encoding="utf-8")))
+    shown = set()
+    for document in (ROOT / "README.md", DOCS / "strategies.md"):
+        shown |= set(re.findall(r"\((?:docs/)?figures/(\w+\.svg)\)", document.read_text(encoding="utf-8")))
     assert shown == figures.keys() == {path.name for path in (DOCS / "figures").glob("*.svg")}
     for name, content in figures.items():
         assert (DOCS / "figures" / name).read_text(encoding="utf-8") == content, "python -m docs.figures.draw"

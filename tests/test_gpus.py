@@ -69,7 +69,7 @@ def machine(monkeypatch, tmp_path):
     ({"files": ["nvidiactl", "nvidia-uvm", "nvidia0", "nvidia1"], "build": "13.0"},
      ["has 2 NVIDIA GPUs", "cannot be read (NVML Shared Library Not Found)", "needs CUDA 13.0", "nvidia-smi"]),
     ({"files": ["nvidia0"], "driver": ("580.65", 13000), "build": "13.0"}, ["none of them", "your job ask for GPUs"]),
-    ({"files": ["kfd"]}, ["an AMD GPU", "CPUs only, not ROCm", "README.md"]),
+    ({"files": ["kfd"]}, ["an AMD GPU", "CPUs only, not ROCm", "docs/running.md"]),
     ({"files": ["kfd"], "build": "13.0"}, ["an AMD GPU", "needs CUDA 13.0, not ROCm"]),
     ({"files": ["kfd"], "hip": "7.2"}, ["an AMD GPU", "built for ROCm 7.2", "/dev/kfd", "render"]),
 ])
@@ -241,7 +241,7 @@ def test_an_unknown_build_is_one_line(clone):
     assert "CUDA=11.8" in done.stderr and all(build in done.stderr for build in gpus.DRIVERS) and "cpu" in done.stderr
 
 
-def test_the_readme_says_which_build_a_driver_needs():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_documents_say_which_build_a_driver_needs():
+    text = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
     for build, driver in gpus.DRIVERS.items():
-        assert re.search(rf"^\| {driver}\b.*`make install CUDA={build}`", readme, re.MULTILINE), build
+        assert re.search(rf"^\| {driver}\b.*`make install CUDA={build}`", text, re.MULTILINE), build

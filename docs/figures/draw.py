@@ -1,4 +1,5 @@
-"""Draws the figures of docs/strategies.md: `python -m docs.figures.draw` writes one for each strategy, and the choice.
+"""Draws the figures of the documents: `python -m docs.figures.draw` writes one for each strategy, the choice, and the
+README's overview.
 
 Each figure of a strategy shows 4 devices: of what a step needs, the coloured part is what a device holds; below, what
 crosses between devices in a step. Page, text and lines are light or dark as the reader's system is.
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from docs.figures.choice import draw_choice
+from docs.figures.overview import draw_overview
 from docs.figures.svg import WIDTH, svg, text
 
 FOLDER = Path(__file__).parent
@@ -162,7 +164,8 @@ def arrow(left: float, right: float, y: float) -> Iterator[str]:
 
 def figures() -> dict[str, str]:
     """File name -> content."""
-    return {f"{name}.svg": draw(picture) for name, picture in PICTURES.items()} | {"choice.svg": draw_choice()}
+    return {f"{name}.svg": draw(picture) for name, picture in PICTURES.items()} | {
+        "choice.svg": draw_choice(), "overview.svg": draw_overview()}
 
 
 if __name__ == "__main__":

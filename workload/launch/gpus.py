@@ -126,7 +126,7 @@ def _amd_problem() -> str | None:
         return (f"this machine has an AMD GPU that PyTorch {torch.__version__} cannot use, though it is built for "
                 f"{_build()}; see whether you may open /dev/kfd (the groups render and video), or use --device cpu")
     return (f"this machine has an AMD GPU that PyTorch cannot use: {_needs()}, not ROCm; install PyTorch's ROCm build "
-            "by hand, as README.md says, or use --device cpu")
+            "by hand, as docs/running.md says, or use --device cpu")
 
 
 def _needs() -> str:
