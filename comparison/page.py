@@ -187,7 +187,7 @@ def _scaling(group: pd.DataFrame, study: Study) -> list[str]:
         drawn.append(svg.Row(-1 - place, name, colour, line, [curve]))  # a line is several rows: it is not hidden
     most = float(points["devices"].max())
     return [_figure("throughput, x one device of the same strategy; thin: ideal",
-                    svg.lines(drawn, "devices", "speedup", np.array([[1, 1], [most, most]]), has_marks=True))]
+                    svg.lines(drawn, "devices", "speedup", np.array([[1, 1], [most, most]])))]
 
 
 def _predicted(group: pd.DataFrame, rows: Sequence[svg.Row]) -> list[str]:
@@ -198,7 +198,7 @@ def _predicted(group: pd.DataFrame, rows: Sequence[svg.Row]) -> list[str]:
              for row, pair in zip(rows, pairs, strict=True) if not np.isnan(pair).any()]
     most = 1.1 * np.nanmax(pairs)
     return [_figure("predicted beside measured throughput (samples/s); on the line: as predicted",
-                    svg.lines(drawn, "measured", "predicted", np.array([[0, 0], [most, most]]), has_marks=True))]
+                    svg.lines(drawn, "measured", "predicted", np.array([[0, 0], [most, most]])))]
 
 
 def _timelines(group: pd.DataFrame, places: Mapping[Any, svg.Row], members: Members) -> list[str]:

@@ -14,9 +14,11 @@ from matplotlib.ticker import MaxNLocator
 from comparison.digits import mean_text
 from measurement.pipelines.spans import COLOURS, Span
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 300, 64, 12, 10, 40
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 300, 64, 24, 10, 40
 BAR, LONGEST_LABEL = 26, 44  # pixels of a bar with its gap; characters
+FEW_POINTS = 30  # of a curve, so that each is marked
 STAGE = 34  # pixels of a stage's row in a timeline
+SAME = 1e-4  # relative: values that are closer are drawn as equal
 DASHES = {"-": "", "--": "7 4", ":": "2 4", "-.": "8 3 2 3"}
 
 
@@ -81,13 +83,11 @@ def bars(values: Sequence[Bar], label: str) -> str:
     return _svg(WIDTH, height, label, shown)
 
 
-def lines(rows: Sequence[Row], x_label: str, y_label: str, ideal: np.ndarray | None = None,
-          has_marks: bool = False) -> str:
-    """A line for each curve of each row, over common axes.
+def lines(rows: Sequence[Row], x_label: str, y_label: str, ideal: np.ndarray | None = None) -> str:
+    """A line for each curve of each row, over common axes; the points of short ones are marked, and say their values.
 
     Args:
         ideal: (points, 2), drawn thin and grey.
-        has_marks: mark each point, and say its values.
     """
     everything = np.concatenate([*(curve for row in rows for curve in row.curves),
                                  *([ideal] if ideal is not None else [])])
@@ -102,7 +102,7 @@ def lines(rows: Sequence[Row], x_label: str, y_label: str, ideal: np.ndarray | N
             parts.append(f'<polyline points="{_points(curve, x_of, y_of)}" fill="none" {row.stroke}/>')
             parts += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3.5" fill="{row.colour}"><title>'
                       f"{escape(row.name)}: {x:g}, {mean_text(y)}</title></circle>"
-                      for x, y in (curve if has_marks else ())]
+                      for x, y in (curve if len(curve) <= FEW_POINTS else ())]
         shown.append(f'<g data-row="{row.number}" class="curve">{"".join(parts)}</g>')
     return _svg(WIDTH, HEIGHT, f"{y_label} over {x_label}", shown)
 
@@ -145,7 +145,9 @@ def thinned(curve: np.ndarray, most: int = 150) -> np.ndarray:
 def _axis(values: np.ndarray, first: float, last: float):
     """From a value to pixels, and the values to mark."""
     low, high = float(values.min()), float(values.max())
-    marks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high if high > low else low + 1)
+    if high - low <= SAME * abs(high):  # rounding is not worth a scale of its own
+        low, high = low - 0.05 * abs(low), high + 0.05 * abs(high) + (not high)
+    marks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     low, high = min(low, marks[0]), max(high, marks[-1])
     return (lambda value: first + (last - first) * (value - low) / (high - low)), marks
 

@@ -22,12 +22,15 @@ def verdict(group: pd.DataFrame, members: Members, study: Study) -> list[str]:
     for devices, rows in group[group[RATE].notna()].groupby("devices"):
         rows = rows.sort_values(RATE, ascending=False)
         first = rows.iloc[0]
-        sentence = (f"On {devices} device{'s' if devices > 1 else ''}, {first['setting']} is the fastest, with "
-                    f"{mean_text(first[RATE])} samples/s")
+        where = f"On {devices} device{'s' if devices > 1 else ''}"
+        rate = f"{mean_text(first[RATE])} samples/s"
         if len(rows) > 1:
-            found.append(f"{sentence}; {_ahead(first, rows.iloc[1], members)}")
+            found.append(f"{where}, {first['setting']} is the fastest, with {rate}; "
+                         f"{_ahead(first, rows.iloc[1], members)}")
+        elif devices > 1:
+            found.append(f"{where} only {first['setting']} ran, with {rate}.")
         else:
-            found.append(f"{sentence.replace(' is the fastest, with', ' trained')}; nothing else ran on as many.")
+            found.append(f"{where}: {rate}.")
     return [*found, *_learned(group), *_unknown(group, members, study)]
 
 

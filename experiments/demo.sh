@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 export CUDA_VISIBLE_DEVICES= # CPU processes, on a node with GPUs as on a laptop
 
 FLAGS=(--sample --model tiny --max_seq_length 128 --max_steps 150 --eval_steps 150 --global_batch_size 32
-       --learning_rate 1e-3 --cpu_threads 1 --noise_scale_steps 2 --output_dir "${RESULTS:-results}/demo" "$@")
+       --learning_rate 2e-3 --cpu_threads 1 --noise_scale_steps 2 --output_dir "${RESULTS:-results}/demo" "$@")
 OVERWRITE=yes
 source experiments/runs.sh
 

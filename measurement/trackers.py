@@ -1,6 +1,7 @@
 """Trackers that people use, fed from the tables that a run writes: while it trains, or when it has finished."""
 
 import csv
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,14 +25,16 @@ class Tracking:
     """
 
     def __init__(self, name: str, folder: Path, flags: dict[str, Any], after_step: int = 0) -> None:
-        from accelerate.tracking import TensorBoardTracker, WandBTracker  # they take a second to import
+        from accelerate import tracking  # takes a second to import
 
+        # Its own asks for accelerate's view of the processes, which would set threads and devices.
+        tracking.logger = logging.getLogger(tracking.__name__)
         self.folder, self.sent = folder, after_step
         if name == "tensorboard":
-            self.tracker: Any = TensorBoardTracker("tensorboard", folder)
+            self.tracker: Any = tracking.TensorBoardTracker("tensorboard", folder)
         else:
             settings = {"console": "off", "quiet": True}
-            self.tracker = WandBTracker(PROJECT, name=folder.name, dir=str(folder), settings=settings)
+            self.tracker = tracking.WandBTracker(PROJECT, name=folder.name, dir=str(folder), settings=settings)
         self.tracker.main_process_only = False  # this is the main process; accelerate need not find out
         self.tracker.start()
         self.tracker.store_init_configuration({name: value for name, value in flags.items() if value is not None})

@@ -10,6 +10,7 @@ import pytest
 
 import plots
 from comparison import svg
+from comparison.autotuning import find_tuners
 from comparison.page import read_definitions, to_html
 from comparison.report import write_comparison
 from comparison.rows import compare
@@ -29,7 +30,7 @@ SPANS = [Span(0, 0, "forward", 0, 0.0, 0.01), Span(0, 0, "send", 0, 0.01, 0.012)
 def report(root):
     """Writes the report of the runs in a folder and returns its path."""
     rows, members = compare(find_runs(root, plots.STUDY), plots.STUDY)
-    write_comparison(rows, members, root, plots.STUDY, pd.DataFrame(), [])
+    write_comparison(rows, members, root, plots.STUDY, find_tuners(root), [])
     return root / "report.html"
 
 
@@ -240,4 +241,6 @@ def test_a_machine_that_changed_its_speed_is_named(tmp_path):
     write_run(tmp_path / "a", devices=2, throughput=120, machine_drift_pct=9)
     write_run(tmp_path / "b", "pipeline", 2, throughput=100)
     assert sentences(tmp_path)[0].endswith("the machine changed its speed under DDP x 2.")
-    assert "nothing else ran on as many" in sentences(write_run(tmp_path / "c" / "one", throughput=5).parent)[0]
+    assert sentences(write_run(tmp_path / "c" / "one", throughput=5).parent)[0] == "On 1 device: 5.00 samples/s."
+    assert sentences(write_run(tmp_path / "d" / "two", devices=2).parent)[0] == (
+        "On 2 devices only DDP x 2 ran, with 50.0 samples/s.")
