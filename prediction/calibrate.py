@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("results"),
                         help="where calibration.json goes (default: %(default)s)")
     options, asked = parser.parse_known_args()
-    flags = list(asked)
+    flags = without_duration(asked)
     if not {"--train_file", "--sample"} & set(flags):
         flags += ["--sample", *([] if "--model" in flags else ["--model", "tiny"])]
     devices = options.num_gpus or max(devices_asked_for(None), 2)
@@ -86,6 +86,16 @@ def main() -> None:
     calibration = replace(calibration, facts={**calibration.facts, "flags": asked})
     write_json(options.output_dir / NAME, calibration.as_json())
     print(f"Wrote {options.output_dir / NAME}")
+
+
+def without_duration(flags: list[str]) -> list[str]:
+    """A run's flags without those that say how long it trains: an engine's run has steps of its own."""
+    kept = [flag for flag in flags if not flag.startswith(("--epochs=", "--max_steps="))]
+    for name in ("--epochs", "--max_steps"):
+        while name in kept:
+            place = kept.index(name)
+            del kept[place:place + 2]
+    return kept
 
 
 def calibrate(job: Job, flags: list[str], devices: int, results: Path, bar: tqdm) -> Calibration:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from prediction.calibrate import without_duration
 from prediction.calibration import RECOMPUTE, Engine, read_calibration
 from prediction.costs import FP32, Batch, PassCost
 from prediction.engine_costs import (
@@ -118,6 +119,11 @@ def test_a_calibration_that_does_not_fit_is_refused_in_one_line(content, facts, 
     with pytest.raises(InputError, match=message) as caught:
         read_calibration(path, **facts)
     assert "python -m prediction.calibrate" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_calibration_takes_a_runs_flags_but_not_its_length():
+    flags = ["--task", "imdb", "--epochs", "20", "--max_steps=5", "--seed", "1", "--epochs=3", "--max_steps", "7"]
+    assert without_duration(flags) == ["--task", "imdb", "--seed", "1"]
 
 
 # ---------------------------------------------------------------- predictions
