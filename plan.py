@@ -22,12 +22,13 @@ from prediction.plan_report import Wanted, draw, plan_text, write_rows
 from prediction.planning import Plan, all_settings, plan, read_band
 from prediction.search import divisors
 from workload.errors import InputError, one_line_errors
+from workload.flag_groups import Formatter, about_script
 
 PROJECT = Path(__file__).resolve().parent
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(**about_script(), formatter_class=Formatter, allow_abbrev=False)
     parser.add_argument("--devices", type=int, nargs="+", help="numbers of devices to plan for "
                         "(default: those that were calibrated)")
     parser.add_argument("--global_batch_size", type=int, default=64,
@@ -48,7 +49,8 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--num_gpus", type=int, help="devices to calibrate with (default: all GPUs, or 2 processes)")
     parser.add_argument("--output_dir", type=Path, default=Path("results"),
                         help="where calibration and plan go (default: %(default)s)")
-    parser.epilog = "All other flags, such as --task, --model and --train_file, are those of the training scripts."
+    parser.epilog = (f"{parser.epilog}\n\nAll other flags, such as --task, --model and --train_file, are those of the "
+                     "training scripts.")
     parser.error = lambda message: parser.exit(2, f"error: {message}\n")
     options, flags = parser.parse_known_args()
     if options.calibration and flags:

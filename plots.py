@@ -32,6 +32,7 @@ from comparison.verified import find_verifications
 from measurement.trackers import send_finished
 from workload.argument_checks import check_tracker
 from workload.errors import InputError
+from workload.flag_groups import Formatter, about_script
 from workload.terminal import print_anywhere
 
 PUBLISHED = Path(__file__).resolve().parent / "results" / "published"
@@ -242,7 +243,7 @@ STUDY = Study(
 
 def main() -> None:
     print_anywhere(errors="replace")  # one character for each that cannot be shown, so that tables stay aligned
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(**about_script(), formatter_class=Formatter, allow_abbrev=False)
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="folder with runs")
     parser.add_argument("--output_dir", type=Path, help="where to write (default: the results folder)")
     parser.add_argument("--published", action="store_true", help="also print the studies' published figures")

@@ -29,6 +29,7 @@ from verification.proof import EQUAL, Proof, Row, torchrun
 from verification.records import NAME, add_verification, is_proven, read_verifications, verification
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError, one_line_errors
+from workload.flag_groups import Formatter, about_script
 from workload.launch.gpus import use_cpu, visible_gpus
 from workload.launch.start import devices_asked_for
 from workload.models.families import FAMILIES
@@ -43,7 +44,7 @@ SHOWN = ("loss", "gradient norm", "weights")
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(**about_script(), formatter_class=Formatter, allow_abbrev=False)
     parser.add_argument("--num_gpus", type=int, help="devices (default: all visible GPUs; without GPUs, 2 processes)")
     parser.add_argument("--device", choices=["cpu"], help="cpu: CPU processes although there are GPUs")
     parser.add_argument("--task", choices=list(TASKS), default="squad_v2", help="(default: %(default)s)")

@@ -248,11 +248,9 @@ def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
     `--device cpu` takes effect here: GPUs are hidden before anything looks for them.
     """
     words = sys.argv[1:] if command is None else list(command)
-    about, examples = about_script()
     parser = _Parser(
         grouped(kind, Arguments),  # pyright: ignore[reportArgumentType]  declared as NewTypes, though any dataclass is meant
-        allow_abbrev=False, usage="%(prog)s [flags]", formatter_class=Formatter, description=about,
-        epilog=examples)
+        **about_script(), allow_abbrev=False, usage="%(prog)s [flags]", formatter_class=Formatter)
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # old launchers add it
     names = [f.name for f in dataclasses.fields(kind)]
     not_given = object()  # argparse fills in a default only where there is no value yet

@@ -13,7 +13,7 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionH
     """Appends defaults that say something, and leaves the examples' lines as they are."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def grouped(kind: type, common: type) -> list[type]:
@@ -34,7 +34,8 @@ def grouped(kind: type, common: type) -> list[type]:
             for title, flags in groups.items() if flags]
 
 
-def about_script() -> tuple[str, str]:
-    """What the running script says of itself: its first line, and its commands as examples."""
+def about_script() -> dict[str, str]:
+    """What the running script says of itself, for its parser: its first line, and its commands as examples."""
     first, *more = (getattr(sys.modules["__main__"], "__doc__", None) or "").splitlines() or [""]
-    return first, "\n".join(["examples:", *(line for line in more if line.startswith("    "))])
+    examples = [line for line in more if line.startswith("    ")]
+    return {"description": first, "epilog": "\n".join(["examples:", *examples])}
