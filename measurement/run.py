@@ -227,6 +227,8 @@ class Run:
             self.bar.set_postfix_str(f"validation loss {evaluation.validation_loss:.4f}")
             if self.tracking:
                 self.tracking.send()
+        if self.arguments.report_to:
+            self.processes.wait()  # no rank's clock runs while rank 0 sends
         if not is_last:
             self.instruments.resume()
 
