@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+from typing import Any
 
 # Groups in --help by their first flag, in the order of the flags; those of a script come before them.
 GROUPS = {"task": "task", "train_file": "data", "model": "model", "global_batch_size": "batch", "epochs": "optimizer",
@@ -34,7 +35,7 @@ def grouped(kind: type, common: type) -> list[type]:
             for title, flags in groups.items() if flags]
 
 
-def about_script() -> dict[str, str]:
+def about_script() -> dict[str, Any]:
     """What the running script says of itself, for its parser: its first line, and its commands as examples."""
     first, *more = (getattr(sys.modules["__main__"], "__doc__", None) or "").splitlines() or [""]
     examples = [line for line in more if line.startswith("    ")]
