@@ -19,10 +19,12 @@ SAME_PCT = 0.01  # validation losses that are closer round to the same five digi
 def verdict(group: pd.DataFrame, members: Members, study: Study) -> list[str]:
     """Sentences about a group of comparable rows."""
     found = []
-    for devices, rows in group[group[RATE].notna()].groupby("devices"):
+    measured = group[group[RATE].notna()]
+    for devices in sorted(int(count) for count in measured["devices"].unique()):
+        rows = measured[measured["devices"] == devices]
         rows = rows.sort_values(RATE, ascending=False)
         first = rows.iloc[0]
-        where = f"On {devices} device{'s' if devices > 1 else ''}"
+        where = f"On {devices} device{'s' * (devices > 1)}"
         rate = f"{mean_text(first[RATE])} samples/s"
         if len(rows) > 1:
             found.append(f"{where}, {first['setting']} is the fastest, with {rate}; "
@@ -49,7 +51,7 @@ def _ahead(first: pd.Series, second: pd.Series, members: Members) -> str:
         lead += (" (one seed, and nothing was run twice: how far apart reruns would be is unknown)" if pd.isna(floor)
                  else f" (one seed, of which reruns differ by up to {floor:.1f} %)")
     else:
-        low, high = change.mean - change.half_width, change.mean + change.half_width
+        low, high = (float(change.mean + side * change.half_width) for side in (-1, 1))
         lead += f" (95 % interval {number(low, 1, '+')} to {number(high, 1, '+')} %, {len(common)} seeds)"
         if low <= 0:
             lead += ", which may be chance"
@@ -64,8 +66,11 @@ def _floor(first: pd.Series, second: pd.Series) -> float:
 
 def _by_seed(runs: Sequence[Run]) -> dict[int, float]:
     """The mean rate of each seed."""
-    table = pd.DataFrame([{"seed": run.summary["seed"], RATE: run.summary.get(RATE)} for run in runs]).dropna()
-    return {int(seed): float(rate) for seed, rate in table.groupby("seed")[RATE].mean().items()}
+    rates: dict[int, list[float]] = {}
+    for run in runs:
+        if pd.notna(rate := run.summary.get(RATE, np.nan)):
+            rates.setdefault(run.summary["seed"], []).append(rate)
+    return {seed: sum(several) / len(several) for seed, several in rates.items()}
 
 
 def _learned(group: pd.DataFrame) -> list[str]:

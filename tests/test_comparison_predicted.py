@@ -31,7 +31,7 @@ def test_a_row_gets_the_prediction_of_its_setting():
     assert rows[PREDICTED["peak_memory_gib"]][0] == expected.peak_memory_gib
     title, table = predicted_table(rows)
     error = 100 * (expected.throughput_samples_per_s - 1)
-    assert title == "### Predicted beside measured" and f"{error:+.1f}" in table
+    assert title == "### Predicted beside measured" and f"{error:+.1f}" in str(table)
     figure = predicted_chart(rows, "heading", STUDY)
     assert figure is not None
     _, point = figure.axes[0].lines

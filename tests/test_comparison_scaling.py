@@ -28,7 +28,7 @@ def weak_of(root):
     """The only group of weak scaling, and its tables."""
     rows, _ = compared(root)
     ((_, _, group),) = weak_groups(rows, plots.STUDY)
-    return group.set_index("setting"), scaling_tables(group, plots.STUDY, "weak")
+    return group.set_index("setting"), list(map(str, scaling_tables(group, plots.STUDY, "weak")))
 
 
 def cells(table):
@@ -43,7 +43,7 @@ def test_strong_scaling(tmp_path):
     four = rows.set_index("setting").loc["DDP x 4"]
     assert four["epoch_speedup"] == pytest.approx(100 / 30)
     assert four["parallel_efficiency_pct"] == pytest.approx(100 * 100 / 30 / 4)
-    parts = tables(rows, plots.STUDY)
+    parts = list(map(str, tables(rows, plots.STUDY)))
     title = "### Strong scaling: the same global batch on every number of devices"
     title, one, four = cells(parts[parts.index(title) + 1])
     assert title[3:6] == ["average epoch time s", "speedup T_1 / T_N", "parallel efficiency %"]
@@ -69,7 +69,7 @@ def test_weak_scaling_relates_rows_of_other_batches_and_workloads(tmp_path):
     assert rows.loc[rows["devices"] == 4, "epoch_speedup"].isna().all()  # of strong scaling
     for _, strong in rows.groupby("group"):
         assert strong["workload"].nunique() == 1
-        text = "\n".join(scaling_tables(strong, plots.STUDY, "strong"))
+        text = "\n".join(map(str, scaling_tables(strong, plots.STUDY, "strong")))
         assert ("DDP x 2" in text, "DDP x 4" in text) == (strong["workload"].iloc[0] == "00e1", False)
 
 
@@ -128,7 +128,7 @@ def test_throughput_by_devices_and_strategy(tmp_path):
     write_run(tmp_path / "four", "pipeline", 4, throughput=110)
     write_run(tmp_path / "lone", "fsdp", 4, throughput=130)  # on four devices only: says nothing on scaling
     rows, _ = compared(tmp_path)
-    own_title, own, ddp_title, ddp = scaling_tables(rows, plots.STUDY, "strong")
+    own_title, own, ddp_title, ddp = map(str, scaling_tables(rows, plots.STUDY, "strong"))
     assert own_title == "### Strong scaling: global samples/s, x one device of the same strategy"
     assert cells(own) == [
         ["devices", "DDP", "ZeRO-3"], ["1", "1.00", "1.00"], ["2", "1.80", "—"], ["4", "3.00", "2.50"]]
@@ -147,7 +147,7 @@ def test_a_cell_holds_one_row(tmp_path):
             write_run(tmp_path / f"{schedule}{devices}", "torch_pipeline", devices, 60, schedule=schedule,
                       pipeline_stages=2, replicas=devices // 2)
     rows, _ = compared(tmp_path)
-    *_, table = scaling_tables(rows, plots.STUDY, "strong")
+    *_, table = map(str, scaling_tables(rows, plots.STUDY, "strong"))
     assert cells(table)[0] == ["devices", "DDP", "DDP, 1 micro-batch", "DDP, 2 micro-batches",
                                "torch pipeline 2 stages, 1f1b", "torch pipeline 2 stages, gpipe"]
     assert cells(table)[2] == ["2", "—", "1.80", "1.60", "1.20", "1.20"]
@@ -158,7 +158,7 @@ def test_runs_without_epochs_have_no_table_of_them(tmp_path):
     write_run(tmp_path / "four", devices=4, throughput=150)
     rows, _ = compared(tmp_path)
     assert list(weak_groups(rows, plots.STUDY)) == []
-    assert not any("T_1 / T_N" in part for part in tables(rows, plots.STUDY))
+    assert not any("T_1 / T_N" in str(part) for part in tables(rows, plots.STUDY))
     assert scaling_charts(rows, "made up", plots.STUDY, "strong") == {}
 
 
@@ -224,7 +224,7 @@ def test_metrics_of_the_tasks(tmp_path):
     curve = pd.DataFrame({"step": [1, 2], "samples": [32, 64], "elapsed_s": [1, 2], "accuracy": [50, 84.5]})
     curve.assign(perplexity=[90, 31.5]).to_csv(folder / "evaluations.csv", index=False)
     rows, members = compared(tmp_path)
-    parts = tables(rows, plots.STUDY)
+    parts = list(map(str, tables(rows, plots.STUDY)))
     assert cells(parts[parts.index("### Quality and speedup") + 1]) == [
         ["setting", "accuracy %", "accuracy, mismatched %", "perplexity", "speedup x 1 device"],
         ["1 device", "84.5", "83.2", "31.5", "1.00"]]

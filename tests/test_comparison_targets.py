@@ -68,7 +68,7 @@ def test_table_and_a_figure_for_each_target(tmp_path):
     timed(tmp_path, "c", 20, "zero2", target=80)
     write_run(tmp_path / "old", "fsdp", 2)  # knows of no target
     rows, members = compare(find_runs(tmp_path, plots.STUDY), plots.STUDY)
-    parts = tables(rows, plots.STUDY)
+    parts = list(map(str, tables(rows, plots.STUDY)))
     lines = [line for line in parts[parts.index("### Time to quality") + 1].splitlines() if "F1 ≥" in line]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells == [

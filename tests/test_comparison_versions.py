@@ -91,7 +91,7 @@ def test_mixing_averages_no_runs_of_different_code_and_prefers_a_baseline_of_the
     assert rows.loc["pipeline 2 stages, code 0a0a0a0a0a0a", "baseline"] == "DDP x 2, code 0a0a0a0a0a0a"
     assert rows.loc["pipeline 2 stages, code 1b1b1b1b1b1b", "throughput_samples_per_s_change_pct"] == pytest.approx(-10)
     assert list(rows.loc[["DDP x 2, code 0a0a0a0a0a0a", "DDP x 2, code 1b1b1b1b1b1b"], "speedup"]) == [2, 2]
-    titles = pivot(rows.reset_index(), "own_speedup", MIXED).splitlines()[0]
+    titles = str(pivot(rows.reset_index(), "own_speedup", MIXED)).splitlines()[0]
     assert [title.strip() for title in titles.split("|")[2:-1]] == ["DDP, code 0a0a0a0a0a0a", "DDP, code 1b1b1b1b1b1b"]
 
 

@@ -327,7 +327,7 @@ def test_a_table_prints_what_is_there(tmp_path):
     write_run(tmp_path / "a", devices=2, mfu_pct=40)
     write_run(tmp_path / "b", "pipeline", 2, mfu_pct=30, bubble_pct=20)
     rows, members = compare(find_runs(tmp_path, plots.STUDY), plots.STUDY)
-    parts = tables(rows, plots.STUDY)
+    parts = list(map(str, tables(rows, plots.STUDY)))
     titles = [part for part in parts if part.startswith("#")]
     assert titles == ["### Use of the hardware", "### Where a pipeline's step goes"]  # none of empty tables
     assert "GPU utilization" in parts[0]  # the first stays whole
