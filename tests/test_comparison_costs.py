@@ -1,5 +1,7 @@
 """Money and energy of runs whose every number is known, in plots.py and plan.py."""
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -14,7 +16,7 @@ from prediction.setting import Setting
 from tests.shared.made_up_runs import write_run
 
 
-def rows(root, price=None, grams=None):
+def rows(root, price=None, grams=None) -> pd.DataFrame:
     study = with_costs(plots.STUDY, price, grams)
     runs = find_runs(root, study)
     add_costs(runs, price, grams)
@@ -32,15 +34,16 @@ def test_price_energy_and_co2_of_a_run_and_to_its_target(tmp_path):
 
 def test_what_was_not_measured_stays_empty(tmp_path):
     write_run(tmp_path / "a", devices=2, runtime_s=7200)
-    found = rows(tmp_path, price=2.5, grams=300).loc["DDP x 2"]
+    found = rows(tmp_path, price=2.5, grams=300).loc["DDP x 2"].to_dict()
     assert found["cost"] == 10
-    assert found[["cost_to_target", "energy_kwh", "energy_to_target_kwh", "co2_g", "co2_to_target_g"]].isna().all()
+    for column in ("cost_to_target", "energy_kwh", "energy_to_target_kwh", "co2_g", "co2_to_target_g"):
+        assert math.isnan(found[column])
 
 
 def test_prices_to_different_targets_are_not_averaged(tmp_path):
     for seed, target in enumerate((70, 80)):
         write_run(tmp_path / f"a{seed}", seed=seed, time_to_target_s=100, target_f1=target)
-    assert pd.isna(rows(tmp_path, price=1.0).loc["1 device", "cost_to_target"])
+    assert math.isnan(rows(tmp_path, price=1.0).loc["1 device"].to_dict()["cost_to_target"])
 
 
 def test_only_what_was_asked_for_has_columns(tmp_path):

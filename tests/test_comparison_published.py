@@ -66,6 +66,8 @@ def test_published_figures_enter_nothing_else(tmp_path, monkeypatch, capsys, fol
         {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()} for name in "ab"
     )
     assert beside.pop("comparison.md").startswith(plain.pop("comparison.md").rstrip())
+    both = [pages.pop("report.html").split(b"<script>")[1] for pages in (plain, beside)]  # the page has them, too
+    assert both[0] == both[1]
     assert beside == plain  # comparison.csv and every figure
 
 

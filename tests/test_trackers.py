@@ -74,7 +74,7 @@ def wandb_history(folder):
     [path] = folder.glob("wandb/offline-run-*/*.wandb")
     found = []
     for data in leveldb_records(path.read_bytes()[7:], first=7):  # behind W&B's own header
-        record = wandb_internal_pb2.Record()
+        record = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue]  made at run time
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
             items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
