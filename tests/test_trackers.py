@@ -46,6 +46,14 @@ def test_a_run_that_is_tracked_trains_as_one_that_is_not(train):
     assert plain.summary["workload"] == tracked.summary["workload"]
 
 
+@pytest.fixture(autouse=True)
+def _no_wandb_yet():
+    """W&B reads the environment once in a process, and another test's is not this one's."""
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
+
+
 def test_wandb_keeps_the_rows_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = write_run(tmp_path / "a", curves=True)
