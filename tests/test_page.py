@@ -164,6 +164,7 @@ CONTRAST = """element => {
 }"""
 
 
+@pytest.mark.alone
 def test_a_hundred_runs_stay_small_and_open_within_a_second(browser, tmp_path):
     samples = 32 * np.arange(1, 2001)
     for number in range(100):
