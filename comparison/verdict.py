@@ -44,7 +44,10 @@ def _ahead(first: pd.Series, second: pd.Series, members: Members) -> str:
     if not common:
         return f"{other}, has {mean_text(second[RATE])} and ran with other seeds."
     change = in_percent(estimate(log_ratios(*(np.array([each[seed] for seed in common]) for each in (ours, theirs)))))
-    lead = f"{change.mean:.1f} % ahead of {other}" if change.mean >= 0.05 else f"as fast as {other}"
+    size = f"{abs(change.mean):.1f} %"
+    lead = f"as fast as {other}" if size == "0.0 %" else f"{size} ahead of {other}"
+    if change.mean < 0 and size != "0.0 %":  # its mean over all seeds is the larger one
+        lead = f"{size} behind {other}, on the seeds that both have"
     moved = [row["setting"] for row in (first, second) if isinstance(row["moved"], str)]
     if len(common) == 1:
         floor = _floor(first, second)

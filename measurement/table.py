@@ -62,3 +62,9 @@ def truncate_after(path: Path, last_step: int | None) -> list[dict[str, str]]:
     kept = sum(last_step is None or int(row["step"]) <= last_step for row in rows)
     write_text(path, "".join(lines[:1 + kept]))
     return rows[:kept]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, as text."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -1,6 +1,5 @@
 """Trackers that people use, fed from the tables that a run writes: while it trains, or when it has finished."""
 
-import csv
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from measurement.table import read_rows
 
 PROJECT = "transformer-parallelism"  # in wandb
 SUMMARY = "summary.csv"
@@ -50,7 +51,7 @@ class Tracking:
         """Send the rest and the summary, if there is one, and close."""
         self.send()
         if (self.folder / SUMMARY).is_file():
-            [row] = _rows(self.folder / SUMMARY)
+            [row] = read_rows(self.folder / SUMMARY)
             self.tracker.log({f"summary/{name}": value for name, value in _numbers(row).items()}, step=self.sent)
         self.tracker.finish()
 
@@ -71,7 +72,7 @@ def _by_step(folder: Path) -> dict[int, dict[str, float]]:
     """All values of each step, named by their table and column."""
     found: dict[int, dict[str, float]] = defaultdict(dict)
     for table in TABLES:
-        for row in _rows(folder / table) if (folder / table).is_file() else []:
+        for row in read_rows(folder / table) if (folder / table).is_file() else []:
             kind = table.removesuffix(".csv")
             found[int(row["step"])] |= {f"{kind}/{name}": value for name, value in _numbers(row).items()
                                         if name != "step"}
@@ -86,8 +87,3 @@ def _numbers(row: dict[str, str]) -> dict[str, float]:
         except ValueError:  # a name, or empty
             continue
     return found
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

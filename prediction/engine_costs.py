@@ -1,6 +1,5 @@
 """Each engine's own costs, from steps of its script: on one device, and on all of them for its exchanges."""
 
-import csv
 import json
 import os
 import statistics
@@ -16,6 +15,7 @@ import numpy as np
 from scipy.optimize import least_squares, root_scalar
 from tqdm import tqdm
 
+from measurement.table import read_rows
 from prediction.calibration import RECOMPUTE, Calibration, Engine
 from prediction.costs import FP32, Batch, Layer, PassCost
 from prediction.events import simulate
@@ -119,7 +119,7 @@ def _run(name: str, own: list[str], flags: list[str], devices: int, batch: Batch
             raise InputError(f"{script} on {devices} device{'s' * (devices > 1)}: "
                              f"{done.stderr.strip().splitlines()[-1]}")
         run = Path(folder, "run")
-        steps, summary, product = _rows(run / "steps.csv"), _rows(run / "summary.csv")[0], product_s(run)
+        steps, summary, product = read_rows(run / "steps.csv"), read_rows(run / "summary.csv")[0], product_s(run)
     bar.update()
     lengths = [round(tokens / samples) for tokens in np.diff([0.0, *(float(row["padded_tokens"]) for row in steps)])]
     return EngineRun([(replace(batch, length=length), float(row["step_s"]))
@@ -191,8 +191,3 @@ def fit_exchange(calibration: Calibration, setting: Setting, steps: list[tuple[B
     if error(0.0) >= 0 or error(LONGEST_EXCHANGE_S) <= 0:
         return 0.0
     return float(root_scalar(error, bracket=(0.0, LONGEST_EXCHANGE_S), xtol=1e-6).root)
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))

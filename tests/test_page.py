@@ -242,6 +242,13 @@ def test_what_may_be_chance_says_so(tmp_path):
     assert sentences(tmp_path)[0].endswith("3 seeds), which may be chance.")
 
 
+def test_a_winner_by_seeds_that_only_it_has_is_said_to_be_behind(tmp_path):
+    write_seeds(tmp_path, "a", {0: 90, 1: 90, 2: 300}, devices=2)
+    write_seeds(tmp_path, "b", {0: 100, 1: 100}, "pipeline", 2)
+    assert "DDP x 2 is the fastest, with 160" in sentences(tmp_path)[0]
+    assert "10.0 % behind the next, pipeline 2 stages, on the seeds that both have" in sentences(tmp_path)[0]
+
+
 def test_a_machine_that_changed_its_speed_is_named(tmp_path):
     write_run(tmp_path / "a", devices=2, throughput=120, machine_drift_pct=9)
     write_run(tmp_path / "b", "pipeline", 2, throughput=100)
