@@ -1,6 +1,8 @@
 """What --report_to sends, read back from TensorBoard's event files and from W&B's offline record."""
 
+import os
 import struct
+import subprocess
 import sys
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 import plots
 from measurement.trackers import Tracking
 from tests.shared.made_up_runs import write_run
+from tests.shared.runs import ROOT
 from workload import argument_checks
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import InputError
@@ -46,21 +49,21 @@ def test_a_run_that_is_tracked_trains_as_one_that_is_not(train):
     assert plain.summary["workload"] == tracked.summary["workload"]
 
 
-@pytest.fixture(autouse=True)
-def _no_wandb_yet():
-    """W&B reads the environment once in a process, and another test's is not this one's."""
-    yield
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
+# A process of its own: W&B reads the environment once in a process.
+SEND = """
+import sys
+from pathlib import Path
+from measurement.trackers import Tracking
+Tracking("wandb", Path(sys.argv[1]), {"task": "squad_v2", "seed": 0}).finish()
+"""
 
 
-def test_wandb_keeps_the_rows_offline(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
+def test_wandb_keeps_the_rows_offline(tmp_path):
     folder = write_run(tmp_path / "a", curves=True)
     for table in ("steps", "evaluations"):
         add_steps(folder / f"{table}.csv", 30 if table == "steps" else 3)
-    tracking = Tracking("wandb", folder, {"task": "squad_v2", "seed": 0})
-    tracking.finish()
+    subprocess.run([sys.executable, "-c", SEND, str(folder)], cwd=ROOT, env=os.environ | {"WANDB_MODE": "offline"},
+                   check=True)
     history = wandb_history(folder)
     assert [row["_step"] for row in history if "steps/train_loss" in row] == list(range(1, 31))
     losses = [row["evaluations/validation_loss"] for row in history if "evaluations/validation_loss" in row]
