@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pynvml
 import pytest
@@ -18,6 +19,7 @@ from workload.errors import InputError
 from workload.launch import gpus
 from workload.launch.start import devices_asked_for
 
+LOCKS = ("requirements-cpu.lock", "requirements-cuda.lock")
 TOO_OLD = ("CUDA initialization: The NVIDIA driver on your system is too old (found version 12020). (Triggered "
            "internally at /pytorch/c10/cuda/CUDAFunctions.cpp:119.)")
 NOT_READY = ("CUDA initialization: Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized "
@@ -204,7 +206,7 @@ def commands(folder, *flags: str) -> subprocess.CompletedProcess:
 def clone(tmp_path):
     if not shutil.which("make"):
         pytest.skip("no make")
-    for name in ("Makefile", "requirements.txt"):
+    for name in ("Makefile", *LOCKS):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv").mkdir()
     return tmp_path
@@ -214,7 +216,8 @@ def clone(tmp_path):
 def test_make_install_with_another_build(cuda, build, clone):
     [version] = re.findall(r"^torch==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     [install] = [line for line in commands(clone, f"CUDA={cuda}").stdout.splitlines() if "pip install" in line]
-    assert install.endswith(f"-r requirements.txt torch=={version}+{build} "
+    lock = "requirements-cuda.lock" if cuda == "13.0" else "requirements-cpu.lock"
+    assert install.endswith(f"-r {lock} torch=={version}+{build} "
                             f"--extra-index-url https://download.pytorch.org/whl/{build}")
     (clone / ".venv" / f"installed-{cuda}").touch()
     for flags in ((), (f"CUDA={cuda}",)):  # the build stays until another is named
@@ -226,7 +229,20 @@ def test_make_install_without_a_build_is_as_it_was(clone, monkeypatch):
     done = commands(clone)
     assert "download.pytorch.org" not in done.stdout and "--clear" not in done.stdout
     [install] = [line for line in done.stdout.splitlines() if "pip install" in line]
-    assert install.rstrip().endswith("-r requirements.txt") and "touch .venv/installed\n" in done.stdout
+    lock = "requirements-cuda.lock" if Path("/proc/driver/nvidia/version").exists() else "requirements-cpu.lock"
+    assert install.rstrip().endswith(f"-r {lock}") and "touch .venv/installed\n" in done.stdout
+
+
+def test_the_locks_hold_what_is_required_and_differ_by_libraries_for_cuda():
+    def pins(name: str) -> set[str]:
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        return {line.split("#")[0].strip() for line in lines} - {""}
+
+    cpu, cuda = (pins(name) for name in LOCKS)
+    required = {re.sub(r"\[.*\]", "", pin) for pin in pins("requirements.txt")}
+    assert required <= cpu, f"make lock: {sorted(required - cpu)}"
+    assert cpu < cuda
+    assert all(re.match("nvidia-|cuda-|triton==", pin) for pin in cuda - cpu)
 
 
 def test_another_build_begins_a_new_environment(clone):
