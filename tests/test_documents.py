@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from docs.figures import draw
+from docs.records import renew
 from measurement.columns import (
     DEVICE_COLUMNS,
     RANK_COLUMNS,
@@ -70,7 +71,42 @@ def test_no_cell_of_a_table_is_too_long_to_read(document):
 
 
 def test_the_readme_is_read_in_five_minutes():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1200
+    shown = re.sub("<!--.*?-->", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
+    assert len(shown.split()) <= 1200
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_figures_are_those_of_the_records_they_name(document):
+    text = document.read_text(encoding="utf-8")
+    assert renew(text) == text, "python -m docs.records"
+
+
+RECORDS = """<!-- records: imdb_scaling_cpu_2_cores -->
+Loss 0.111<!-- = ddp-1dev-batch32.validation_loss[3] -->, F1 as they are: 0 to +0.0<!-- = min(*.devices); max(*.devices)
+-->.
+
+| | devices <!-- {}.devices --> | of two <!-- {}.devices; 2 * {}.devices --> |
+|---|--:|--:|
+| one <!-- ddp-1dev-batch32 --> | 9 | 9 of **9.0** |
+| four <!-- ddp-4dev-batch32 --> | | 1 of 1 |
+"""
+
+
+def test_figures_are_renewed_with_the_digits_they_have():
+    text = renew("Before: 5<!-- a comment -->.\n" + RECORDS)
+    assert "Before: 5<!--" in text and "Loss 0.307<!--" in text and "1 to +4.0<!--" in text
+    assert text.endswith("| 1 | 1 of **2.0** |\n| four <!-- ddp-4dev-batch32 --> | | 4 of 8 |\n")
+    assert renew(text) == text
+
+
+@pytest.mark.parametrize("figure, words", [
+    ("5<!-- = ddp-9dev.devices -->", "no run ddp-9dev"), ("5<!-- = ddp-1dev-batch32.device -->", "cannot be worked out"),
+    ("5<!-- = *.devices -->", "not one figure: 1, 2, 4"), ("none<!-- = ddp-1dev-batch32.devices -->", "too few numbers"),
+    ("5<!-- = ddp-1dev-batch32.gpu_utilization_pct -->", "not one figure: nan"),
+])
+def test_a_figure_that_no_record_gives_is_named(figure, words):
+    with pytest.raises(ValueError, match=words):
+        renew(f"<!-- records: imdb_scaling_cpu_2_cores -->\n{figure}")
 
 
 LINKING = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md", ROOT / "results/published/README.md"]
