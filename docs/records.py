@@ -1,4 +1,4 @@
-"""Figures of the documents that come from records: `python -m docs.records` writes them again, and a test compares them.
+"""Figures of the documents that come from records: `python -m docs.records` writes them again; a test compares them.
 
 Comments, which no reader of the rendered page sees, say where a figure comes from:
 
@@ -9,12 +9,13 @@ Comments, which no reader of the rendered page sees, say where a figure comes fr
     |------------------------|--:|
     | DDP x 2 <!-- ddp-2dev --> | 287 |
 
-A figure keeps the digits that it is written with. An expression is arithmetic with columns of summary.csv, and
-`run.column[3]` is the third evaluation's. Several, with `;` between them, belong to the last numbers before the comment.
-`zero*.validation_loss` is a list, of which min, max, mean, or half (of the mean's 95 % interval over seeds) make one
-figure; by itself it stands for runs that are all equal in the digits shown. In a table a figure's expression is that of
-its column, with its row's for {}, or the other way round. `<!-- table: FOLDER -->` precedes the first table that plots.py
-makes of a folder. `<!-- records: prediction/errors.csv -->`: what that table's errors come to, by model-task-devices.
+A figure keeps the digits that it is written with. An expression is arithmetic with columns of summary.csv;
+`run.validation_loss[3]` is that of the third evaluation. Several, with `;` between them, belong to the last numbers
+before the comment. `zero*.runtime_s` is a list, of which min, max, mean, or half (of the mean's 95 % interval over
+seeds) make one figure; by itself it stands for runs that are all equal in the digits shown. In a table a figure's
+expression is its column's, with its row's for {}, or the other way round. `<!-- table: FOLDER -->` precedes the first
+table that plots.py makes of a folder. After `<!-- records: prediction/errors.csv -->` a run is MODEL-TASK-DEVICES, and
+its columns are what the errors of these runs come to.
 """
 
 import csv
@@ -40,7 +41,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCE = re.compile(r"<!-- records: (\S+) -->")
 TABLE = re.compile(r"(<!-- table: (\S+) -->\n+)((?:\|.*\n)+)")
 ROWS = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
-COMMENT = re.compile(r"<!-- (=?)\s*([^>]*?) -->", re.DOTALL)
+COMMENT = re.compile(r"<!-- (=?)\s*([^>]*?)\s*-->", re.DOTALL)
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?")
 COLUMN = re.compile(r"([a-z*][\w*-]*)\.([a-z]\w*)(?:\[(\d+)\])?")
 
