@@ -100,8 +100,10 @@ def test_figures_are_renewed_with_the_digits_they_have():
 
 
 @pytest.mark.parametrize("figure, words", [
-    ("5<!-- = ddp-9dev.devices -->", "no run ddp-9dev"), ("5<!-- = ddp-1dev-batch32.device -->", "cannot be worked out"),
-    ("5<!-- = *.devices -->", "not one figure: 1, 2, 4"), ("none<!-- = ddp-1dev-batch32.devices -->", "too few numbers"),
+    ("5<!-- = ddp-9dev.devices -->", "no run ddp-9dev"),
+    ("5<!-- = ddp-1dev-batch32.device -->", "cannot be worked out"),
+    ("5<!-- = *.devices -->", "not one figure: 1, 2, 4"),
+    ("none<!-- = ddp-1dev-batch32.devices -->", "too few numbers"),
     ("5<!-- = ddp-1dev-batch32.gpu_utilization_pct -->", "not one figure: nan"),
 ])
 def test_a_figure_that_no_record_gives_is_named(figure, words):
