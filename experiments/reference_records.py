@@ -13,14 +13,14 @@ from pathlib import Path
 
 from comparison.autotuning import SUMMARY, read_summary
 from comparison.runs import folders_below
+from verification.records import add_verification, read_verifications
 
 REFERENCE = Path("results/reference")
-FOLDERS = {"published_formulas": "cpu_2_cores"}  # the other parts' folders are named like them
 TUNING_TIME = re.compile(r"Tuning completed in (\d+):(\d+):(\d+)")
 
 
 def records_of(part: str) -> Path:
-    return REFERENCE / FOLDERS.get(part, f"{part}_cpu_2_cores")
+    return REFERENCE / f"{part}_cpu_2_cores"
 
 
 def runs_below(root: Path) -> dict[str, Path]:
@@ -50,8 +50,8 @@ def estimate(runs: Path, parts: list[str]) -> None:
         left = 0 if is_finished else seconds_of(records_of(part)) - seconds_of(runs / part)
         minutes[part] = max(left, 0) / 60
     each = ", ".join(f"{part} {count:.0f}" for part, count in minutes.items())
-    print(f"about {sum(minutes.values()):.0f} minutes on the machine of the records it replaces, and figures ({each})",
-          flush=True)
+    print(f"about {sum(minutes.values()):.0f} minutes on the machine of the records it replaces ({each}); besides, "
+          "verify.py (some twenty minutes) and figures", flush=True)
 
 
 def problem_of(folder: Path, commit: str) -> str | None:
@@ -72,6 +72,8 @@ def replace(runs: Path, parts: list[str]) -> None:
         problems = [f"{folder}: {problem}" for folder in folders.values() if (problem := problem_of(folder, runs.name))]
         if problems or not folders:
             sys.exit(f"error: {problems[0] if problems else f'{runs / part} has no run'}; nothing was replaced")
+    for entry in read_verifications(runs):
+        add_verification(REFERENCE, entry, entry["machine"], entry["links"])
     for part, folders in found.items():
         records = records_of(part)
         old = runs_below(records)

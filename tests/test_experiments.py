@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.shared.runs import ROOT
+from verification.records import read_verifications
 
 RUN_ONCE = [sys.executable, "experiments/run_once.py"]
 
@@ -80,6 +81,15 @@ with open("results/log", "a") as log:
 sys.exit(status != "finished")
 """
 
+VERIFIED = """
+import sys
+from pathlib import Path
+from verification.records import KEY, add_verification
+folder = Path(sys.argv[sys.argv.index("--output_dir") + 1])
+folder.mkdir(parents=True, exist_ok=True)
+add_verification(folder, dict.fromkeys(KEY, "as here") | {"devices": sys.argv[2]}, {}, {})
+"""
+
 
 @pytest.fixture
 def stand_in(tmp_path):
@@ -90,7 +100,7 @@ def stand_in(tmp_path):
     (record / "run.json").write_text('{"run_name": "bert_baseline-1"}')
     (record / "summary.csv").write_text("runtime_s\n300\n")
     (record / "timeline.json").write_text("{}")
-    for name in ("experiments", "comparison", "measurement", "workload"):
+    for name in ("experiments", "benchmarks", "comparison", "measurement", "verification", "workload"):
         (root / name).symlink_to(ROOT / name)
     (root / "experiments").unlink()
     (root / "experiments").mkdir()
@@ -99,6 +109,7 @@ def stand_in(tmp_path):
     (root / "bert_baseline.py").write_text(RECORDER)
     (root / "pipeline.py").write_text(RECORDER)
     (root / "plots.py").write_text("")
+    (root / "verify.py").write_text(VERIFIED)
     (root / ".gitignore").write_text("results/*\n!results/reference/\n__pycache__/\n")
     who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "all"]):
@@ -130,6 +141,7 @@ def test_reference_records_are_made_again_after_an_estimate_and_resumed(stand_in
     assert {path.name for path in (records / "ddp-1dev").iterdir()} == {"run.json", "summary.csv", "timeline.json"}
     assert {path.name for path in (records / "pipeline-4").iterdir()} == {"run.json", "summary.csv"}
     assert json.loads((records / "ddp-1dev" / "run.json").read_text())["git"]["dirty"] is False
+    assert [entry["devices"] for entry in read_verifications(records.parent)] == ["1", "2", "4"]
 
 
 def test_reference_records_are_made_from_a_clean_commit_only(stand_in):
