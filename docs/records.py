@@ -42,7 +42,7 @@ SOURCE = re.compile(r"<!-- records: (\S+) -->")
 TABLE = re.compile(r"(<!-- table: (\S+) -->\n+)((?:\|.*\n)+)")
 ROWS = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 COMMENT = re.compile(r"<!-- (=?)\s*([^>]*?)\s*-->", re.DOTALL)
-NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?")
+NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:,\d{3})*(?:\.\d+)?")
 COLUMN = re.compile(r"([a-z*][\w*-]*)\.([a-z]\w*)(?:\[(\d+)\])?")
 
 Values = Mapping[str, Mapping[str, object]]  # run -> column -> value
@@ -137,7 +137,8 @@ def evaluate(expression: str, values: Values) -> float | list[float]:
             raise ValueError(f"{expression!r}: there is no run {name}, only {', '.join(values)}")
         return found if "*" in name else found[0]
 
-    code = COLUMN.sub(lambda match: f"column{(match[1], match[2], *([int(match[3])] if match[3] else []))}", expression)
+    one_line = " ".join(expression.split())
+    code = COLUMN.sub(lambda match: f"column{(match[1], match[2], *([int(match[3])] if match[3] else []))}", one_line)
     names: dict[str, Callable] = {"column": column, "min": min, "max": max, "mean": statistics.fmean, "half": half}
     try:
         return eval(code, {"__builtins__": {}}, names)  # our own documents' arithmetic

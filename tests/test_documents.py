@@ -82,8 +82,9 @@ def test_figures_are_those_of_the_records_they_name(document):
 
 
 RECORDS = """<!-- records: imdb_scaling_cpu_2_cores -->
-Loss 0.111<!-- = ddp-1dev-batch32.validation_loss[3] -->, F1 as they are: 0 to +0.0<!-- = min(*.devices); max(*.devices)
--->.
+Loss 0.111<!-- = ddp-1dev-batch32.validation_loss[3] -->, F1 as they are: 0, +0.0<!-- = min(*.devices);
+1 *
+max(*.devices) -->.
 
 | | devices <!-- {}.devices --> | of two <!-- {}.devices; 2 * {}.devices --> |
 |---|--:|--:|
@@ -94,7 +95,7 @@ Loss 0.111<!-- = ddp-1dev-batch32.validation_loss[3] -->, F1 as they are: 0 to +
 
 def test_figures_are_renewed_with_the_digits_they_have():
     text = renew("Before: 5<!-- a comment -->.\n" + RECORDS)
-    assert "Before: 5<!--" in text and "Loss 0.307<!--" in text and "1 to +4.0<!--" in text
+    assert "Before: 5<!--" in text and "Loss 0.307<!--" in text and "1, +4.0<!--" in text
     assert text.endswith("| 1 | 1 of **2.0** |\n| four <!-- ddp-4dev-batch32 --> | | 4 of 8 |\n")
     assert renew(text) == text
 
