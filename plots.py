@@ -5,7 +5,7 @@
     python plots.py results --output_dir report      # write somewhere else
     python plots.py --published                      # with the studies' published figures beside ours
     python plots.py --mix_versions                   # runs of different code and library versions in one table
-    python plots.py --price_per_device_hour 2.5      # what each run cost, and its way to the target
+    python plots.py --price_per_device_hour 2.5      # what each run cost, and what its target cost
 
 Prints the tables and writes comparison.md, comparison.csv and figures/*.png, autotuning.csv if DeepSpeed's autotuner
 left its results, and report.html: one page with all of it, to open in a browser or to hand on. Runs that differ only in

@@ -11,9 +11,7 @@ verification.json in the results folder, and plots.py states it above its tables
 """
 
 import argparse
-import json
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -25,10 +23,10 @@ from measurement.environment import source_digest, versions
 from verification import settings
 from verification.compare import Computation
 from verification.machine import describe_machine, hardware_name, machine_lines
-from verification.proof import EQUAL, Proof, Row, torchrun
+from verification.proof import EQUAL, Proof, Row, measured
 from verification.records import NAME, add_verification, is_proven, read_verifications, verification
 from workload.arguments import Arguments, parse_arguments
-from workload.errors import InputError, one_line_errors
+from workload.errors import one_line_errors
 from workload.flag_groups import Formatter, about_script
 from workload.launch.gpus import use_cpu, visible_gpus
 from workload.launch.start import devices_asked_for
@@ -91,7 +89,7 @@ def main() -> None:
             print(f"Verified already, on {devices} device{'s' * (devices > 1)}: {options.output_dir / NAME}")
             sys.exit(0)
     print(*machine_lines(machine), sep="\n", flush=True)
-    links = measure_links(devices)
+    links = measured(devices, "verification.links", quiet=False) if devices > 1 else {}
     all_agree = True
     for task, flags in tasks.items():
         with tempfile.TemporaryDirectory(prefix=".verification-", dir=options.output_dir) as folder:
@@ -104,18 +102,6 @@ def main() -> None:
               f"{len(others)} of {count} settings do not train {task} as one device does: {', '.join(others)}.",
               f"Wrote {written}", flush=True)
     sys.exit(0 if all_agree else 1)
-
-
-def measure_links(devices: int) -> dict[str, Any]:
-    """What `verification.links` measures in processes of its own, and prints; empty for one device."""
-    if devices == 1:
-        return {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "links.json"
-        command, environment = torchrun(devices, "verification.links", str(path))
-        if subprocess.run(command, env=environment).returncode:
-            raise InputError(f"--num_gpus {devices}: the devices cannot exchange data on this machine; see above")
-        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def flags_of(task: str, options: argparse.Namespace) -> list[str]:

@@ -50,10 +50,9 @@ def train_with_trainer(setting: Setting, flags: list[str], result: str) -> None:
     import transformers
 
     from workload.arguments import Arguments, parse_arguments
-    from workload.evaluation import evaluate
+    from workload.evaluation import evaluate, whole_model
     from workload.job import prepare
     from workload.launch import processes
-    from workload.precision import autocast
 
     processes.keep_freed_memory = lambda: None  # ours, not part of the example
     arguments = parse_arguments(Arguments, flags)
@@ -94,14 +93,7 @@ def train_with_trainer(setting: Setting, flags: list[str], result: str) -> None:
             train_sampling_strategy="group_by_length" if setting.groups_lengths else "random"),
         train_dataset=windows, data_collator=collate, callbacks=[clock]).train()
 
-    def forward(share):
-        model.eval()
-        for micro_batch in share.micro_batches:
-            with autocast(job.precision, device):
-                logits = task.logits(model, micro_batch.inputs)
-            yield task.losses_and_outputs(logits, micro_batch.labels)
-
-    evaluation = evaluate(task, job.batches("validation", job.processes.rank), job.processes, forward)
+    evaluation = evaluate(task, job.batches("validation", job.processes.rank), job.processes, whole_model(job, model))
     if evaluation is None:  # not the first process
         return
     rate = (job.steps - WARM_UP) * BATCH / clock.seconds

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 import bert_baseline
+from benchmarks.alternating import STRETCH
 from benchmarks.measurement_overhead import median_interval
 from measurement.clock import synchronize
 from measurement.run import Run
 from workload import optimization
 
-STRETCH = 16  # steps: in each the noise scale is sampled once
 FLAGS = "--sample --model tiny --max_seq_length 128 --global_batch_size 32 --learning_rate 1e-3 --max_eval_examples 32"
 
 made: dict = {}  # the script's own model and optimizer

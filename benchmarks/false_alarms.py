@@ -61,23 +61,23 @@ def compare_labels(runs: Runs, row: np.ndarray, slowdown: float, study: Study) -
     return find_changes(labelled, baseline, np.ones(count, bool), np.zeros(count), study)
 
 
-def relabel(runs: Runs, relabellings: int, are_reruns: bool, slowdown: float, study: Study = STUDY) -> Outcome:
+def relabel(runs: Runs, relabellings: int, are_reruns: bool, slowdown: float) -> Outcome:
     """The outcome of so many relabellings, which are the same in every call."""
     random = np.random.default_rng(0)
-    tables = [[study.measured.index(column) for column in family] for family in study.families]
-    rate = study.measured.index(RATES[0])
+    tables = [[STUDY.measured.index(column) for column in family] for family in STUDY.families]
+    rate = STUDY.measured.index(RATES[0])
     seen = []
     for _ in range(relabellings):
-        found = compare_labels(runs, labels(random, runs.seed, are_reruns), slowdown, study)
+        found = compare_labels(runs, labels(random, runs.seed, are_reruns), slowdown, STUDY)
         marks = [found.is_marked[:, table].any() for table in tables if found.n[:, table].any()]
         seen.append((marks[0], np.mean(marks), found.is_marked[-1, rate]))
     return Outcome(*np.mean(seen, axis=0))
 
 
-def read(folder: Path, study: Study = STUDY) -> Runs:
+def read(folder: Path) -> Runs:
     """The finished runs below a folder as one row."""
-    table = pd.DataFrame([found.summary for found in find_runs(folder, study)])
-    return runs_of(table.reindex(columns=["seed", *study.measured, DRIFT]).assign(row=0), study)
+    table = pd.DataFrame([found.summary for found in find_runs(folder, STUDY)])
+    return runs_of(table.reindex(columns=["seed", *STUDY.measured, DRIFT]).assign(row=0), STUDY)
 
 
 def main() -> None:

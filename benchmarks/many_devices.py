@@ -44,7 +44,6 @@ class Point:
     """The best setting for so many devices."""
 
     setting: Setting
-    rate: float  # samples/s
     goodput: float
 
 
@@ -86,7 +85,7 @@ def rates(calibration: Calibration, base: str, devices: int, network: str) -> li
 
 def best(found: list[tuple[Setting, float]], noise_scale: float) -> Point | None:
     """The highest goodput of all."""
-    points = [Point(setting, rate, rate * statistical_efficiency(noise_scale, setting.global_batch_size, REFERENCE))
+    points = [Point(setting, rate * statistical_efficiency(noise_scale, setting.global_batch_size, REFERENCE))
               for setting, rate in found]
     return max(points, key=lambda point: point.goodput, default=None)
 

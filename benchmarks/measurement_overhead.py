@@ -10,10 +10,7 @@ seconds apart: on a shared machine whole runs differ by more from one to the nex
 
 import argparse
 import json
-import os
 import shlex
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from scipy.stats import binom
 from tqdm import tqdm
 
 from benchmarks.alternating import STRETCH
-from benchmarks.drawing import ROOT
+from benchmarks.drawing import ROOT, run
 
 FLAGS = ("--sample --model tiny --max_seq_length 128 --global_batch_size 32 --learning_rate 1e-3 --cpu_threads 1 "
          "--max_eval_examples 32")
@@ -33,14 +30,10 @@ def pair_ratios(script: str, flags: list[str], pairs: int) -> np.ndarray:
     steps = STRETCH * (2 * pairs + 2) + 1  # the first pair warms up; a last step ends the last stretch
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "stretches.json"
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.alternating", *flags, "--max_steps", str(steps), "--eval_steps",
-             str(steps), "--noise_scale_steps", str(STRETCH), "--output_dir", folder],
-            cwd=ROOT, capture_output=True, text=True,
-            env=os.environ | {"ALTERNATING_SCRIPT": script, "ALTERNATING_RESULT": str(result),
-                              "PYTHONPATH": str(ROOT)})  # the launcher starts ranks by the file's path
-        if done.returncode:
-            sys.exit(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{script} failed")
+        run(["-m", "benchmarks.alternating", *flags, "--max_steps", str(steps), "--eval_steps", str(steps),
+             "--noise_scale_steps", str(STRETCH), "--output_dir", folder],
+            {"ALTERNATING_SCRIPT": script, "ALTERNATING_RESULT": str(result),
+             "PYTHONPATH": str(ROOT)})  # the launcher starts ranks by the file's path
         stretches = json.loads(result.read_text())[2:]
     rate = {}
     for place, stretch in enumerate(stretches):

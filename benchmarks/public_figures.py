@@ -69,7 +69,7 @@ def links_by(row: Mapping[str, str]) -> Links:
 
     def sheet(name: str, gb_per_s: str) -> DataSheet:
         known = sheets[name]
-        return DataSheet(name, known.joins, 1e9 * faster * float(gb_per_s) * EFFICIENCY[name],
+        return DataSheet(known.joins, 1e9 * faster * float(gb_per_s) * EFFICIENCY[name],
                          "device" if name == NODE else "node", known.latency_s)
 
     node, devices = int(row["devices_per_node"]), int(row["devices"])

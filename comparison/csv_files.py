@@ -63,9 +63,9 @@ def read_columns(path: Path, drop_torn: bool = False) -> dict[str, list[str]]:
     return {name: list(cells) for name, cells in zip(head, columns, strict=True) if name}
 
 
-def read_table(path: Path, drop_torn: bool = False) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
     """What `read_columns` reads, NaN for empty cells."""
-    columns = read_columns(path, drop_torn)
+    columns = read_columns(path)
     return pd.DataFrame({name: [np.nan if is_empty(cell) else cell for cell in cells]
                          for name, cells in columns.items()}, dtype=object)
 
@@ -122,7 +122,7 @@ def as_number(text: str, name: str, file: str, whole: bool = False, smallest: in
     raise ValueError(f"{file}: {name} is {shown(text)}, not a usable number")
 
 
-def as_numbers(values: pd.Series, file: str, whole: bool = False, smallest: int = 1) -> pd.Series:
+def as_numbers(values: pd.Series, file: str, whole: bool = False) -> pd.Series:
     """Convert a column of text to numbers as `as_number` does, NaN staying NaN."""
-    return values.map(lambda text: as_number(text, str(values.name), file, whole, smallest),
+    return values.map(lambda text: as_number(text, str(values.name), file, whole),
                       na_action="ignore").astype(float)

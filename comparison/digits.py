@@ -53,7 +53,7 @@ BEYOND_PERCENT = 1000  # larger changes are not shown in full: their baseline is
 
 
 def change_text(change: float, half_width: float, differs: bool) -> str:
-    """`(-18.0 ± 1.2%*)`, or `(-18.0%)` without an interval; `*` marks a change that is no chance."""
+    """`(-18.0 ± 1.2%*)`, or `(-18.0%)` without an interval; `*` marks a significant change."""
     if change > BEYOND_PERCENT:
         return f"(> +{BEYOND_PERCENT}%{'*' if differs else ''})"
     if half_width > BEYOND_PERCENT:

@@ -24,9 +24,9 @@ from measurement.columns import HIGH, LOW
 matplotlib.rcParams["text.parse_math"] = False  # dollar signs in a name do not start a formula
 
 # Line, marker and hatch of a row: the first is for 1 device, the next for 2, 4, 8, ...; if taken, the next free one.
-STYLES = [("-", "o", ""), ("--", "s", "//"), (":", "^", "xx"), ("-.", "D", "..")]
+STYLES = [("-", "o", ""), ("--", "s", "//"), (":", "^", "xx"), ("-.", "D", ".."),
+          ((0, (6, 1, 1, 1, 1, 1)), "v", "\\\\"), ((0, (1, 3)), "P", "++")]
 UNKNOWN = "#999999"  # the colour of strategies that are
-STYLES += [((0, (6, 1, 1, 1, 1, 1)), "v", "\\\\"), ((0, (1, 3)), "P", "++")]
 
 Members = dict[int, list[Run]]  # the runs behind each row
 

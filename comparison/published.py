@@ -1,6 +1,5 @@
 """Published figures, shown beside our own but never compared with them, averaged or drawn."""
 
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +7,7 @@ import pandas as pd
 from comparison import captions
 from comparison.csv_files import as_numbers, read_table
 from comparison.digits import mean_text
+from comparison.progress import tell
 from comparison.rows import MEAN
 from comparison.runs import left_out
 from comparison.settings import describe, shown_names
@@ -22,7 +22,7 @@ def read_published(folder: Path) -> dict[str, pd.DataFrame]:
     found = {}
     paths = sorted(folder.glob("*.csv"))
     if not paths:
-        print(f"left out published figures: there are none in {folder}", file=sys.stderr)
+        tell(f"left out published figures: there are none in {folder}")
     for path in paths:
         try:
             table = read_table(path)

@@ -39,7 +39,7 @@ def write_csv(rows: pd.DataFrame, path: Path, study: Study) -> None:
 
 
 def noise(group: pd.DataFrame) -> list[str]:
-    """What keeps changes of a group from being marked: the noise of reruns, and runs whose machine moved."""
+    """What keeps changes of a group from being marked: the noise of reruns, and runs whose machine's speed drifted."""
     found, (deviation, reruns) = [], (RATE + end for end in RERUNS)
     if deviation in group and group[deviation].notna().any():
         spread, count = group[deviation].iloc[0], int(group[reruns].iloc[0])
@@ -109,7 +109,6 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
         heading += mixed_versions(group, study)
         slug = name_start(describe(row, differing, study), number) if differing else ""
         by_hand = group[group["tuned_by"] != "autotuner"]  # autotuned rows have a table of their own
-        proven = verified(by_hand, verifications)
         sentences, parts, found = [], [], dict[str, Drawing]()
         if len(by_hand):
             proven = verified(by_hand, verifications)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from comparison.progress import tell
 from comparison.study import LIBRARIES
 from verification.records import EQUAL, NAME, read_verifications
 from workload.errors import InputError
@@ -22,7 +23,7 @@ def find_verifications(root: Path) -> list[dict[str, Any]]:
         try:
             found += read_verifications(path.parent)
         except InputError as error:
-            print(f"left out: {error}")
+            tell(f"left out: {error}")
     return found
 
 

@@ -13,19 +13,20 @@ cd "$(dirname "$0")/.."
 
 DEVICES=${DEVICES:-4}
 DEVICES_A_NODE=${DEVICES_A_NODE:-$DEVICES}
-RESULTS=${RESULTS:-results}
+RESULTS=${RESULTS:-results}/bert_squad
 GROUP=4         # the largest tensor group: both models' heads, 12 and 4, can be divided by 2 and 4
 STAGES=$DEVICES # of PyTorch's pipelines; some schedules put two pieces of the model on each stage
-FLAGS=(--profile_steps 3 --output_dir "$RESULTS/bert_squad")
+FLAGS=(--profile_steps 3 --output_dir "$RESULTS")
 if [[ ${SAMPLE:-} ]]; then
     export CUDA_VISIBLE_DEVICES=
+    RESULTS+=_sample
     STAGES=2 # the tiny model has 4 layers
-    FLAGS=(--profile_steps 3 --output_dir "$RESULTS/bert_squad_sample" --sample --model tiny --max_seq_length 128
+    FLAGS=(--profile_steps 3 --output_dir "$RESULTS" --sample --model tiny --max_seq_length 128
            --global_batch_size 32 --max_steps 100 --learning_rate 1e-3 --cpu_threads 1 --noise_scale_steps 4)
 fi
 FLAGS+=("$@")
 source experiments/runs.sh
-verify_first squad_v2 "${FLAGS[3]}" $(powers_of_2 "${DEVICES_A_NODE:-$DEVICES}")
+verify_first squad_v2 "$RESULTS" $(powers_of_2 "$DEVICES_A_NODE")
 plan_first $(powers_of_2 "$DEVICES")
 
 strategies() {
@@ -67,4 +68,4 @@ strategies() {
     fi
 }
 for_each_seed strategies 0
-compare "${FLAGS[3]}"
+compare "$RESULTS"

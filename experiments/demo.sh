@@ -1,7 +1,5 @@
 #!/usr/bin/env bash
-# A first result in about two minutes on two cores: the embedded sample with one process, with DDP on two, and with
-# pipelines of two and of four stages. The same job for all: 150 steps of 32 samples, one thread a process, one
-# evaluation.
+# A first result, as it says below. The same job for all: 150 steps of 32 samples, one thread a process, one evaluation.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CUDA_VISIBLE_DEVICES= # CPU processes, on a node with GPUs as on a laptop

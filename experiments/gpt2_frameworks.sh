@@ -24,7 +24,7 @@ if [[ ${SAMPLE:-} ]]; then
 fi
 FLAGS+=("$@")
 source experiments/runs.sh
-verify_first oscar "$RESULTS" $(powers_of_2 "${DEVICES_A_NODE:-$DEVICES}")
+verify_first oscar "$RESULTS" $(powers_of_2 "$DEVICES_A_NODE")
 plan_first $(powers_of_2 "$DEVICES")
 
 frameworks() {

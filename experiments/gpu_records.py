@@ -19,13 +19,12 @@ from typing import Any
 import pandas as pd
 
 from comparison.runs import folders_below
-from comparison.study import LIBRARIES
-from comparison.verified import EQUAL, verified
+from comparison.verified import verified
 from experiments.gpu_inputs import write_inputs
 from measurement.columns import COMPLETE, YES
 from measurement.environment import source_digest, versions
 from verification.host import HubCheck
-from verification.records import NAME, read_verifications
+from verification.records import NAME, is_proven, read_verifications
 from workload.errors import InputError, one_line_errors
 
 REFERENCE = Path("results/reference")
@@ -79,10 +78,8 @@ def is_verified(folder: Path, devices: int) -> bool:
     """Whether verify.py has proven all settings on so many devices of this machine, with this code."""
     from verification.machine import hardware_name
 
-    here = {"source_digest": source_digest(), "hardware": hardware_name(devices), "devices": devices,
-            **{name: versions()[name] for name in LIBRARIES}}
-    return any(all(entry[name] == value for name, value in here.items())
-               and all(row["status"] == EQUAL for row in entry["rows"]) for entry in read_verifications(folder))
+    return is_proven(folder, source_digest=source_digest(), hardware=hardware_name(devices), devices=devices,
+                     **versions())
 
 
 def problems_of(folder: Path, name: str | None = None) -> list[str]:

@@ -9,7 +9,7 @@
 # random weights, and text of such lengths (experiments/gpu_inputs.py). Runs go to results/on_gpu/GPU/. DEVICES=1 uses
 # one GPU of several; by default it is all of them, rounded down to a power of two.
 #
-# A part ends after 8 minutes (PART_LIMIT_S=480) and counts as failed if it has runs left. A failure does not stop the
+# A part ends after 10 minutes (PART_LIMIT_S=600) and counts as failed if it has runs left. A failure does not stop the
 # others; it is named at the end, and the exit code is 1. The same command resumes: what is finished is skipped.
 # CONTRIBUTING.md says how to send the results.
 set -euo pipefail
@@ -28,7 +28,7 @@ for part in "${parts[@]}"; do
 done
 found=$(python -m experiments.gpu_records gpu) || exit 2
 read -r GPU GPUS SHORT FITS <<< "$found" # folder, number, bf16 or fp16, samples in a forward pass
-DEVICES=${DEVICES:-$GPUS} PART_LIMIT_S=${PART_LIMIT_S:-480}
+DEVICES=${DEVICES:-$GPUS} PART_LIMIT_S=${PART_LIMIT_S:-600}
 RESULTS=${RESULTS:-results}/on_gpu/$GPU
 BATCH=64 LARGE=512 STAGES=$((DEVICES < 4 ? DEVICES : 4)) # two pieces on each of 4 stages, of 12 layers
 if [[ ${SAMPLE:-} ]]; then

@@ -1,7 +1,7 @@
 """Recompute the published numbers of the BERT study from its raw records, and apply its formulas to a run of ours.
 
-    python experiments/published_records.py --records FOLDER      # baseline_metrics.json, pipeline_metrics_*.json
-    python experiments/published_records.py --run results/RUN     # steps.csv and summary.csv of one run
+    python -m experiments.published_records --records FOLDER      # baseline_metrics.json, pipeline_metrics_*.json
+    python -m experiments.published_records --run results/RUN     # steps.csv and summary.csv of one run
 
 The records are in DannyMeb/BERT-Parallelism-Efficiency, folder metrics/. docs/notes/published_results.md explains the
 tables.
@@ -9,11 +9,12 @@ tables.
 
 import argparse
 import json
-import sys
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import pandas as pd
+
+from workload.errors import InputError, one_line_errors
 
 
 class Published(NamedTuple):
@@ -33,10 +34,6 @@ PUBLISHED = [
     Published("pipeline, 4 GPUs", "pipeline_metrics_4_stages.json", 4, 128, 64, 50),
 ]
 DIVISOR = 16  # samples per device and forward pass in all three published runs
-
-
-class InputError(Exception):
-    """A folder or file that cannot be used. Its text is the line that the user sees."""
 
 
 def stats_efficiency(losses: pd.Series, divisor: int = DIVISOR) -> float:
@@ -164,31 +161,24 @@ def run_tables(steps: pd.DataFrame, summary: pd.Series) -> dict[str, pd.DataFram
     }
 
 
-def fail(message: str) -> NoReturn:
-    print("error:", " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(2)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
-    parser.error = fail  # one line, without the usage
+    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
     parser.add_argument("--records", type=Path, metavar="FOLDER", help="the three published JSON files")
     parser.add_argument("--run", type=Path, metavar="RUN", help="a run's folder")
     arguments = parser.parse_args()
     if arguments.records is None and arguments.run is None:
-        fail("nothing to do: give --records FOLDER, --run results/RUN or both")
-    try:
-        tables = {}
-        if arguments.records is not None:
-            tables |= record_tables({run: read_record(arguments.records / run.file) for run in PUBLISHED})
-        if arguments.run is not None:
-            tables |= run_tables(*read_run(arguments.run))
-    except InputError as error:
-        fail(str(error))
+        parser.error("nothing to do: give --records FOLDER, --run results/RUN or both")
+    tables = {}
+    if arguments.records is not None:
+        tables |= record_tables({run: read_record(arguments.records / run.file) for run in PUBLISHED})
+    if arguments.run is not None:
+        tables |= run_tables(*read_run(arguments.run))
     for title, table in tables.items():
         print(f"\n{title}\n{table.to_string(na_rep='not measured', float_format=lambda value: f'{value:.5g}')}")
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

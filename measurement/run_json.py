@@ -4,7 +4,6 @@ Nothing else writes this file. Rank 0 creates and finishes it; any rank may mark
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shlex
@@ -33,6 +32,7 @@ from measurement.environment import (
 from measurement.machine_state import load_average
 from measurement.redaction import without_secrets
 from workload.atomic_files import write_json
+from workload.digests import json_digest
 from workload.job import Job
 from workload.launch import launcher
 from workload.malloc import malloc_settings
@@ -111,7 +111,7 @@ def describe_run(job: Job, ranks: list[dict], deepspeed_config: dict | None, dig
         "status": "running", "reason": None, "run_name": job.folder.name, "strategy": job.strategy,
         "command": command, "flags": flags,
         "deepspeed_config": config,
-        "deepspeed_config_digest": None if config is None else _digest(config)[:DIGEST_LENGTH],
+        "deepspeed_config_digest": None if config is None else json_digest(config)[:DIGEST_LENGTH],
         "workload": workload_hash(flags, digests),
         "epoch_workload": workload_hash(flags, digests, without=BATCH_FLAGS),
         "model": {"sha256": digests["model"], "hub_commit": digests["hub_commit"],
@@ -148,11 +148,7 @@ def workload_hash(flags: dict, digests: dict, without: tuple[str, ...] = ()) -> 
                | {"arithmetic": own_settings(ARITHMETIC)})
     if flags["max_train_examples"] or flags["max_eval_examples"]:
         content["draw"] = DRAW_SEED  # in older records a limit kept the first N examples
-    return _digest(content)[:8]
-
-
-def _digest(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json_digest(content)[:8]
 
 
 def utc_time(seconds: float) -> str:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from measurement.table import read_rows
 
-PROJECT = "transformer-parallelism"  # in wandb
+PROJECT = "parallel-training-compared"  # in wandb
 SUMMARY = "summary.csv"
 TABLES = ("steps.csv", "evaluations.csv", "epochs.csv")
 

@@ -1,7 +1,7 @@
 """Measure on this machine what predictions are made from: layers, engines, links, memory.
 
-    python -m prediction.calibrate --num_gpus 2                                      # the embedded model and sample
-    python -m prediction.calibrate --num_gpus 4 --model bert-base-uncased --train_file train.json --eval_file dev.json
+    python -m prediction.calibrate --num_gpus 2 --sample --model tiny                # a laptop, without data
+    python -m prediction.calibrate --num_gpus 4                                      # bert-base-uncased on SQuAD v2
 
 Each layer goes forward and backward by itself at several sizes. Then every strategy's script trains some steps on one
 device, as many scripts at a time as there are devices, so that memory and caches are as busy as in a run on all of
@@ -10,9 +10,7 @@ if verify.py has measured them here. Writes calibration.json to the results fold
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import tempfile
 import time
 from dataclasses import replace
@@ -38,7 +36,7 @@ from prediction.engine_costs import (
 from prediction.layer_times import measure_layers, measure_update
 from prediction.links import LinkCost
 from verification.machine import hardware_name
-from verification.proof import torchrun
+from verification.proof import measured
 from verification.records import read_verifications
 from workload.arguments import Arguments, parse_arguments
 from workload.atomic_files import write_json
@@ -64,8 +62,6 @@ def main() -> None:
                         help="where calibration.json goes (default: %(default)s)")
     options, asked = parser.parse_known_args()
     flags = without_duration(asked)
-    if not {"--train_file", "--sample"} & set(flags):
-        flags += ["--sample", *([] if "--model" in flags else ["--model", "tiny"])]
     devices = options.num_gpus or max(devices_asked_for(None), 2)
     with tempfile.TemporaryDirectory() as folder:
         threads = str(max(usable_cores() // devices, 1))
@@ -90,12 +86,10 @@ def main() -> None:
 
 def without_duration(flags: list[str]) -> list[str]:
     """A run's flags without those that say how long it trains: an engine's run has steps of its own."""
-    kept = [flag for flag in flags if not flag.startswith(("--epochs=", "--max_steps="))]
-    for name in ("--epochs", "--max_steps"):
-        while name in kept:
-            place = kept.index(name)
-            del kept[place:place + 2]
-    return kept
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--epochs")
+    parser.add_argument("--max_steps")
+    return parser.parse_known_args(flags)[1]
 
 
 def calibrate(job: Job, flags: list[str], devices: int, results: Path, bar: tqdm) -> Calibration:
@@ -174,7 +168,7 @@ def measure_links(devices: int, results: Path) -> tuple[tuple[str, int, LinkCost
     for count in (number for number in range(2, devices + 1) if devices % number == 0):
         links = next((entry["links"] for entry in read_verifications(results)
                       if entry["hardware"] == hardware_name(count) and entry["devices"] == count and entry["links"]),
-                     None) or _measured(count, "verification.links")
+                     None) or measured(count, "verification.links", quiet=True)
         everyone = list(range(count))
         for fit in links["fits"]:
             if fit["ranks"] == everyone or fit["operation"] == "send/receive" and fit["ranks"] == [0, 1]:
@@ -184,18 +178,7 @@ def measure_links(devices: int, results: Path) -> tuple[tuple[str, int, LinkCost
 
 
 def measure_overlap(devices: int) -> float:
-    return _measured(devices, "prediction.overlap")["slowdown"] if devices > 1 else 1.0
-
-
-def _measured(devices: int, module: str) -> dict[str, Any]:
-    """What a module writes that runs on all devices."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "measured.json")
-        command, environment = torchrun(devices, module, str(path))
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise InputError(f"--num_gpus {devices}: the devices cannot exchange data on this machine; run verify.py")
-        return json.loads(path.read_text(encoding="utf-8"))
+    return measured(devices, "prediction.overlap", quiet=True)["slowdown"] if devices > 1 else 1.0
 
 
 if __name__ == "__main__":

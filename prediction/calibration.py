@@ -59,7 +59,7 @@ class Calibration:
         multiple: batches are padded to a multiple of so many tokens.
         max_length: limit of padded lengths.
         passes: by layer's kind, then pass; see `Costs`.
-        engines: by script, as `calibrate.ENGINES` names them.
+        engines: by script, as `engine_costs.ENGINES` names them.
         links: (operation, devices, cost).
         power_w: of a device that trains, the mean over engines; None where it is not measured.
     """
@@ -127,19 +127,16 @@ class Calibration:
         return dataclasses.asdict(self)
 
 
-def read_calibration(path: Path, **facts: Any) -> Calibration:
+def read_calibration(path: Path) -> Calibration:
     """Read what `calibrate.py` wrote.
 
-    Args:
-        facts: that it must share, such as hardware and family.
-
     Raises:
-        InputError: there is no such file, it cannot be read, or it was made for something else.
+        InputError: there is no such file, or it cannot be read.
     """
     again = "run python -m prediction.calibrate again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = Calibration(**content | {
+        return Calibration(**content | {
             "layers": tuple(Layer(**layer | {"parameters": tuple(layer["parameters"])}) for layer in content["layers"]),
             "lengths": tuple(content["lengths"]), "tensor_groups": tuple(content["tensor_groups"]),
             "passes": {kind: {name: PassCost(**cost) for name, cost in costs.items()}
@@ -150,7 +147,3 @@ def read_calibration(path: Path, **facts: Any) -> Calibration:
         raise InputError(f"{path}: there is no such calibration; {again}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read as a calibration; {again}") from error
-    for name, value in facts.items():
-        if found.facts.get(name) != value:
-            raise InputError(f"{path} was made for {name} {found.facts.get(name)}, not {value}; {again}")
-    return found

@@ -1,4 +1,4 @@
-"""The links among devices: as measured, extrapolated to larger groups, or by data sheets where they are not at hand.
+"""The links among devices: as measured, extrapolated to larger groups, or by data sheets where they cannot be measured.
 
 `links.csv` has a row a link: what a data sheet says, what large messages reached in public benchmarks, and how long the
 smallest all-reduce took among how many devices; each with its source. Bandwidths are one way, in GB (1e9 bytes) a
@@ -43,7 +43,6 @@ class DataSheet:
         latency_s: of one hop.
     """
 
-    name: str
     joins: str
     bytes_per_s: float
     per: str
@@ -114,15 +113,15 @@ def by_data_sheet(sheet: DataSheet, sizes: Iterable[int]) -> dict[tuple[str, int
             for operation in WIRE for n in sizes if n > 1}
 
 
-def read_links(path: Path = TABLE) -> dict[str, DataSheet]:
+def read_links() -> dict[str, DataSheet]:
     """The links of links.csv by name."""
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(TABLE, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     hop = {row["link"]: 1e-6 * float(row["latency_us"]) / hops("all-reduce", int(row["latency_devices"]))
            for row in rows if row["latency_us"]}
     slowest = max(hop[row["link"]] for row in rows if row["joins"] == "nodes" and row["latency_us"])
-    return {row["link"]: DataSheet(row["link"], row["joins"], 1e9 * float(row["gb_per_s"]) * float(row["efficiency"]),
-                                   row["per"], hop.get(row["link"], slowest)) for row in rows}
+    return {row["link"]: DataSheet(row["joins"], 1e9 * float(row["gb_per_s"]) * float(row["efficiency"]), row["per"],
+                                   hop.get(row["link"], slowest)) for row in rows}
 
 
 def links_of(measured: Measured, names: Iterable[str], sizes: Iterable[int], node: int) -> Links:

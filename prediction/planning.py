@@ -20,15 +20,10 @@ MOST_DEVICES = 1024
 
 @dataclass(frozen=True)
 class Band:
-    """By how much predictions may be off, in percent of what is predicted: nine in ten of those measured were not.
-
-    Args:
-        runs: that it rests on.
-    """
+    """By how much predictions may be off, in percent of what is predicted: nine in ten of those measured were not."""
 
     throughput_pct: float
     memory_pct: float
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ def read_band(devices: int, cores: int, path: Path = ERRORS) -> Band:
         errors = sorted(abs(float(row[column])) for row in rows)
         return errors[math.ceil(COVERED * len(errors)) - 1]
 
-    return Band(covering("throughput_error_pct"), covering("memory_error_pct"), len(rows))
+    return Band(covering("throughput_error_pct"), covering("memory_error_pct"))
 
 
 def plan(calibration: Calibration, devices: int, global_batch_size: int, links: Links, memory: float, band: Band,

@@ -41,7 +41,7 @@ class Prediction:
     timeline: list[Work]
 
 
-def predict(calibration: Calibration, setting: Setting, steps: int = STEPS, seed: int = 0,
+def predict(calibration: Calibration, setting: Setting, steps: int = STEPS,
             links: Links | None = None) -> Prediction:
     """Simulate some steps on batches of the task's own lengths, grouped as the runs group them.
 
@@ -51,7 +51,7 @@ def predict(calibration: Calibration, setting: Setting, steps: int = STEPS, seed
     Raises:
         KeyError: the calibration has no links for groups of this size, or no such engine.
     """
-    lengths = batch_lengths(calibration, setting.global_batch_size, steps, seed)
+    lengths = batch_lengths(calibration, setting.global_batch_size, steps)
     costs = calibration.costs(setting, links)
     simulated: dict[int, tuple[float, list[Work]]] = {}
     for length in dict.fromkeys(lengths):
@@ -70,9 +70,9 @@ def predict(calibration: Calibration, setting: Setting, steps: int = STEPS, seed
                       memory_gib(calibration, setting, max(lengths)), work)
 
 
-def batch_lengths(calibration: Calibration, global_batch_size: int, steps: int, seed: int) -> list[int]:
+def batch_lengths(calibration: Calibration, global_batch_size: int, steps: int) -> list[int]:
     """Padded lengths of so many batches, drawn as `workload.batches` draws them."""
-    draw = random.Random(seed)
+    draw = random.Random(0)
     samples = draw.choices(calibration.lengths, k=global_batch_size * max(SORTED_BATCHES, steps))
     batches = []
     for first in range(0, len(samples), global_batch_size * SORTED_BATCHES):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# The data-parallel strategies, and the engine of calibrate.py that has their costs.
+# The data-parallel strategies, and the engine of engine_costs.py that has their costs.
 WHOLE_MODELS = {"ddp": "ddp", "hf_trainer": "hf_trainer", "zero0": "zero1", "zero1": "zero1", "zero2": "zero2",
                 "zero3": "zero3", "zero3_hpz": "zero3", "fsdp": "fsdp"}
 ENGINES = {**WHOLE_MODELS, "pipeline": "pipeline", "torch_pipeline": "torch_pipeline",

@@ -105,19 +105,18 @@ def test_a_machine_that_changed_during_a_run_says_nothing_of_its_speed(tmp_path)
 def test_what_is_written_is_read(tmp_path):
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(made(lengths=(8, 16)).as_json()))
-    assert read_calibration(path, hardware="a CPU", family="bert") == made(lengths=(8, 16))
+    assert read_calibration(path) == made(lengths=(8, 16))
 
 
-@pytest.mark.parametrize("content, facts, message", [
-    (None, {}, "there is no such calibration"), ("{", {}, "cannot be read"), ("[]", {}, "cannot be read"),
-    ("{}", {}, "cannot be read"), ("whole", {"hardware": "NVIDIA H100"}, "made for hardware a CPU, not NVIDIA H100"),
-    ("whole", {"family": "gpt2"}, "made for family bert, not gpt2")])
-def test_a_calibration_that_does_not_fit_is_refused_in_one_line(content, facts, message, tmp_path):
+@pytest.mark.parametrize("content, message", [
+    (None, "there is no such calibration"), ("{", "cannot be read"), ("[]", "cannot be read"),
+    ("{}", "cannot be read")])
+def test_a_calibration_that_cannot_be_read_is_refused_in_one_line(content, message, tmp_path):
     path = tmp_path / "calibration.json"
     if content:
-        path.write_text(json.dumps(made().as_json()) if content == "whole" else content)
+        path.write_text(content)
     with pytest.raises(InputError, match=message) as caught:
-        read_calibration(path, **facts)
+        read_calibration(path)
     assert "python -m prediction.calibrate" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -173,7 +172,7 @@ def test_memory_by_hand():
 
 
 def test_batches_are_grouped_by_length_as_runs_group_them():
-    grouped = batch_lengths(made(lengths=tuple(range(1, 401))), 32, 50, seed=1)
+    grouped = batch_lengths(made(lengths=tuple(range(1, 401))), 32, 50)
     assert len(grouped) == 50 and all(length % 8 == 0 and length <= 384 for length in grouped)
     assert min(grouped) < 40 and statistics.mean(grouped) < 230, "ungrouped, nearly every batch would have 384"
 

@@ -9,7 +9,7 @@ import pytest
 
 import plots
 from comparison.autotuning import find_tuners
-from comparison.csv_files import read_table
+from comparison.csv_files import read_columns
 from comparison.runs import find_runs, read_summary
 from measurement.columns import COMPLETE, STEP_COLUMNS, SUMMARY_COLUMNS, YES
 from measurement.table import Table
@@ -79,10 +79,10 @@ def test_a_cut_curve_keeps_its_whole_rows_only(tmp_path, capsys):
     for step in range(1, 5):
         table.add(step=step, elapsed_s=1.5 * step, train_loss=4.125 - step, samples=32 * step)
     table.close()
-    whole = read_table(path)
+    whole = pd.DataFrame(read_columns(path))
     ends = [place + 1 for place, byte in enumerate(path.read_bytes()) if byte == ord("\n")]
     for length in cut_positions(path):
-        found = read_table(path, drop_torn=True)
+        found = pd.DataFrame(read_columns(path, drop_torn=True))
         rows = sum(end <= length for end in ends) - 1
         assert found.equals(whole.iloc[:rows]) if rows > 0 else found.empty
         assert capsys.readouterr().err.count("\n") == (length not in ends)

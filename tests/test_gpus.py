@@ -67,7 +67,7 @@ def machine(monkeypatch, tmp_path):
     ({"driver": ("580.65", 13000), "count": 1}, ["driver 580.65 supports CUDA 13.0", "CPUs only", "CUDA=13.0"]),
     ({"driver": ("470.82", 11040), "count": 1, "build": "12.6"}, ["supports CUDA 11.4", "install driver 525 or newer"]),
     ({"driver": ("580.65", 13000), "count": 8, "build": "13.0", "warning": NOT_READY},
-     ["CUDA reports error 802: system not yet initialized", "mend the driver"]),
+     ["CUDA reports error 802: system not yet initialized", "fix the driver"]),
     ({"files": ["nvidiactl", "nvidia-uvm", "nvidia0", "nvidia1"], "build": "13.0"},
      ["has 2 NVIDIA GPUs", "cannot be read (NVML Shared Library Not Found)", "needs CUDA 13.0", "nvidia-smi"]),
     ({"files": ["nvidia0"], "driver": ("580.65", 13000), "build": "13.0"}, ["none of them", "your job ask for GPUs"]),

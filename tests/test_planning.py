@@ -31,7 +31,7 @@ from workload.arguments import (
 from workload.errors import InputError
 
 LINK = LinkCost(1e-5, 1e9)
-BAND = Band(10.0, 10.0, 20)
+BAND = Band(10.0, 10.0)
 ARGUMENTS = {"zero.py": ZeroArguments, "fsdp.py": FsdpArguments, "tensor_parallel.py": TensorParallelArguments,
              "pipeline.py": PipelineArguments, "torch_pipeline.py": TorchPipelineArguments}
 
@@ -91,7 +91,7 @@ def test_links_extrapolate_with_the_bandwidth_and_the_latency_of_more_hops():
 
 def test_nodes_share_what_joins_them():
     inside = {(operation, n): LinkCost(0.0, 100e9) for operation in OPERATIONS for n in (2, 4, 8)}
-    network = DataSheet("net", "nodes", 10e9, "device", 1e-6)
+    network = DataSheet("nodes", 10e9, "device", 1e-6)
     joined = Links(inside, network, 8)
     assert joined.cost("all-reduce", 8, 8) == inside["all-reduce", 8], "one node"
     assert joined.cost("all-reduce", 16, 16).bandwidth_bytes_per_s == 80e9, "8 devices with a link each"
@@ -146,8 +146,8 @@ def test_the_band_covers_nine_in_ten_of_the_errors_of_such_runs(tmp_path):
     rows = [f"{devices},2,{error},{error / 2},{steady}" for devices, error, steady in
             [*[(2, number, True) for number in range(-10, 0)], (2, 99, False), (4, 30, True)]]
     path.write_text("devices,cores,throughput_error_pct,memory_error_pct,is_steady\n" + "\n".join(rows) + "\n")
-    assert read_band(2, 2, path) == Band(9.0, 4.5, 10)
-    assert read_band(4, 2, path) == Band(30.0, 15.0, 1)
+    assert read_band(2, 2, path) == Band(9.0, 4.5)
+    assert read_band(4, 2, path) == Band(30.0, 15.0)
 
 
 # ---------------------------------------------------------------- as users start it

@@ -1,6 +1,5 @@
 """The published figures load as the tables expect, and their recomputation gives known answers on made-up records."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,15 +7,11 @@ import sys
 import pandas as pd
 import pytest
 
+from experiments import published_records as records
 from tests.shared.runs import ROOT
 
-SCRIPT = ROOT / "experiments" / "published_records.py"
 FIGURES = sorted((ROOT / "results" / "published").glob("*.csv"))
 COLUMNS = ["study", "setting", "devices", "column", "value", "unit", "source", "measures"]
-
-specification = importlib.util.spec_from_file_location("published_records", SCRIPT)
-records = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(records)
 
 
 def record(losses: list[float], throughputs: list[float], runtime: float, utilization: list[float], **more) -> dict:
@@ -49,7 +44,8 @@ def run_folder(tmp_path):
 
 
 def command(*flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "experiments.published_records", *flags], cwd=ROOT,
+                          capture_output=True, text=True)
 
 
 def test_stats_efficiency_is_the_mean_absolute_change_per_sample():

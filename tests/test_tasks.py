@@ -264,7 +264,7 @@ def test_oscar_from_the_hub_takes_so_many_bytes_and_keeps_every_twentieth_docume
 
 
 @pytest.mark.parametrize("task, told", [
-    ("imdb", "stanfordnlp/imdb cannot be had"), ("mnli", "nyu-mll/glue cannot be had"),
+    ("imdb", "stanfordnlp/imdb cannot be downloaded"), ("mnli", "nyu-mll/glue cannot be downloaded"),
     ("oscar", "It is gated: accept its licence on https://huggingface.co/datasets/oscar-corpus/OSCAR-2301, then `hf "
               "auth login` or set HF_TOKEN. Or take any text: --train_file")])
 def test_without_the_hub_one_line_says_what_fits(task, told, monkeypatch):

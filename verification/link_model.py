@@ -45,6 +45,8 @@ def fit(rows: Rows) -> Rows:
         A dictionary each: operation, ranks, latency_s, bandwidth_bytes_per_s (None if time does not grow with size),
         error_pct.
     """
+    from scipy.optimize import nnls  # plots.py and plan.py read this module, and need not wait for it
+
     fits = []
     for (operation, ranks), group in _grouped(rows).items():
         if len(group) < 2:
@@ -52,11 +54,7 @@ def fit(rows: Rows) -> Rows:
         seconds = np.array([row["seconds"] for row in group])
         size = np.array([wire_bytes(row) for row in group])
         terms, ones = np.stack([1 / seconds, size / seconds]), np.ones(len(group))
-        latency, per_byte = np.linalg.lstsq(terms.T, ones, rcond=None)[0]
-        if latency < 0:
-            latency, per_byte = 0.0, terms[1].sum() / (terms[1] @ terms[1])
-        elif per_byte < 0:
-            latency, per_byte = terms[0].sum() / (terms[0] @ terms[0]), 0.0
+        latency, per_byte = nnls(terms.T, ones)[0]
         error = np.abs(latency * terms[0] + per_byte * terms[1] - 1).max()
         fits.append({"operation": operation, "ranks": list(ranks), "latency_s": float(latency),
                      "bandwidth_bytes_per_s": float(1 / per_byte) if per_byte > 0 else None,

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,24 @@ def torchrun(processes: int, module: str, *arguments: str) -> tuple[list[str], d
                module, *arguments]
     path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     return command, {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
+
+
+def measured(processes: int, module: str, quiet: bool) -> dict[str, Any]:
+    """What a module writes that measures in so many processes.
+
+    Args:
+        quiet: what it prints is not shown.
+
+    Raises:
+        InputError: it failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "measured.json")
+        command, environment = torchrun(processes, module, str(path))
+        if subprocess.run(command, env=environment, capture_output=quiet).returncode:
+            advice = "run verify.py" if quiet else "see above"
+            raise InputError(f"--num_gpus {processes}: the devices cannot exchange data on this machine; {advice}")
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _why(run_folder: Path, output: str) -> tuple[str, str]:

@@ -46,8 +46,8 @@ def read_verifications(folder: Path) -> list[dict[str, Any]]:
 
 
 def is_proven(folder: Path, **key: Any) -> bool:
-    """Whether verification.json has an entry with these values of `KEY`, in which every setting is equal."""
-    return any(all(str(entry.get(name)) == str(key[name]) for name in KEY)
+    """Whether verification.json has an entry with these values, of some or all of `KEY`, with every setting equal."""
+    return any(all(str(entry.get(name)) == str(key[name]) for name in KEY if name in key)
                and all(row["status"] == EQUAL for row in entry["rows"]) for entry in read_verifications(folder))
 
 

@@ -42,7 +42,7 @@ def content_of(task: "Task") -> dict[str, Any]:
             files += weight_files(folder)
     digests = _file_digests(files)
     model = [[file.name, digest] for file, digest in zip(files, digests, strict=True)] or task.model_name
-    return {"model": _json_digest(model), "hub_commit": commit, "tokenizer": tokenizer_digest(task.tokenizer),
+    return {"model": json_digest(model), "hub_commit": commit, "tokenizer": tokenizer_digest(task.tokenizer),
             "data": {split: task.data_digest[split] if path else examples_digest(task.examples[split])
                      for split, path in task.files.items()}}
 
@@ -77,7 +77,7 @@ def tokenizer_digest(tokenizer: "PreTrainedTokenizerFast") -> str:
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     for name in ("truncation", "padding"):  # left over from its last call
         rules.pop(name, None)
-    return _json_digest([rules, tokenizer.special_tokens_map, tokenizer.model_input_names, tokenizer.truncation_side])
+    return json_digest([rules, tokenizer.special_tokens_map, tokenizer.model_input_names, tokenizer.truncation_side])
 
 
 def examples_digest(examples: "Dataset") -> str:
@@ -88,5 +88,5 @@ def examples_digest(examples: "Dataset") -> str:
     return digest.hexdigest()
 
 
-def _json_digest(content: Any) -> str:
+def json_digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

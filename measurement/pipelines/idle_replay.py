@@ -20,11 +20,20 @@ Actions = list[list[Action]]  # for each device, its actions in order
 def replayed_bubble_pct(actions: Actions, seconds: dict[str, float]) -> float:
     """Share of the devices' time that a schedule leaves idle, in percent, if sending takes no time.
 
-    Every action starts as soon as its device is free and its inputs are ready.
-
     Args:
         actions: each device's actions in order.
         seconds: duration of an action by its kind; the same for all pieces.
+
+    Raises:
+        ValueError: the devices would deadlock.
+    """
+    ends = replay(actions, seconds)
+    work = sum(seconds[action.kind] for action in ends)
+    return 100 * (1 - work / (len(actions) * max(ends.values())))
+
+
+def replay(actions: Actions, seconds: dict[str, float]) -> dict[Action, float]:
+    """When each action ends, from 0: it starts as soon as its device is free and its inputs are ready.
 
     Raises:
         ValueError: the devices would deadlock.
@@ -44,8 +53,7 @@ def replayed_bubble_pct(actions: Actions, seconds: dict[str, float]) -> float:
                 done[device] += 1
         if len(ends) == before:
             raise ValueError("the devices of this schedule wait for each other")
-    work = sum(seconds[action.kind] for action in ends)
-    return 100 * (1 - work / (len(actions) * max(free_at)))
+    return ends
 
 
 def mean_seconds(actions: Actions, steps: list[list[Span]]) -> dict[str, float]:

@@ -99,7 +99,7 @@ def _nvidia_problem() -> str | None:
         return None
     found = f"this machine has {count} NVIDIA GPU{'s' * (count > 1)} that PyTorch cannot use"
     if driver.problem:
-        return (f"{found}: its driver cannot be read ({driver.problem}); {_needs()}; mend the driver until nvidia-smi "
+        return (f"{found}: its driver cannot be read ({driver.problem}); {_needs()}; fix the driver until nvidia-smi "
                 "lists the GPUs, or use --device cpu")
     if not driver.gpus:
         return f"{found}: the driver shows this process none of them; have your job ask for GPUs, or use --device cpu"
@@ -114,7 +114,7 @@ def _nvidia_problem() -> str | None:
         return f"{found}: CUDA_VISIBLE_DEVICES={chosen} names none of them; name others, or use --device cpu"
     blamed = re.search(r"Error \d+: [^(]+", " ".join(_cuda_errors))
     reason = f"CUDA reports {blamed[0].strip().lower()}" if blamed else "CUDA does not say why"
-    return (f"{found}: {reason} ({supports}, and {_needs()}); mend the driver until PyTorch sees the GPUs, or use "
+    return (f"{found}: {reason} ({supports}, and {_needs()}); fix the driver until PyTorch sees the GPUs, or use "
             "--device cpu")
 
 
