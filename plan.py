@@ -35,7 +35,8 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
                         help="samples per optimizer step, over all devices (default: %(default)s)")
     parser.add_argument("--calibration", type=Path, help="a calibration of another machine (default: this machine's)")
     parser.add_argument("--link", nargs="+", default=[], metavar="LINK",
-                        help="links that cannot be measured here, from prediction/links.csv, such as nvlink-4 infiniband-ndr")
+                        help="links that cannot be measured here, from prediction/links.csv, such as nvlink-4 "
+                             "infiniband-ndr")
     parser.add_argument("--devices_per_node", type=int, default=8,
                         help="where --link names one between nodes (default: %(default)s)")
     parser.add_argument("--device_memory_gib", type=float, help="memory of a device (default: the calibration's)")

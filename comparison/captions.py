@@ -7,10 +7,10 @@ COMPARISON = """\
   logarithm of value / baseline's; its mean and 95 % interval (Student's t) in percent, ± half the width of that
   interval. None without such a row or a common seed, or for values that are not positive. Speedup is paired too.
 - Several runs of one seed count as one, with their mean: without a second seed there is no interval over seeds.
-- The mark * on a change: statistically significant, and large enough to matter. By Benjamini and Hochberg's test of all changes of a table (a
-  metric counts in the first table that has it) at most 5 % of the marked ones are chance; where nothing differs, one
-  table in twenty has a mark. It must also be at least 1 %, or 0.1 % of a loss or a score, and beyond what reruns of
-  one seed differ by, where there are any. So an interval may exclude zero without a mark.
+- The mark * on a change: statistically significant, and large enough to matter. By Benjamini and Hochberg's test of all
+  changes of a table (a metric counts in the first table that has it) at most 5 % of the marked ones are chance; where
+  nothing differs, one table in twenty has a mark. It must also be at least 1 %, or 0.1 % of a loss or a score, and
+  beyond what reruns of one seed differ by, where there are any. So an interval may exclude zero without a mark.
 - Tables with different workloads: flags, data, model, tokenizer or settings of arithmetic differ. Each run's run.json
   has its flags, digests and environment.
 - Tables with different code, torch, transformers or deepspeed: the rows of a table ran the same workload/ and

@@ -100,8 +100,8 @@ class Task(TaskModel):
             return datasets.load_dataset(dataset, *options, split=split)
         except Exception as error:  # noqa: BLE001  the Hub's clients raise dozens of unrelated kinds
             reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise InputError(f"{dataset} cannot be downloaded from the Hugging Face Hub (no network?); give local files "
-                             f"with --train_file and --eval_file, or --sample ({reason})") from error
+            raise InputError(f"{dataset} cannot be downloaded from the Hugging Face Hub (no network?); give local "
+                             f"files with --train_file and --eval_file, or --sample ({reason})") from error
 
     # ------------------------------------------------------------------ samples
 
