@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 
@@ -14,16 +13,10 @@ import pytest
 import workload.arguments
 from tests.shared.runs import EXACT, ONE_PROCESS, ROOT, FinishedRun, assert_same_computation, stray_lines
 from workload.errors import InputError
-from workload.launch.start import devices_asked_for
+from workload.launch.start import devices_asked_for, free_port
 
 JOBS = sorted(ROOT.glob("experiments/slurm/*.sbatch"))
 TORCHRUN = ["torchrun", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "7"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -8,25 +8,14 @@ import pytest
 import zstandard
 
 from tests.shared.runs import ROOT
-from workload.arguments import Arguments, parse_arguments
+from tests.shared.small_inputs import open_flags, write
 from workload.errors import InputError
 from workload.tasks.imdb import Imdb, read_reviews
 from workload.tasks.mnli import read_pairs
 from workload.tasks.oscar import read_documents
-from workload.tasks.registry import open_task
 
 TASKS = ("imdb", "mnli", "oscar")
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-def open_flags(*flags):
-    return open_task(parse_arguments(Arguments, [str(flag) for flag in flags]))
-
-
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return str(path)
 
 
 def test_imdb_reads_the_official_folder(tmp_path):

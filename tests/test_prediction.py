@@ -14,11 +14,10 @@ from prediction.links import LinkCost, Links
 from prediction.pipelines import pipeline
 from prediction.schedules import ORDERS, gpipe, one_forward_one_backward
 from prediction.setting import Setting, setting_of
+from tests.shared.calibrations import FREE, OPERATIONS
 from tests.shared.runs import ROOT
 from workload.pipelines.dealing import TORCH_NAMES, can_run
 
-FREE = LinkCost(0.0, 1e30)
-OPERATIONS = ("all-reduce", "all-gather", "reduce-scatter", "send/receive")
 LAYERS = [Layer("embedding", (4_000_000,)), *[Layer("layer", (1_000_000, 500_000))] * 6, Layer("head", (1000,))]
 PARAMETERS = 4_000_000 + 6 * 1_500_000 + 1000
 BATCH = Batch(4, 8, 64)

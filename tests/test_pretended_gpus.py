@@ -13,6 +13,7 @@ import pytest
 
 from tests.shared.runs import (
     ONE_PROCESS,
+    OTHER_TASKS,
     ROOT,
     SHORT,
     assert_same_computation,
@@ -51,8 +52,6 @@ GROUPS = {"FSDP hybrid": ("fsdp.py", "--shard_group", "2"),
           "ZeRO-3 hpZ": ("zero.py", "--stage", "3", "--secondary_shard_group", "2")}
 ROWS += [("FSDP hybrid", 4), ("ZeRO-3 hpZ", 2)]
 LIBRARIES = ("deepspeed/", "accelerate/", "transformers/trainer")  # wait by themselves, as docs/strategies.md has it
-OTHER_TASKS = {"imdb": ("--max_seq_length", "40", "--max_grad_norm", "2"), "mnli": ("--max_grad_norm", "1.2"),
-            "oscar": ("--max_seq_length", "64", "--max_grad_norm", "3")}
 
 
 # What a step gives the first of 2 GPUs to do: 4 micro-batches a replica, 8 through a pipeline, the noise scale sampled.

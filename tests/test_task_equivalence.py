@@ -2,10 +2,8 @@
 
 import pytest
 
-from tests.shared.runs import ONE_PROCESS, assert_same_computation, relative, stray_lines
+from tests.shared.runs import ONE_PROCESS, OTHER_TASKS, assert_same_computation, relative, stray_lines
 
-TASKS = {"imdb": ("--max_seq_length", "40", "--max_grad_norm", "2"), "mnli": ("--max_grad_norm", "1.2"),
-         "oscar": ("--max_seq_length", "64", "--max_grad_norm", "3")}
 STRATEGIES = {
     "DDP x 2": ("bert_baseline.py", "--num_gpus", "2"),
     "ZeRO-3 x 2": ("zero.py", "--num_gpus", "2", "--stage", "3"),
@@ -30,7 +28,7 @@ SHARED = {
     "tensor sequence FSDP 2 x 2": ("tensor_parallel.py", "--num_gpus", "4", "--tensor_parallel", "2",
                                    "--sequence_parallel", "--shard_replicas"),
 }
-ROWS = [*((task, name) for task in TASKS for name in STRATEGIES), *(("oscar", name) for name in SHARED)]
+ROWS = [*((task, name) for task in OTHER_TASKS for name in STRATEGIES), *(("oscar", name) for name in SHARED)]
 
 
 def commands(*names: str) -> list:
@@ -38,7 +36,7 @@ def commands(*names: str) -> list:
 
 
 def run_of(train, task, command=ONE_PROCESS):
-    return train(*command, "--task", task, "--max_steps", "3", *TASKS[task])
+    return train(*command, "--task", task, "--max_steps", "3", *OTHER_TASKS[task])
 
 
 @pytest.mark.parametrize("task, command", [pytest.param(task, (STRATEGIES | SHARED)[name], id=f"{task}-{name}")
@@ -54,9 +52,9 @@ def test_strategy_computes_what_one_process_computes(task, command, train):
     assert not stray_lines(run.output)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", OTHER_TASKS)
 def test_clipping_is_active(task, train):
-    assert min(run_of(train, task).column("grad_norm")) > float(TASKS[task][-1])
+    assert min(run_of(train, task).column("grad_norm")) > float(OTHER_TASKS[task][-1])
 
 
 def test_batches_with_and_without_padding_are_among_them(train):

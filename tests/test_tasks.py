@@ -12,16 +12,11 @@ import torch
 import zstandard
 
 from tests.shared.runs import ROOT
-from workload.arguments import Arguments, parse_arguments
+from tests.shared.small_inputs import open_flags, write
 from workload.errors import InputError
-from workload.tasks.registry import open_task
 
 TASKS = ("imdb", "mnli", "oscar")
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-def open_flags(*flags):
-    return open_task(parse_arguments(Arguments, [str(flag) for flag in flags]))
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +26,6 @@ def samples():
     for task in made.values():
         task.load()
     return made
-
-
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return str(path)
 
 
 @pytest.mark.parametrize("flags, told", [

@@ -18,6 +18,9 @@ EXACT = ["--sample", "--model", "tiny", "--max_seq_length", "128", "--max_steps"
          "--dropout", "0", "--cpu_threads", "1", "--noise_scale_steps", "1", "--max_eval_examples", "50",
          "--precision", "fp32", "--save_model", "--checkpoint_steps", "3"]
 ONE_PROCESS = ("bert_baseline.py", "--num_gpus", "1")
+OTHER_TASKS = {  # with flags under which clipping is active in every step
+    "imdb": ("--max_seq_length", "40", "--max_grad_norm", "2"), "mnli": ("--max_grad_norm", "1.2"),
+    "oscar": ("--max_seq_length", "64", "--max_grad_norm", "3")}
 ROWS = {
     "DDP x 2": ("bert_baseline.py", "--num_gpus", "2"),
     "pipeline x 1": ("pipeline.py", "--num_gpus", "1", "--stages", "1", "--micro_batches", "8"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -61,3 +62,15 @@ def text_of(content: bytes) -> str:
 def lines_of(content: bytes) -> list[str]:
     """The lines that are not blank, whatever ends them."""
     return [line for line in re.split("\r\n|\r|\n", text_of(content)) if line.strip()]
+
+
+def open_flags(*flags) -> Task:
+    """The task of a training script's flags."""
+    return open_task(parse_arguments(Arguments, [str(flag) for flag in flags]))
+
+
+def write(path: Path, text: str) -> str:
+    """Write a text file, with its folder; returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return str(path)

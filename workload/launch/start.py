@@ -76,7 +76,7 @@ def launch(processes: int) -> None:
             del os.environ[name]
     if processes == 1:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1",
-                          MASTER_ADDR=loopback.ADDRESS, MASTER_PORT=str(_free_port()))
+                          MASTER_ADDR=loopback.ADDRESS, MASTER_PORT=str(free_port()))
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # until the script sets its own; else torchrun warns
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its report repeats the ranks' messages
@@ -128,7 +128,7 @@ def _name_user() -> None:
         os.environ["USER"] = f"uid{os.getuid()}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -137,8 +137,8 @@ class Oscar(Task):
             reason = str(causes[-1]).strip().split("\n")[0] or type(causes[-1]).__name__
             raise InputError(
                 f"OSCAR 23.01 cannot be downloaded from the Hugging Face Hub. It is gated: accept its licence on "
-                f"{HUB_PAGE}, then `hf auth login` or set HF_TOKEN. Or take any text: --train_file and --eval_file (.txt, .jsonl, "
-                f".jsonl.zst), or --sample ({reason})") from error
+                f"{HUB_PAGE}, then `hf auth login` or set HF_TOKEN. Or take any text: --train_file and --eval_file "
+                f"(.txt, .jsonl, .jsonl.zst), or --sample ({reason})") from error
 
     def _tokenising_processes(self, examples: int) -> None:
         """Only this process: with several, the blocks would depend on their number."""
