@@ -204,6 +204,13 @@ def test_a_model_without_a_recipe_is_one_line(tmp_path, start):
     assert "its type, 'distilbert', has no list of layers to measure" in done.stderr
 
 
+def test_a_plan_is_for_the_model_that_a_run_with_its_flags_trains(tmp_path, start):
+    """The Hub's, which the tests do not reach; never the embedded one in its place."""
+    done = start(sys.executable, "plan.py", "--num_gpus", "1", "--output_dir", tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: --model bert-base-uncased: no such folder") and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("num_gpus, flags, is_made", [
     (None, ["--sample"], False), (4, ["--sample"], False), (2, ["--sample"], True), (None, ["--task", "imdb"], True)])
 def test_a_calibration_of_other_devices_or_flags_is_made_again(num_gpus, flags, is_made, tmp_path, monkeypatch):
