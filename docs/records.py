@@ -14,8 +14,8 @@ A figure keeps the digits that it is written with. An expression is arithmetic w
 before the comment. `zero*.runtime_s` is a list, of which min, max, mean, or half (of the mean's 95 % interval over
 seeds) make one figure; by itself it stands for runs that are all equal in the digits shown. In a table a figure's
 expression is its column's, with its row's for {}, or the other way round. `<!-- table: FOLDER -->` precedes the first
-table that plots.py makes of a folder. After `<!-- records: prediction/errors.csv -->` a run is MODEL-TASK-DEVICES, and
-its columns are what the errors of these runs come to.
+table that plots.py makes of a folder. After `<!-- records: prediction/errors.csv -->` a run is MODEL-TASK-DEVICES,
+core-each, cores-shared or all, and its columns are what the errors of these runs come to.
 """
 
 import csv
@@ -170,12 +170,17 @@ def printed_table(folder: str) -> str:
 
 @cache
 def read_errors() -> Values:
-    """Of the steady runs of a model, task and number of devices the median error and what nine in ten are within."""
+    """Of the steady runs of a model, task and number of devices the median error and what nine in ten are within.
+
+    Also of all runs, of those with a core for each process, and of those whose processes shared cores.
+    """
     with open(ERRORS, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     by_name: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        by_name.setdefault(f"{row['model'].lower()}-{row['task']}-{row['devices']}", []).append(row)
+        cores = "cores-shared" if int(row["devices"]) > int(row["cores"]) else "core-each"
+        for name in (f"{row['model'].lower()}-{row['task']}-{row['devices']}", cores, "all"):
+            by_name.setdefault(name, []).append(row)
     return {name: dict(sums(several)) for name, several in by_name.items()}
 
 
