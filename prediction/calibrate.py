@@ -76,7 +76,8 @@ def main() -> None:
                              f"layers to measure; use a model of type {known}")
         groups = tensor_groups(job)
         several = exchange_settings(devices, job.task.config.num_hidden_layers, groups)
-        with tqdm(total=3 + len(SHAPES) * len(ENGINES) + len(several), unit="part", desc="calibration") as bar:
+        with tqdm(total=2 + len(SHAPES) * len(ENGINES) + devices + len(several), unit="part",
+                  desc="calibration") as bar:
             calibration = calibrate(job, flags, devices, options.output_dir, bar)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     calibration = replace(calibration, facts={**calibration.facts, "flags": asked})

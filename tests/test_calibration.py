@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from prediction import engine_costs
 from prediction.calibrate import without_duration
 from prediction.calibration import RECOMPUTE, Engine, read_calibration
 from prediction.costs import FP32, Batch, PassCost
@@ -98,6 +99,21 @@ def test_a_machine_that_changed_during_a_run_says_nothing_of_its_speed(tmp_path)
                                                    "at_the_end": {"matrix_product_s": [2.3]}}))
     assert product_s(tmp_path) is None
     assert EngineRun([(Batch(1, 1, 8), 6.0)], 1.0, 8, None).at_speed(1.0).steps == [(Batch(1, 1, 8), 6.0)]
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_engines_are_measured_in_company_to_the_last(devices, monkeypatch):
+    """Else the last engine has the cores to itself, and is predicted too fast."""
+    begun = []
+
+    def run(name, own, flags, count, batch, step_s, bar):
+        begun.append((name, batch.micro_batches, batch.samples))
+        return begun[-1]
+
+    monkeypatch.setattr(engine_costs, "_run", run)
+    found = engine_costs.measure_engines([], devices, 1.0, None)
+    assert found == {name: [(name, *shape) for shape in engine_costs.SHAPES] for name in engine_costs.ENGINES}
+    assert len(begun) == len(engine_costs.SHAPES) * len(engine_costs.ENGINES) + devices - 1
 
 
 # ---------------------------------------------------------------- the file
