@@ -22,7 +22,7 @@ CUDA := $(patsubst $(VENV)/installed-%,%,$(wildcard $(VENV)/installed-*))
 ifneq ($(filter-out $(BUILDS),$(CUDA))$(word 2,$(CUDA)),)
 $(error CUDA=$(CUDA): no such build of PyTorch; use one of $(BUILDS), or leave CUDA out)
 endif
-TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
+TORCH := $(shell sed -n 's/^torch==//p' requirements-cpu.lock)
 TORCH_BUILD := $(if $(filter cpu,$(CUDA)),cpu,cu$(subst .,,$(CUDA)))
 # Beside PyPI, not instead of it: PyTorch's index has lacked packages that its builds need (pytorch issue 172926).
 CHOSEN := $(if $(CUDA),torch==$(TORCH)+$(TORCH_BUILD) --extra-index-url https://download.pytorch.org/whl/$(TORCH_BUILD))

@@ -59,4 +59,4 @@ def test_verifications_are_found_below_and_beside_a_folder(tmp_path, capsys):
     assert len(find_verifications(tmp_path / "study")) == 3
     (tmp_path / "verification.json").write_text('{"verifi')
     assert len(find_verifications(tmp_path / "study")) == 2
-    assert "verification.json cannot be read" in capsys.readouterr().out
+    assert "verification.json cannot be read" in capsys.readouterr().err
