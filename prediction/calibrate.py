@@ -62,7 +62,7 @@ def main() -> None:
                         help="where calibration.json goes (default: %(default)s)")
     options, asked = parser.parse_known_args()
     flags = without_duration(asked)
-    devices = options.num_gpus or max(devices_asked_for(None), 2)
+    devices = devices_asked_for(options.num_gpus) if options.num_gpus else max(devices_asked_for(None), 2)
     with tempfile.TemporaryDirectory() as folder:
         threads = str(max(usable_cores() // devices, 1))
         flags += [] if "--cpu_threads" in flags else ["--cpu_threads", threads]

@@ -124,6 +124,13 @@ def test_device_cpu_hides_the_gpus_of_every_vendor(machine, monkeypatch):
         parse_arguments(Arguments, ["--device", "cuda"])
 
 
+def test_more_processes_than_memory_holds_are_refused_before_they_fill_it(machine):
+    machine()
+    with pytest.raises(InputError, match=r"^--num_gpus 100000: this machine shows no GPU, .* at most \d+$") as caught:
+        devices_asked_for(100_000)
+    assert devices_asked_for(int(str(caught.value).split()[-1])) > 1
+
+
 def test_gpus_that_can_no_longer_be_hidden_are_no_cpu(monkeypatch):
     """CUDA reads the variable once; then `--device cpu` must not train on GPUs in silence."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")

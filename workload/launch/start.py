@@ -22,6 +22,7 @@ from workload.launch.gpus import check_gpus, visible_gpus
 from workload.launch.processes import TRY_AGAIN
 from workload.storage import extensions_folder
 
+PROCESS_GIB = 0.4  # Python and PyTorch, before there is a model
 STARTED_AT = "RUN_STARTED_AT"  # environment: when the user's command began, in seconds since the epoch
 
 
@@ -29,8 +30,8 @@ def devices_asked_for(num_gpus: int | None) -> int:
     """How many devices the run is to use, from `--num_gpus`, the launcher that started us, or the visible GPUs.
 
     Raises:
-        InputError: more devices than this machine has GPUs, or than the launcher started on several nodes; GPUs that
-            PyTorch cannot use; or this process was started in a way that tells it nothing of the others.
+        InputError: more devices than this machine has GPUs, or memory for, or than the launcher started on several
+            nodes; GPUs that PyTorch cannot use; or this process was started in a way that tells it nothing of the others.
     """
     if problem := launcher.problem():
         raise InputError(problem)
@@ -51,6 +52,11 @@ def devices_asked_for(num_gpus: int | None) -> int:
     if visible and devices > visible:
         raise InputError(f"{devices} devices asked for, but this machine shows {visible} GPU{'s' * (visible > 1)}; "
                          f"use --num_gpus {visible}")
+    memory_gib = psutil.virtual_memory().total / 2**30
+    if not (visible or started) and devices * PROCESS_GIB > memory_gib:
+        raise InputError(f"--num_gpus {devices}: this machine shows no GPU, and so many CPU processes, of at least "
+                         f"{PROCESS_GIB} GiB each, do not fit into its {memory_gib:.0f} GiB of memory; use at most "
+                         f"{int(memory_gib / PROCESS_GIB)}")
     return devices
 
 
