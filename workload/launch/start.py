@@ -31,7 +31,8 @@ def devices_asked_for(num_gpus: int | None) -> int:
 
     Raises:
         InputError: more devices than this machine has GPUs, or memory for, or than the launcher started on several
-            nodes; GPUs that PyTorch cannot use; or this process was started in a way that tells it nothing of the others.
+            nodes; GPUs that PyTorch cannot use; or this process was started in a way that tells it nothing of the
+            others.
     """
     if problem := launcher.problem():
         raise InputError(problem)
