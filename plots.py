@@ -122,7 +122,7 @@ STUDY = Study(
         Metric("devices", "devices"),
         Metric("global_batch_size", "global batch", "samples"),
         EPOCH_TIME,
-        Metric("epoch_speedup", "speedup", "T_1 / T_N"),
+        Metric("epoch_speedup", "speedup of epochs", "T_1 / T_N"),
         Metric("parallel_efficiency_pct", "parallel efficiency", "%"),
         ACCURACY,
         VALIDATION_LOSS,

@@ -143,14 +143,14 @@ def heading(task: str, reference: Computation, limit: dict[str, float]) -> str:
     """What is run, and what counts as equal."""
     clipped = int((reference.column("grad_norm") > settings.MAX_GRAD_NORM).sum())
     return (f"The proof: {task}, {reference.summary['model']}, {settings.STEPS} steps in fp32 without dropout, "
-            f"{clipped} of them clipped\n  {'equal, if at most':32}"
+            f"{clipped} of them clipped\n  {'equal, if at most':36}"
             + "".join(f"{name} {limit[name]:.1e}  " for name in SHOWN))
 
 
 def line_of(row: Row) -> str:
     """A setting's line: its largest differences, or why it is not equal."""
     numbers = "".join(f"{name} {row.differences[name].relative:.1e}  " for name in SHOWN if row.status == EQUAL)
-    return f"  {row.setting.name:32}{numbers}{row.status}" + (f": {row.reason}" if row.reason else "")
+    return f"  {row.setting.name:36}{numbers}{row.status}" + (f": {row.reason}" if row.reason else "")
 
 
 def say(text: str) -> None:

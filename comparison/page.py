@@ -78,7 +78,8 @@ def read_definitions() -> dict[str, str]:
     for line in METRICS.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         if len(cells) > 1 and cells[0].startswith("`"):
-            meaning = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", cells[2 if len(cells) > 2 else 1]).replace("`", "")
+            meaning = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", cells[2 if len(cells) > 2 else 1])
+            meaning = re.sub(r"`|\\(?=\|)", "", meaning)
             for name in re.findall(r"`([a-z0-9_]+)`", cells[0]):
                 found.setdefault(name, meaning)
     return found

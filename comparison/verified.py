@@ -36,7 +36,7 @@ def verified(group: pd.DataFrame, entries: Sequence[dict[str, Any]]) -> str:
     problems = {row["setting"]: _problem(row, known) for _, row in group.iterrows()}
     wrong = "; ".join(f"{name} ({problem})" for name, problem in problems.items() if problem)
     dates = " and ".join(sorted({entry["date"] for entry in known}))
-    return f"Verified by `verify.py` on {dates}: " + (
+    return f"Verified by `verify.py` on {dates}, without dropout, with a model of this family: " + (
         f"all but {wrong}." if wrong else "every row trains as one device does.")
 
 

@@ -46,7 +46,7 @@ def test_strong_scaling(tmp_path):
     parts = list(map(str, tables(rows, plots.STUDY)))
     title = "### Strong scaling: the same global batch on every number of devices"
     title, one, four = cells(parts[parts.index(title) + 1])
-    assert title[3:6] == ["average epoch time s", "speedup T_1 / T_N", "parallel efficiency %"]
+    assert title[3:6] == ["average epoch time s", "speedup of epochs T_1 / T_N", "parallel efficiency %"]
     assert one == ["1 device", "1", "32", "100", "1.00", "100", "88.0", "0.300"]
     assert four == ["DDP x 4", "4", "32", "30.0", "3.33", "83.3", "88.0", "0.300"]
     assert list(weak_groups(rows, plots.STUDY)) == []  # the batch per device falls
