@@ -1,6 +1,7 @@
 """Flags and ways of starting: what works, and the one line that a wrong input gets."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 import time
@@ -321,6 +322,7 @@ def test_help_has_the_scripts_own_flags_first_then_groups_then_examples():
     assert "--stage" in strategy and "--offload" in strategy and "--learning_rate" not in strategy
     assert "python zero.py --num_gpus 4 --stage 3" in done.stdout.split("\nexamples:")[1]
     assert "default: None" not in done.stdout
+    assert re.search(r"--no_length_grouping.*\n? +the same as --length_grouping false\n", done.stdout)
 
 
 def test_every_flag_is_in_one_group():

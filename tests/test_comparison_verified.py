@@ -25,7 +25,7 @@ PIPELINE, FSDP = row("pipeline x 2", "pipeline", stages=2.0, schedule="1f1b"), r
 
 
 @pytest.mark.parametrize("rows, said", [
-    ([ONE, DDP], "on 2026-11-25: every row trains as one device does."),
+    ([ONE, DDP], "on 2026-11-25, without dropout, with a model of this family: every row trains as one device does."),
     ([ONE, DDP, PIPELINE], "all but pipeline x 2 (differs: loss 1.0e-03 from step 2 on)."),
     ([DDP, FSDP], "all but FSDP x 2 (not among the settings that were run)."),
     ([row("DDP x 4", "ddp", devices=4)], "all but DDP x 4 (not among the settings that were run)."),

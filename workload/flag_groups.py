@@ -14,6 +14,8 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionH
     """Appends defaults that say something, and leaves the examples' lines as they are."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.option_strings and action.option_strings[0].startswith("--no_"):  # with its opposite's help, else
+            return f"the same as --{action.dest} false"
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
