@@ -45,8 +45,9 @@ trials and is not the throughput of a training, which the tables above have."""
 
 SCALING = """\
 - Scaling: speedup of epochs T_1 / T_N, the average seconds of an epoch on one device over those on N, paired by seed;
-  parallel efficiency is that / N. T_1 is that of the same strategy (of the same schedule and micro-batch size if there is one)
-  where it has a row on one device, else DDP's. Tables of throughput say to which of the two they relate it.
+  parallel efficiency is that / N. T_1 is that of the same strategy (of the same schedule and micro-batch size if
+  there is one) where it has a row on one device, else DDP's. Tables of throughput say to which of the two they relate
+  it.
 - Strong scaling keeps the global batch equal, and with it what the model learns from: as many optimizer steps, each
   on fewer samples per device.
 - Weak scaling keeps the batch per device equal. The global batch grows with the devices, so its rows train
