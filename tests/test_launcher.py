@@ -1,5 +1,6 @@
 """What launchers, containers and old jobs leave in the environment, and how a process ends."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -106,6 +107,13 @@ def test_every_exit_leaves_by_the_same_door(statement, code, said):
     assert (done.returncode, done.stdout) == (code, "said before\n"), done.stderr
     assert said in done.stderr and ("Traceback" in done.stderr) == (said.strip() in ("ValueError: a bug",
                                                                                       "KeyboardInterrupt"))
+
+
+def test_a_crash_in_native_code_says_where():
+    done = subprocess.run([sys.executable, "-c", ENDING.format(statement="ctypes.string_at(0)")], cwd=ROOT,
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in done.stderr and "in string_at" in done.stderr
 
 
 @pytest.mark.parametrize("variables, waits, speaks", [

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import errno
+import faulthandler
 import os
 import re
 import signal
@@ -27,8 +28,10 @@ class InputError(Exception):
 def one_line_errors() -> Iterator[None]:
     """Turn an `InputError`, or a disk that takes nothing more, into one line on stderr and exit code 2.
 
-    Rank 0 prints it. Whatever the exception, this process ends by `end_process`.
+    Rank 0 prints it. Whatever the exception, this process ends by `end_process`. A crash in a library's native code
+    says in which line of Python it happened.
     """
+    faulthandler.enable(2)  # stderr itself, whatever takes the place of sys.stderr
     print_anywhere()
     try:
         yield
