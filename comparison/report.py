@@ -17,7 +17,7 @@ from comparison.predicted import PREDICTED, predicted_chart, predicted_table
 from comparison.rows import ENDS, FLOOR, MEAN, RERUNS, WEAK
 from comparison.saving import Drawing, save_figures
 from comparison.scaling import scaling_charts, scaling_tables, weak_charts, weak_groups
-from comparison.settings import RATE, describe, mixed_versions, name_start
+from comparison.settings import RATE, describe, mixed_versions, name_start, tell_workloads_apart
 from comparison.study import SPEEDUPS, VERSIONS, Study
 from comparison.tables import Part, metrics_table, without_empty
 from comparison.targets import TO_TARGET, aim_of
@@ -48,8 +48,8 @@ def noise(group: pd.DataFrame) -> list[str]:
                      f"{'s' * (count > 1)})" + (f"; changes of throughput within "
                      f"{' to '.join(dict.fromkeys([floors[0], floors[-1]]))} % are not marked." if floors else "."))
     if moved := ", ".join(group["moved"].dropna()):
-        found.append("Changes that rest on these runs are not marked, as their machine changed its speed meanwhile, or "
-                     f"worked for others as well, by more than {MOST_DRIFT:g} %: {moved}.")
+        found.append(f"During these runs the machine's speed changed, or other programs used it, by more than "
+                     f"{MOST_DRIFT:g} %: {moved}. No change that rests on them is marked.")
     return found
 
 
@@ -99,14 +99,15 @@ def write_comparison(rows: pd.DataFrame, members: Members, output: Path, study: 
     if len(tuners):
         tuners.to_csv(output / "autotuning.csv", index=False)
     differing = [column for column in study.group if rows[column].nunique(dropna=False) > 1]
+    workloads = tell_workloads_apart(rows, members, study)
     sections: list[Section] = []
     others: list[Part] = []  # what follows the groups
     drawings = dict[Path, Drawing]()
     for number, (_, group) in enumerate(rows.groupby("group")):
         row = group.iloc[0]  # all rows of a group are equal in these columns
         known = {column for column in study.group if pd.notna(row[column])} - {"workload", *VERSIONS}
-        heading = describe(row, [column for column in study.group if column in known.union(differing)], study)
-        heading += mixed_versions(group, study)
+        named = [column for column in study.group if column in known.union(differing) - {"workload"}]
+        heading = describe(row, named, study) + workloads.get(row["group"], "") + mixed_versions(group, study)
         slug = name_start(describe(row, differing, study), number) if differing else ""
         by_hand = group[group["tuned_by"] != "autotuner"]  # autotuned rows have a table of their own
         sentences, parts, found = [], [], dict[str, Drawing]()

@@ -1,15 +1,19 @@
 """Which runs form a row, how rows are named, and which rows may be compared."""
 
 import re
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 import numpy as np
 import pandas as pd
 
+from comparison.runs import BREAKS, Run
 from comparison.study import VERSIONS, Study
+from measurement.columns import WORKLOAD_FLAGS
 
 LONGEST_START = 200  # bytes of a file name that describe a group; the whole name may have 255
 LONGEST_WORDS = 100  # characters of DeepSpeed settings in a row's name
+LONGEST_FLAG = 40  # characters of a flag's value in a heading
 DIRTY_MARK = " †"
 RATE = "throughput_samples_per_s"
 # Columns in which a row and what it is compared with are to agree if possible, the most important first.
@@ -33,6 +37,27 @@ def mixed_versions(group: pd.DataFrame, study: Study) -> str:
              for column in VERSIONS if column in study.details and group[column].nunique(dropna=False) > 1}
     words = [phrase(study.details[column], " and ".join(sorted(values))) for column, values in mixed.items()]
     return f", mixed: {', '.join(words)}" if words else ""
+
+
+def tell_workloads_apart(rows: pd.DataFrame, members: Mapping[int, Sequence[Run]], study: Study) -> dict[int, str]:
+    """The end of the heading of groups that differ in nothing but their workload: its hash, and the flags behind it.
+
+    Args:
+        members: the runs behind each row. Where one has no readable flags, only hashes are named.
+    """
+    found: dict[int, str] = {}
+    for _, alike in rows.groupby([column for column in study.group if column != "workload"], dropna=False):
+        firsts = {int(group): members[int(several.index[0])][0] for group, several in alike.groupby("group")}
+        flags = {group: run.description.get("flags") for group, run in firsts.items()}
+        values = {name: {group: str(each.get(name)) for group, each in flags.items() if isinstance(each, dict)}
+                  for name in WORKLOAD_FLAGS}
+        differing = [name for name, each in values.items() if len(each) == len(firsts) and len(set(each.values())) > 1
+                     and not any(BREAKS.search(value) or len(value) > LONGEST_FLAG for value in each.values())]
+        for group, run in firsts.items() if len(firsts) > 1 else ():
+            hash_of = phrase(study.group["workload"], run.summary.get("workload", "unrecorded"))
+            words = ", ".join(f"--{name} {values[name][group]}" for name in differing)
+            found[group] = f", {hash_of}" + (f" ({words})" if words else "")
+    return found
 
 
 def name_start(description: str, number: int) -> str:

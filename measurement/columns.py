@@ -38,6 +38,13 @@ SUMMARY_COLUMNS = [
     "epoch_s", "epoch_workload", "skipped_steps", "deepspeed_settings", *INTERVALS, "sampled_steps",
     "effective_sampled_steps", *CODE_COLUMNS, *MACHINE, COMPLETE,
 ]
+# The flags behind the column `workload`: what is trained and how it is judged. With the data and the model they make
+# two runs comparable.
+WORKLOAD_FLAGS = ("task", "model", "from_scratch", "tokenizer", "max_train_examples", "max_eval_examples",
+                  "max_seq_length", "doc_stride", "answerable_only", "length_grouping", "global_batch_size", "epochs",
+                  "max_steps", "learning_rate", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm",
+                  "adam_epsilon", "skip_nonfinite", "dropout", "precision", "tf32", "compile", "reference_batch_size",
+                  "eval_steps", "noise_scale_steps")
 # Keys of a DeepSpeed config that flags decide; other columns and the workload hash cover them.
 DECIDED_BY_FLAGS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
                     "gradient_clipping", "optimizer", "fp16", "bf16", "torch_autocast", "zero_force_ds_cpu_optimizer",

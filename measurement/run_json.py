@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from measurement.columns import CODE_COLUMNS
+from measurement.columns import CODE_COLUMNS, WORKLOAD_FLAGS
 from measurement.environment import (
     ARITHMETIC,
     DIGEST_LENGTH,
@@ -38,12 +38,6 @@ from workload.launch import launcher
 from workload.malloc import malloc_settings
 from workload.tasks.limits import DRAW_SEED
 
-# Flags that say what is trained and how it is judged; with the data and the model they make two runs comparable.
-WORKLOAD_FLAGS = ("task", "model", "from_scratch", "tokenizer", "max_train_examples", "max_eval_examples",
-                  "max_seq_length", "doc_stride", "answerable_only", "length_grouping", "global_batch_size", "epochs",
-                  "max_steps", "learning_rate", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm",
-                  "adam_epsilon", "skip_nonfinite", "dropout", "precision", "tf32", "compile", "reference_batch_size",
-                  "eval_steps", "noise_scale_steps")
 RESUMABLE_FLAGS = (*WORKLOAD_FLAGS, "seed")  # these must not change when a run is resumed
 # Workload flags that depend on the global batch, or set the number of epochs. The work of one epoch is the same.
 BATCH_FLAGS = ("global_batch_size", "epochs", "max_steps", "warmup_steps", "eval_steps", "noise_scale_steps")

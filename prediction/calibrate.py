@@ -83,6 +83,8 @@ def main() -> None:
     calibration = replace(calibration, facts={**calibration.facts, "flags": asked})
     write_json(options.output_dir / NAME, calibration.as_json())
     print(f"Wrote {options.output_dir / NAME}")
+    if calibration.warning:
+        print(calibration.warning)
 
 
 def without_duration(flags: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from workload.errors import InputError
 
 NAME = "calibration.json"
 RECOMPUTE = "recompute"  # the engine of DDP with --activation_checkpointing
+SMALLEST_RATIO = 0.5  # no engine computes layers in less than half of what they take by themselves
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,16 @@ class Calibration:
         """A setting's own costs. What computing layers again adds was measured for DDP."""
         own = self.engines[setting.engine]
         return own.with_difference(self.engines[RECOMPUTE], self.engines["ddp"]) if setting.recomputes else own
+
+    @property
+    def warning(self) -> str | None:
+        """Which engines' costs are not to be trusted, as their fits ended at their bound."""
+        names = [name for name, engine in self.engines.items() if engine.ratio < 1.01 * SMALLEST_RATIO]
+        if not names:
+            return None
+        return (f"Do not trust the predictions of {' and '.join(names)}: the machine's speed changed too much while "
+                f"{'it was' if len(names) == 1 else 'they were'} calibrated. On a quiet machine, run python -m "
+                "prediction.calibrate again, with the same flags.")
 
     @property
     def shares_memory(self) -> bool:

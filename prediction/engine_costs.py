@@ -16,7 +16,7 @@ from scipy.optimize import least_squares, root_scalar
 from tqdm import tqdm
 
 from measurement.table import read_rows
-from prediction.calibration import RECOMPUTE, Calibration, Engine
+from prediction.calibration import RECOMPUTE, SMALLEST_RATIO, Calibration, Engine
 from prediction.costs import FP32, Batch, Layer, PassCost
 from prediction.events import simulate
 from prediction.predict import issue
@@ -32,7 +32,6 @@ SHAPES = ((4, 4), (1, 4), (1, 16))
 UNTIMED, TIMED, FEWEST_UNTIMED, FEWEST_TIMED = 6, 8, 2, 4
 TIMED_S = 2.0
 MOST_DRIFT = 0.1  # of the machine, for a run to be corrected for its speed
-SMALLEST_RATIO = 0.5  # no engine computes layers in less than half of what they take by themselves
 OUTLIER = 0.1  # relative errors beyond this count less and less (soft L1)
 LONGEST_EXCHANGE_S = 1.0
 # name: script, flags

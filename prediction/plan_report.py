@@ -92,6 +92,8 @@ def plan_text(calibration: Calibration, plans: Sequence[Plan], wanted: Wanted, l
              + (f", with {' and '.join(links)} by data sheet." if links else ".")]
     most = max((devices for _, devices, _ in calibration.links), default=1)
     beyond = [str(plan.devices) for plan in plans if plan.devices > most]
+    if calibration.warning:
+        lines.append(calibration.warning)
     if beyond and not links:
         lines.append(f"Links among {', '.join(beyond)} devices were not measured: taken to be as fast as among {most}.")
     if (efficiency := wanted.efficiency(batch)) is not None:

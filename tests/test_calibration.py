@@ -8,11 +8,10 @@ import pytest
 
 from prediction import engine_costs
 from prediction.calibrate import without_duration
-from prediction.calibration import RECOMPUTE, Engine, read_calibration
+from prediction.calibration import RECOMPUTE, SMALLEST_RATIO, Engine, read_calibration
 from prediction.costs import FP32, Batch, PassCost
 from prediction.engine_costs import (
     SHAPES,
-    SMALLEST_RATIO,
     EngineRun,
     exchange_settings,
     fit_engine,
@@ -55,7 +54,12 @@ def test_noisy_steps_do_not_make_passes_free():
     for (micro_batches, samples), taken in zip(SHAPES, (1.0, 0.5, 0.9), strict=True):
         steps = [(Batch(micro_batches, samples, length), taken) for length in (64, 128, 256)]
         runs.append(EngineRun(steps, 1.0, samples * 256, None))
-    assert fit_engine(passes, 0.0, PARAMETERS, LAYERS, runs).ratio == pytest.approx(SMALLEST_RATIO, rel=0.01)
+    engine = fit_engine(passes, 0.0, PARAMETERS, LAYERS, runs)
+    assert engine.ratio == pytest.approx(SMALLEST_RATIO, rel=0.01)
+    calibration = made()
+    assert calibration.warning is None
+    doubtful = replace(calibration, engines={**calibration.engines, "fsdp": engine})
+    assert doubtful.warning and doubtful.warning.startswith("Do not trust the predictions of fsdp: ")
 
 
 def test_a_few_slow_steps_do_not_change_a_fit():

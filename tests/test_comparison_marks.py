@@ -149,8 +149,8 @@ def test_a_machine_that_moves_supports_no_mark(strategy, seed, drift, load, stea
     rows = rows_of(tmp_path)
     assert rows.loc["ZeRO-2 x 2", MARKED] == marked
     assert noise(rows) == ([] if said is None else [
-        "Changes that rest on these runs are not marked, as their machine changed its speed meanwhile, or worked for "
-        f"others as well, by more than 5 %: {strategy}{seed} ({said})."])
+        "During these runs the machine's speed changed, or other programs used it, by more than 5 %: "
+        f"{strategy}{seed} ({said}). No change that rests on them is marked."])
 
 
 def test_one_machine_that_moves_leaves_other_marks(tmp_path):

@@ -154,7 +154,15 @@ def test_a_model_without_a_classifier_gets_a_fresh_one(tmp_path, kind, head):
     settings = KINDS.get(kind, KINDS["XLMRoberta"])
     task = opened("mnli", save(tmp_path / "model", f"{kind}{head}", f"{kind}Config", **settings))
     assert [name for name in task.fresh_parameters if "classifier" in name]
+    assert any("classifier" in name for name in task.new_layers)
     assert task._loaded.config.id2label == dict(enumerate(ORDERS[0]))
+
+
+def test_a_run_says_which_layers_are_new(tmp_path, start_ranks):
+    folder = save(tmp_path / "model", "BertModel", "BertConfig", **KINDS["Bert"])
+    done = start_ranks("bert_baseline.py", "--sample", "--model", folder, "--num_gpus", "1", "--max_seq_length", "64",
+                       "--max_steps", "1", "--max_eval_examples", "4", "--output_dir", tmp_path, check=True)
+    assert f"{folder} has no weights for qa_outputs: they start from random values\n" in done.stdout
 
 
 def test_the_files_that_are_read_are_those_that_are_checked_and_hashed(answering):

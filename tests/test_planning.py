@@ -11,7 +11,9 @@ import pytest
 
 import plan as script
 from measurement.environment import source_digest, versions
+from prediction.calibration import read_calibration
 from prediction.links import DataSheet, LinkCost, Links, extrapolated, hops, links_of, read_links
+from prediction.plan_report import Wanted, plan_text
 from prediction.planning import Band, Option, best_of_each, plan, read_band, verdict
 from prediction.predict import predict
 from prediction.search import command, settings
@@ -66,6 +68,13 @@ def test_the_best_of_a_strategy_is_its_fastest_or_what_needs_least():
     slow = replace(slow, prediction=replace(slow.prediction, throughput_samples_per_s=fast.rate / 2))
     large, small = (Option(Setting("fsdp", 2, 1, size), gib, None) for size, gib in ((4, 9.0), (2, 8.0)))
     assert best_of_each([slow, fast, large, small]) == {"ddp": fast, "fsdp": small}
+
+
+def test_a_plan_says_whose_calibration_failed(calibration):
+    known = read_calibration(calibration)
+    noisy = replace(known, engines={**known.engines, "pipeline": replace(known.engines["pipeline"], ratio=0.5)})
+    text = plan_text(noisy, [plan(noisy, 2, 8, links(2), memory=100.0, band=BAND)], Wanted(), [])
+    assert "Do not trust the predictions of pipeline: the machine's speed changed" in text
 
 
 def test_what_does_not_fit_is_not_predicted_and_says_where_it_fits():

@@ -198,5 +198,6 @@ def _not_loaded(flag: str, name: str, what: str, error: Exception) -> str:
         reason = f"unknown {reason}"
     if os.path.isdir(folder_or_name(name, flag)):
         return f"--{flag} {name}: cannot read {what} in this folder ({reason})"
+    first_sentence = reason.split(". ")[0]
     return (f"--{flag} {name}: no such folder, and {what} cannot be downloaded from the Hugging Face Hub (no network, "
-            f"or no model of this name); give a local folder, or --model {TINY} ({reason})")
+            f"or no model of this name); give a local folder, or --model {TINY} ({first_sentence})")

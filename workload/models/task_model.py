@@ -103,6 +103,12 @@ class TaskModel(ABC):
         most = getattr(self.config, "max_position_embeddings", None) or 0
         return min(most, self.tokenizer.model_max_length) if most > 0 else self.tokenizer.model_max_length
 
+    @property
+    def new_layers(self) -> list[str]:
+        """The layers that a pretrained model has no weights for, once it has been loaded."""
+        return [] if self.from_scratch else list(dict.fromkeys(
+            name.rpartition(".")[0] for name in self.fresh_parameters))
+
     # ------------------------------------------------------------------ inputs and outputs
 
     @property
