@@ -5,10 +5,10 @@
 
 For each number of devices it calibrates first; nothing that a prediction is made from comes from the runs that it
 predicts. The runs are the settings that verify.py proves equal. A run whose machine drifted by 5 % or more is run
-again, once. A prediction holds for the speed that the machine had while it was calibrated: what a run's fixed matrix
-products took tells how much slower the machine was during the run, and errors are those of the prediction at that
-speed. With --output_dir it keeps calibrations and runs, for `plots.py` to show. With --errors it adds a row a run to a
-table such as prediction/errors.csv, from which `plan.py` takes its bands.
+again, once, and the steadier one counts. A prediction holds for the speed that the machine had while it was calibrated:
+what a run's fixed matrix products took tells how much slower the machine was during the run, and errors are those of
+the prediction at that speed. With --output_dir it keeps calibrations and runs, for `plots.py` to show. With --errors it
+adds a row a run to a table such as prediction/errors.csv, from which `plan.py` takes its bands.
 """
 
 import argparse
@@ -125,19 +125,21 @@ def predict_and_run(devices: int, several: list[Setting], flags: list[str], step
     return found
 
 
-def run_steadily(command: list[str], folder: Path, name: str,
-                 tries: int = TRIES) -> tuple[dict[str, str], float, float | None]:
-    """The summary of a run on a machine that did not drift, or of the last of so many tries.
+def run_steadily(command: list[str], folder: Path, name: str) -> tuple[dict[str, str], float, float | None]:
+    """The first run on a machine that did not drift, or of `TRIES` the one on which it drifted least.
 
     Returns:
-        Its row, its drift in percent, and the seconds of its matrix products.
+        Its summary, its drift in percent, and the seconds of its matrix products.
     """
-    run([*command, "--run_name", f"{name}-{tries}"])
-    row = summary(folder / f"{name}-{tries}")
-    drift = float(row["machine_drift_pct"] or "nan")
-    if abs(drift) < MOST_DRIFT_PCT or tries == 1:
-        return row, drift, product_s(folder / f"{name}-{tries}")
-    return run_steadily(command, folder, name, tries - 1)
+    found: list[tuple[dict[str, str], float, float | None]] = []
+    for number in range(1, TRIES + 1):
+        place = folder / f"{name}-{number}"
+        run([*command, "--run_name", place.name])
+        row = summary(place)
+        found.append((row, float(row["machine_drift_pct"] or "inf"), product_s(place)))
+        if abs(found[-1][1]) < MOST_DRIFT_PCT:
+            break
+    return min(found, key=lambda each: abs(each[1]))
 
 
 def add_errors(path: Path, outcomes: list[Outcome], task: Task) -> None:

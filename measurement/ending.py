@@ -21,6 +21,8 @@ from workload.errors import InputError, storage_problem
 from workload.job import Job
 from workload.launch.processes import TRY_AGAIN, leave
 
+FEW_TIMED_STEPS = 10  # a rate from fewer is said to be
+
 
 def finish(job: Job, recorder: Recorder, reports: list[RankReport], actions: Actions | None,
            profile_has_devices: bool | None) -> None:
@@ -57,8 +59,10 @@ def finish(job: Job, recorder: Recorder, reports: list[RankReport], actions: Act
     recorder.close()
     recorder.run_json.finish(OrderHash.combine([report.progress.order_total for report in reports]), summary.empty,
                              source, [report.matrix_product_s for report in reports])
-    print(f"{job.folder.name}: {result.progress.samples} samples in {result.runtime_s:.0f} s, "
-          f"{summary.row['throughput_samples_per_s'] or float('nan'):.1f} samples/s, "
+    rate = f"{summary.row['throughput_samples_per_s'] or float('nan'):.1f} samples/s"
+    if (timed := result.progress.work.steps) < FEW_TIMED_STEPS:
+        rate += f" (from {timed} timed step{'s' * (timed != 1)} only)"
+    print(f"{job.folder.name}: {result.progress.samples} samples in {result.runtime_s:.0f} s, {rate}, "
           f"validation loss {result.evaluation.validation_loss:.4f}, "
           + ", ".join(f"{name} {value:.2f}" for name, value in result.evaluation.metrics.items())
           + f" -> {job.folder}", flush=True)

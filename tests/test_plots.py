@@ -1,5 +1,6 @@
 """plots.py on made-up run folders whose every number is known."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from comparison.figures import new_chart
 from comparison.report import charts, tables
 from comparison.rows import compare
 from comparison.runs import find_runs
+from comparison.settings import tell_workloads_apart
 from comparison.tables import cell
 from tests.shared.made_up_runs import rows_of, write_run
 
@@ -230,6 +232,17 @@ def test_no_baseline_in_another_job(tmp_path, column):
     rows = rows_of(tmp_path)
     assert rows["baseline"].isna().all()
     assert rows["group"].nunique() == 2
+
+
+def test_headings_name_the_flags_behind_a_workload(tmp_path):
+    for name, task, workload, flags in (("a", "squad_v2", "11aa", {"dropout": 0.1, "epochs": 1}),
+                                        ("b", "squad_v2", "22bb", {"dropout": 0.0, "epochs": 1}),
+                                        ("c", "imdb", "33cc", {"dropout": 0.5, "epochs": 9})):
+        folder = write_run(tmp_path / name, task=task, workload=workload)
+        (folder / "run.json").write_text(json.dumps({"status": "finished", "workload": workload, "flags": flags}))
+    rows, members = compare(find_runs(tmp_path, plots.STUDY), plots.STUDY)
+    names = tell_workloads_apart(rows, members, plots.STUDY)
+    assert sorted(names.values()) == [", workload 11aa (--dropout 0.1)", ", workload 22bb (--dropout 0.0)"]
 
 
 def test_schedules_are_rows_of_their_own(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import re
 
 import pandas as pd
 import pytest
@@ -65,6 +66,11 @@ def test_data_parallel_without_gpus_is_one_device_and_says_so(train):
     run = train(*ROWS["DataParallel x 1"])
     assert run.summary["devices"] == run.summary["replicas"] == "1"
     assert "one device" in run.description["note"]
+
+
+def test_a_run_says_that_few_steps_were_timed(train):
+    said = train(*ONE_PROCESS).output.stdout
+    assert re.search(r"\d samples/s \(from [1-7] timed steps? only\), validation loss", said), said
 
 
 def test_a_run_says_which_code_ran(train):
