@@ -47,16 +47,16 @@ def tell_workloads_apart(rows: pd.DataFrame, members: Mapping[int, Sequence[Run]
     """
     found: dict[int, str] = {}
     for _, alike in rows.groupby([column for column in study.group if column != "workload"], dropna=False):
-        firsts = {int(group): members[int(several.index[0])][0] for group, several in alike.groupby("group")}
-        flags = {group: run.description.get("flags") for group, run in firsts.items()}
-        values = {name: {group: str(each.get(name)) for group, each in flags.items() if isinstance(each, dict)}
+        first = alike.drop_duplicates("group")
+        flags = {row: members[row][0].description.get("flags") for row in first.index.tolist()}
+        values = {name: {row: str(each.get(name)) for row, each in flags.items() if isinstance(each, dict)}
                   for name in WORKLOAD_FLAGS}
-        differing = [name for name, each in values.items() if len(each) == len(firsts) and len(set(each.values())) > 1
+        differing = [name for name, each in values.items() if len(each) == len(first) and len(set(each.values())) > 1
                      and not any(BREAKS.search(value) or len(value) > LONGEST_FLAG for value in each.values())]
-        for group, run in firsts.items() if len(firsts) > 1 else ():
-            hash_of = phrase(study.group["workload"], run.summary.get("workload", "unrecorded"))
-            words = ", ".join(f"--{name} {values[name][group]}" for name in differing)
-            found[group] = f", {hash_of}" + (f" ({words})" if words else "")
+        for row in flags if len(first) > 1 else ():
+            words = ", ".join(f"--{name} {values[name][row]}" for name in differing)
+            found[first["group"][row]] = ", " + describe(first.loc[row], ["workload"], study) + (
+                f" ({words})" if words else "")
     return found
 
 
