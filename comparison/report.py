@@ -48,8 +48,8 @@ def noise(group: pd.DataFrame) -> list[str]:
                      f"{'s' * (count > 1)})" + (f"; changes of throughput within "
                      f"{' to '.join(dict.fromkeys([floors[0], floors[-1]]))} % are not marked." if floors else "."))
     if moved := ", ".join(group["moved"].dropna()):
-        found.append(f"During these runs the machine's speed changed, or other programs used it, by more than "
-                     f"{MOST_DRIFT:g} %: {moved}. No change that rests on them is marked.")
+        found.append(f"During these runs the machine's speed changed by more than {MOST_DRIFT:g} %, or other programs "
+                     f"took more than that of its processor: {moved}. No change that rests on them is marked.")
     return found
 
 

@@ -49,8 +49,8 @@ def tell_workloads_apart(rows: pd.DataFrame, members: Mapping[int, Sequence[Run]
     for _, alike in rows.groupby([column for column in study.group if column != "workload"], dropna=False):
         first = alike.drop_duplicates("group")
         flags = {row: members[row][0].description.get("flags") for row in first.index.tolist()}
-        values = {name: {row: str(each.get(name)) for row, each in flags.items() if isinstance(each, dict)}
-                  for name in WORKLOAD_FLAGS}
+        values = {name: {row: "unset" if each.get(name) is None else str(each[name])
+                         for row, each in flags.items() if isinstance(each, dict)} for name in WORKLOAD_FLAGS}
         differing = [name for name, each in values.items() if len(each) == len(first) and len(set(each.values())) > 1
                      and not any(BREAKS.search(value) or len(value) > LONGEST_FLAG for value in each.values())]
         for row in flags if len(first) > 1 else ():

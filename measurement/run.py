@@ -153,8 +153,7 @@ class Run:
             self.is_discarded_step = False
             self._continue_from(restore(self.job, checkpoint, self.deepspeed_config, training))
         elif self.is_main and (new := self.job.task.new_layers):
-            print(f"{self.job.task.model_name} has no weights for {', '.join(new)}: they start from random values",
-                  flush=True)
+            print(f"{self.job.task.model_name} has no weights for {', '.join(new)}; initialized at random", flush=True)
         of_several = os.environ.get("EXPERIMENT_PROGRESS")  # by experiments/runs.sh: which run of how many
         self.bar = self.processes.progress_bar(total=self.job.steps, initial=self.step, unit="step",
                                                desc=", ".join(filter(None, [of_several, self.folder.name])))

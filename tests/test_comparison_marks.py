@@ -149,7 +149,8 @@ def test_a_machine_that_moves_supports_no_mark(strategy, seed, drift, load, stea
     rows = rows_of(tmp_path)
     assert rows.loc["ZeRO-2 x 2", MARKED] == marked
     assert noise(rows) == ([] if said is None else [
-        "During these runs the machine's speed changed, or other programs used it, by more than 5 %: "
+        "During these runs the machine's speed changed by more than 5 %, or other programs took more than that of its "
+        "processor: "
         f"{strategy}{seed} ({said}). No change that rests on them is marked."])
 
 

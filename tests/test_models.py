@@ -162,7 +162,7 @@ def test_a_run_says_which_layers_are_new(tmp_path, start_ranks):
     folder = save(tmp_path / "model", "BertModel", "BertConfig", **KINDS["Bert"])
     done = start_ranks("bert_baseline.py", "--sample", "--model", folder, "--num_gpus", "1", "--max_seq_length", "64",
                        "--max_steps", "1", "--max_eval_examples", "4", "--output_dir", tmp_path, check=True)
-    assert f"{folder} has no weights for qa_outputs: they start from random values\n" in done.stdout
+    assert f"{folder} has no weights for qa_outputs; initialized at random\n" in done.stdout
 
 
 def test_the_files_that_are_read_are_those_that_are_checked_and_hashed(answering):

@@ -235,14 +235,14 @@ def test_no_baseline_in_another_job(tmp_path, column):
 
 
 def test_headings_name_the_flags_behind_a_workload(tmp_path):
-    for name, task, workload, flags in (("a", "squad_v2", "11aa", {"dropout": 0.1, "epochs": 1}),
+    for name, task, workload, flags in (("a", "squad_v2", "11aa", {"dropout": None, "epochs": 1}),
                                         ("b", "squad_v2", "22bb", {"dropout": 0.0, "epochs": 1}),
                                         ("c", "imdb", "33cc", {"dropout": 0.5, "epochs": 9})):
         folder = write_run(tmp_path / name, task=task, workload=workload)
         (folder / "run.json").write_text(json.dumps({"status": "finished", "workload": workload, "flags": flags}))
     rows, members = compare(find_runs(tmp_path, plots.STUDY), plots.STUDY)
     names = tell_workloads_apart(rows, members, plots.STUDY)
-    assert sorted(names.values()) == [", workload 11aa (--dropout 0.1)", ", workload 22bb (--dropout 0.0)"]
+    assert sorted(names.values()) == [", workload 11aa (--dropout unset)", ", workload 22bb (--dropout 0.0)"]
 
 
 def test_schedules_are_rows_of_their_own(tmp_path):
