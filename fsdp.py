@@ -8,7 +8,7 @@
 Every device takes its slice of each batch, and keeps one shard of every parameter, of its gradient and of its
 optimizer states. A transformer layer is gathered from all devices just before it runs, and freed after its forward
 pass (as in ZeRO-3) or, with --reshard_after_forward false, at the end of the step (as in ZeRO-2). With --shard_group N
-every N neighbours share out a copy of the model (hybrid sharding): layers are gathered from these only, and of other
+every N neighbours hold a sharded copy of the model (hybrid sharding): layers are gathered from these only, and of other
 groups a device gets nothing but gradients of its own shards.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
     # precision comes on top, if asked for: it rounds parameters before they travel, instead of after.
     replica = processes.rank
     model = job.build_model("cpu")
-    # The last dimension shares out a copy of the model. If there are several, gradients are averaged over copies, too.
+    # The last dimension shards a copy of the model. If there are several, gradients are averaged over copies, too.
     shape = {"copies": devices // in_group} if in_group < devices else {}
     shape["shards"] = in_group
     mesh = init_device_mesh(device.type, tuple(shape.values()), mesh_dim_names=tuple(shape))

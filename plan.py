@@ -1,4 +1,4 @@
-"""Predict which strategy is the fastest on so many devices, how sure that is, and what limits it.
+"""Predict which strategy is the fastest on N devices, how sure that is, and what limits it.
 
     python plan.py --task squad_v2 --sample --model tiny --devices 1 2 4                # a laptop, without data
     python plan.py --model bert-base-uncased --train_file train.json --eval_file dev.json --devices 1 2 4 8
@@ -20,15 +20,15 @@ from prediction.calibration import NAME, Calibration, read_calibration
 from prediction.links import Links, links_of
 from prediction.plan_report import Wanted, draw, plan_text, write_rows
 from prediction.planning import Plan, all_settings, plan, read_band
-from prediction.search import divisors
+from workload.argument_checks import divisors
 from workload.errors import InputError, one_line_errors
-from workload.flag_groups import Formatter, about_script
+from workload.flag_groups import Parser
 
 PROJECT = Path(__file__).resolve().parent
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(**about_script(), formatter_class=Formatter, allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--devices", type=int, nargs="+", help="numbers of devices to plan for "
                         "(default: those that were calibrated)")
     parser.add_argument("--global_batch_size", type=int, default=64,
@@ -38,21 +38,21 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
                         help="links that cannot be measured here, from prediction/links.csv, such as nvlink-4 "
                              "infiniband-ndr")
     parser.add_argument("--devices_per_node", type=int, default=8,
-                        help="where --link names one between nodes (default: %(default)s)")
+                        help="used where --link names one between nodes (default: %(default)s)")
     parser.add_argument("--device_memory_gib", type=float, help="memory of a device (default: the calibration's)")
     parser.add_argument("--noise_scale", type=float, metavar="SAMPLES",
-                        help="gradient noise scale, as summary.csv has it, for goodput")
+                        help="gradient noise scale (noise_scale_samples in summary.csv): adds goodput")
     parser.add_argument("--reference_batch_size", type=int, default=16,
                         help="the batch against which statistical efficiency is stated (default: %(default)s)")
-    parser.add_argument("--target_samples", type=float, help="samples to train on, for seconds, prices and energy")
-    parser.add_argument("--price_per_device_hour", type=float, help="in any currency")
-    parser.add_argument("--grams_co2_per_kwh", type=float, help="of the electricity; needs GPUs that tell their power")
+    parser.add_argument("--target_samples", type=float, help="length of a training: adds its seconds, price and energy")
+    parser.add_argument("--price_per_device_hour", type=float, help="in any currency: adds the price")
+    parser.add_argument("--grams_co2_per_kwh", type=float,
+                        help="of the electricity: adds CO2; needs GPUs that report their power")
     parser.add_argument("--num_gpus", type=int, help="devices to calibrate with (default: all GPUs, or 2 processes)")
     parser.add_argument("--output_dir", type=Path, default=Path("results"),
                         help="where calibration and plan go (default: %(default)s)")
     parser.epilog = (f"{parser.epilog}\n\nAll other flags, such as --task, --model and --train_file, are those of the "
                      "training scripts.")
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
     options, flags = parser.parse_known_args()
     if options.calibration and flags:
         parser.error(f"{flags[0]}: a calibration has its model and data; leave out {flags[0]} or --calibration")
@@ -68,7 +68,8 @@ def main() -> None:
                      options.devices_per_node)
     plans = make_plans(options, calibration, devices, links)
     wanted = Wanted(options.target_samples, options.price_per_device_hour, options.noise_scale,
-                    options.reference_batch_size, options.grams_co2_per_kwh, calibration.power_w)
+                    options.reference_batch_size, options.grams_co2_per_kwh, calibration.power_w,
+                    calibration.facts.get("flags", ()))
     text = plan_text(calibration, plans, wanted, options.link)
     print(text)
     options.output_dir.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ def calibrate_here(options: argparse.Namespace, flags: list[str]) -> Calibration
         if same and options.num_gpus in (None, found.devices):
             return found
     command = [sys.executable, "-m", "prediction.calibrate", "--output_dir", str(options.output_dir.absolute()),
-               *(["--num_gpus", str(options.num_gpus)] if options.num_gpus else []), *flags]
+               *(["--num_gpus", str(options.num_gpus)] if options.num_gpus is not None else []), *flags]
     if code := subprocess.run(command, cwd=PROJECT).returncode:
         sys.exit(code)  # it has said why
     return read_calibration(path)
@@ -117,7 +118,7 @@ def make_plans(options: argparse.Namespace, calibration: Calibration, devices: l
     total = sum(len(all_settings(calibration, n, batch)) for n in devices)
     with tqdm(total=total, unit="setting", leave=False) as bar:
         return [plan(calibration, n, batch, links, memory_of(options, calibration, n),
-                     read_band(n, calibration.cores), bar.update) for n in devices]
+                     read_band(calibration.crowding(n) > 1), bar.update) for n in devices]
 
 
 def memory_of(options: argparse.Namespace, calibration: Calibration, devices: int) -> float:

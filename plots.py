@@ -16,7 +16,6 @@ that folder, or one in it, is given.
 This file defines what is compared: metrics, tables, figures, names and colours. comparison/ defines how.
 """
 
-import argparse
 import math
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from comparison.verified import find_verifications
 from measurement.trackers import send_finished
 from workload.argument_checks import check_tracker
 from workload.errors import InputError
-from workload.flag_groups import Formatter, about_script
+from workload.flag_groups import Parser
 from workload.terminal import print_anywhere
 
 PUBLISHED = Path(__file__).resolve().parent / "results" / "published"
@@ -243,7 +242,7 @@ STUDY = Study(
 
 def main() -> None:
     print_anywhere(errors="replace")  # one character for each that cannot be shown, so that tables stay aligned
-    parser = argparse.ArgumentParser(**about_script(), formatter_class=Formatter, allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="folder with runs")
     parser.add_argument("--output_dir", type=Path, help="where to write (default: the results folder)")
     parser.add_argument("--published", action="store_true", help="also print the studies' published figures")
@@ -254,7 +253,6 @@ def main() -> None:
     parser.add_argument("--grams_co2_per_kwh", type=float, help="of the electricity, for what runs emitted")
     parser.add_argument("--report_to", choices=["tensorboard"],
                         help="also send every run's rows to this tracker, unless that was done")
-    parser.error = lambda message: parser.exit(2, f"plots.py: {message}\n")
     options = parser.parse_args()
     for name in ("price_per_device_hour", "grams_co2_per_kwh"):
         if (value := getattr(options, name)) is not None and not 0 < value < math.inf:

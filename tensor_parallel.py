@@ -1,4 +1,4 @@
-"""BERT with PyTorch's tensor parallelism (`parallelize_module`): every layer is shared out over the devices.
+"""BERT with PyTorch's tensor parallelism (`parallelize_module`): every layer is split over the devices.
 
     python tensor_parallel.py --num_gpus 4 --sequence_parallel
     torchrun --nproc-per-node 4 tensor_parallel.py --tensor_parallel 2 --shard_replicas
@@ -57,7 +57,7 @@ def main() -> None:
                   shares_tokens=arguments.sequence_parallel)
     task, processes, device = job.task, job.processes, job.processes.device
 
-    # --- the strategy: neighbours make up a tensor group, over which each layer is shared out; the groups are replicas
+    # --- the strategy: neighbours make up a tensor group, over which each layer is split; the groups are replicas
     replicas, (replica, tensor_rank) = devices // group_size, divmod(processes.rank, group_size)
     mesh = (init_device_mesh(device.type, (replicas, group_size), mesh_dim_names=(DATA, TENSOR)) if replicas > 1 else
             init_device_mesh(device.type, (group_size,), mesh_dim_names=(TENSOR,)))

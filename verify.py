@@ -27,7 +27,7 @@ from verification.proof import EQUAL, Proof, Row, measured
 from verification.records import NAME, add_verification, is_proven, read_verifications, verification
 from workload.arguments import Arguments, parse_arguments
 from workload.errors import one_line_errors
-from workload.flag_groups import Formatter, about_script
+from workload.flag_groups import Parser
 from workload.launch.gpus import use_cpu, visible_gpus
 from workload.launch.start import devices_asked_for
 from workload.models.families import FAMILIES
@@ -42,7 +42,7 @@ SHOWN = ("loss", "gradient norm", "weights")
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(**about_script(), formatter_class=Formatter, allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--num_gpus", type=int, help="devices (default: all visible GPUs; without GPUs, 2 processes)")
     parser.add_argument("--device", choices=["cpu"], help="cpu: CPU processes although there are GPUs")
     parser.add_argument("--task", choices=list(TASKS), default="squad_v2", help="(default: %(default)s)")
@@ -58,7 +58,6 @@ def parse() -> argparse.Namespace:
                              "family of models and devices")
     parser.add_argument("--limit_s", type=float, default=300.0,
                         help="a run that takes longer counts as hanging (default: %(default)s)")
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
     options = parser.parse_args()
     if options.all_tasks and (options.model or options.train_file or options.eval_file):
         parser.error("--all_tasks uses the embedded models and samples; leave out --model and the files")
@@ -72,10 +71,8 @@ def main() -> None:
     options = parse()
     if options.device == "cpu":
         use_cpu()  # all runs inherit it
-    devices = devices_asked_for(options.num_gpus)
+    devices = devices_asked_for(options.num_gpus, without_gpus=2)
     machine = describe_machine(options.num_gpus, str(options.output_dir))
-    if options.num_gpus is None and not visible_gpus():
-        devices = 2
     options.output_dir.mkdir(parents=True, exist_ok=True)
     read_verifications(options.output_dir)  # a file that cannot be read is found now
     tasks = {task: flags_of(task, options) for task in (TASKS if options.all_tasks else [options.task])}
@@ -129,7 +126,7 @@ def prove(task: Task, proof: Proof) -> dict[str, Any]:
         if not (family and family.layers):
             say(f"  pipelines are left out: a {config.model_type!r} model cannot be cut into stages here")
         if not groups:
-            say(f"  tensor parallelism is left out: the layers of a {config.model_type!r} model cannot be shared out "
+            say(f"  tensor parallelism is left out: the layers of a {config.model_type!r} model cannot be split "
                 "here")
         for setting in wanted:
             bar.set_description(setting.name)

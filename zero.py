@@ -79,7 +79,7 @@ def main() -> None:
             optimization.begin_step(step)
             loss = torch.zeros((), device=device)
 
-            # --- the strategy: gradients are averaged over all devices, and what is shared out goes to its owner
+            # --- the strategy: gradients are averaged over all devices, and what is sharded goes to its owner
             with keep_casts(job.precision, device) if arguments.stage < 2 else contextlib.nullcontext():
                 for micro_batch in share.micro_batches:
                     if engine.is_gradient_accumulation_boundary():

@@ -11,7 +11,6 @@ time without the first steps, their ratios to the unchanged Trainer's and to the
 validation loss, computed by one function.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -24,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.drawing import draw, run, summary
+from workload.flag_groups import Parser
 
 WARM_UP = 5  # steps that are not timed, as in our own runs
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}  # what `keep_freed_memory` sets
@@ -116,7 +116,7 @@ def main() -> None:
         [setting] = [setting for setting in SETTINGS if setting.name == sys.argv[2]]
         train_with_trainer(setting, sys.argv[4:], sys.argv[3])
         return
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--model", required=True, help="Hub name or local folder of a pretrained BERT")
     parser.add_argument("--file", required=True, help="a SQuAD file, to draw questions from")
     parser.add_argument("--rounds", type=int, default=3, help="of all trainings; each round has a seed of its own")

@@ -9,7 +9,6 @@ the other is a step of a bare loop, which reads them as the script does. Prints 
 stretches of 16 steps, in each of which the noise scale is sampled once: the median, its 95 % interval, the middle half.
 """
 
-import argparse
 import contextlib
 import io
 import shlex
@@ -26,6 +25,7 @@ from benchmarks.measurement_overhead import median_interval
 from measurement.clock import synchronize
 from measurement.run import Run
 from workload import optimization
+from workload.flag_groups import Parser
 
 FLAGS = "--sample --model tiny --max_seq_length 128 --global_batch_size 32 --learning_rate 1e-3 --max_eval_examples 32"
 
@@ -80,7 +80,7 @@ def keep(name: str, function):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--stretches", type=int, default=40)
     parser.add_argument("--flags", default=FLAGS, help="of the run; one process")
     options = parser.parse_args()

@@ -10,7 +10,6 @@ PyTorch's clipping and AdamW as they come. Writes device_operations.csv, the cou
 table. Takes about a minute a row on 2 cores.
 """
 
-import argparse
 import csv
 import itertools
 import json
@@ -24,6 +23,7 @@ import transformers
 from tqdm import tqdm
 
 from benchmarks.drawing import ROOT
+from workload.flag_groups import Parser
 
 STEPS, LENGTH, SIZE = 3, 32, 2  # counts depend on none of them
 CONTEXT, QUESTION = "The Elbe flows through Hamburg.", "Which river flows through Hamburg?"  # short: all is padded
@@ -127,7 +127,7 @@ def totals(counts: dict) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--output", type=Path, default=Path("device_operations.csv"))

@@ -1,12 +1,13 @@
 """Drawing questions from a SQuAD file and running a script, as several benchmarks do."""
 
-import csv
 import json
 import os
 import random
 import subprocess
 import sys
 from pathlib import Path
+
+from measurement.table import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,5 +43,4 @@ def run(words: list[str], environment: dict[str, str] | None = None) -> None:
 
 def summary(folder: Path) -> dict[str, str]:
     """The one row of a run's summary.csv."""
-    with open(folder / "summary.csv", newline="") as file:
-        return next(csv.DictReader(file))
+    return read_rows(folder / "summary.csv")[0]

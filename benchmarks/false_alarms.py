@@ -7,7 +7,6 @@ the runs of each seed are given labels at random, as if they were strategies, an
 with 12 labels, once with DDP twice a seed as experiments/ run it. Then one label is made slower by 5 and by 10 %.
 """
 
-import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from comparison.changes import Changes, Runs, find_changes, runs_of
 from comparison.runs import find_runs
 from comparison.study import DRIFT, Study
 from plots import STUDY
+from workload.flag_groups import Parser
 
 SEEDS, RUNS = 3, 12  # runs of each seed
 FLAGS = ["--sample", "--model", "tiny", "--max_seq_length", "64", "--global_batch_size", "16", "--max_steps", "60",
@@ -81,7 +81,7 @@ def read(folder: Path) -> Runs:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--folder", type=Path, default=Path("results/false_alarms"), help="where the runs go")
     parser.add_argument("--relabellings", type=int, default=1000)
     options = parser.parse_args()

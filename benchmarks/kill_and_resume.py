@@ -9,7 +9,6 @@ dies is in `tests/test_interruption.py`. Steps, losses, gradient norms, evaluati
 bit for bit.
 """
 
-import argparse
 import contextlib
 import csv
 import json
@@ -25,6 +24,7 @@ from safetensors.numpy import load_file
 from tqdm import tqdm
 
 from tests.shared.warm_ranks import run_ranks, start_ranks
+from workload.flag_groups import Parser
 
 STEPS, AT_ONCE = 16, 5  # steps of a run; most kills of one run
 FLAGS = ["--sample", "--model", "tiny", "--max_seq_length", "64", "--max_steps", str(STEPS), "--eval_steps", "6",
@@ -119,7 +119,7 @@ def differences(run: Path, whole: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--only", nargs="+", default=list(STRATEGIES), choices=STRATEGIES, metavar="STRATEGY")
     parser.add_argument("--kills", type=int, default=20, help="of each strategy")
     parser.add_argument("--seed", type=int, default=0)

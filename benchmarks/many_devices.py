@@ -21,8 +21,9 @@ from measurement.metrics import statistical_efficiency
 from prediction.calibration import Calibration
 from prediction.links import Links, by_data_sheet, read_links
 from prediction.predict import predict
-from prediction.search import divisors, settings
+from prediction.search import settings
 from prediction.setting import Setting
+from workload.argument_checks import divisors
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "scaling.svg"
 DEVICES = [8, 16, 32, 64, 128, 256, 512, 1024]

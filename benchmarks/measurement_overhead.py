@@ -8,7 +8,6 @@ neighbouring stretches, its 95 % interval, and the middle half of the pairs. Bot
 seconds apart: on a shared machine whole runs differ by more from one to the next than measuring could cost.
 """
 
-import argparse
 import json
 import shlex
 import tempfile
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.alternating import STRETCH
 from benchmarks.drawing import ROOT, run
+from workload.flag_groups import Parser
 
 FLAGS = ("--sample --model tiny --max_seq_length 128 --global_batch_size 32 --learning_rate 1e-3 --cpu_threads 1 "
          "--max_eval_examples 32")
@@ -49,7 +49,7 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--pairs", type=int, default=40, help="pairs of stretches for each strategy")
     parser.add_argument("--devices", type=int, default=2, help="of DDP and the pipeline")
     parser.add_argument("--flags", default=FLAGS, help="of every run")

@@ -10,7 +10,6 @@ steps divided by that of |G_t|^2. Prints, in percent, how many intervals hold it
 many runs have no value, and how many intervals no upper end; the range over micro-batches of 4, 8 and 16.
 """
 
-import argparse
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from scipy.special import stdtrit
 from tqdm import tqdm
 
 from measurement.metrics import gradient_moments, noise_scale
+from workload.flag_groups import Parser
 
 BATCH, DIMENSIONS, EVERY = 32, 64, 4
 OTHER_SCALES = {"log phi": (np.log, np.exp), "phi": (np.positive, np.positive)}  # there, and back
@@ -91,7 +91,7 @@ def coverage(kind: Gradients, phi: float, steps: int, small: int, runs: int,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--runs", type=int, default=1000, help="simulated runs of each setting")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

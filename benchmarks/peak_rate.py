@@ -7,17 +7,18 @@ A data sheet's peak is higher than any program reaches; this is what PyTorch's o
 MFU against it is a share of the attainable. Say which one was used when you quote it.
 """
 
-import argparse
 import statistics
 import time
 
 import torch
 
+from workload.flag_groups import Parser
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--precision", choices=DTYPES, default="fp32")
     parser.add_argument("--cpu_threads", type=int, default=1)
     parser.add_argument("--size", type=int, default=None, help="of the square matrices (8192 on a GPU, 1024 on a CPU)")

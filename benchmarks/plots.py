@@ -8,7 +8,6 @@ copies, and with the measured values of a round changed by 2 % at random. So the
 figures, are those of results/reference however many runs there are.
 """
 
-import argparse
 import csv
 import itertools
 import os
@@ -21,6 +20,7 @@ import time
 from pathlib import Path
 
 from benchmarks.drawing import ROOT
+from workload.flag_groups import Parser
 
 MEASURED = ["throughput_samples_per_s", "throughput_tokens_per_s", "runtime_s", "validation_loss", "epoch_s", "f1",
             "goodput_samples_per_s", "statistical_efficiency", "peak_memory_gib"]
@@ -42,7 +42,7 @@ def copy_run(source: Path, target: Path, seed: int, chance: random.Random) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--runs", type=int, nargs="+", default=[100, 1000, 2000, 10_000])
     options = parser.parse_args()
     sources = sorted(path.parent for path in (ROOT / "results" / "reference").rglob("summary.csv"))

@@ -6,7 +6,6 @@ Both train on the same questions of real lengths, in turn; each round has a seed
 bf16 arithmetic, which is slower there than fp32, it says so and ends.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.drawing import draw, run, summary
+from workload.flag_groups import Parser
 
 FLAGS = ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")  # of /proc/cpuinfo, on x86 and on ARM
 
@@ -27,7 +27,7 @@ def lacks_bf16() -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--model", required=True, help="Hub name or local folder of a BERT")
     parser.add_argument("--file", required=True, help="a SQuAD file, to draw questions from")
     parser.add_argument("--devices", type=int, default=2, help="of bert_baseline.py")

@@ -11,9 +11,7 @@ the prediction at that speed. With --output_dir it keeps calibrations and runs, 
 adds a row a run to a table such as prediction/errors.csv, from which `plan.py` takes its bands.
 """
 
-import argparse
 import csv
-import math
 import statistics
 import tempfile
 import time
@@ -25,6 +23,7 @@ from tqdm import tqdm
 from benchmarks.drawing import run, summary
 from prediction.calibration import NAME, read_calibration
 from prediction.engine_costs import product_s
+from prediction.planning import covering
 from prediction.predict import predict
 from prediction.setting import setting_of
 from verification.machine import hardware_name
@@ -32,6 +31,7 @@ from verification.settings import Setting, batch_flags, settings
 from workload.arguments import Arguments, parse_arguments
 from workload.cores import usable_cores
 from workload.errors import one_line_errors
+from workload.flag_groups import Parser
 from workload.launch.gpus import visible_gpus
 from workload.models.tensor_plans import fitting_groups
 from workload.tasks.registry import open_task
@@ -42,7 +42,7 @@ LEFT_OUT = ("DataParallel", "offload", "HF Trainer ZeRO")  # they have no recipe
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=40, help="of each run, of which a quarter is not timed")
     parser.add_argument("--output_dir", type=Path, help="keep calibrations and runs here (default: nowhere)")
@@ -50,11 +50,10 @@ def main() -> None:
     options, flags = parser.parse_known_args()
     flags += ["--precision", "fp32"]
     task = open_task(parse_arguments(Arguments, flags))
-    groups = fitting_groups(task.config, max(options.devices))
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.output_dir or Path(temporary)
         matrix = {devices: [each for each in settings(devices, task.config.num_hidden_layers, visible_gpus() > 0,
-                                                      [group for group in groups if devices % group == 0],
+                                                      fitting_groups(task.config, devices),
                                                       task.max_length)
                             if not any(name in each.name for name in LEFT_OUT)] for devices in options.devices}
         lines: list[Outcome] = []
@@ -174,14 +173,14 @@ def report(outcomes: list[Outcome]) -> None:
         if not steady:
             print(f"{devices} devices: the machine drifted in every run")
             continue
-        errors = sorted(abs(each.error_pct) for each in steady)
+        errors = [abs(each.error_pct) for each in steady]
         uncorrected = statistics.median(abs(each.uncorrected_error_pct) for each in steady)
         # Measured one after the other, the runs are compared at one speed.
         winner = max(rows, key=lambda each: each.predicted)
         best = max(each.measured * each.slower for each in rows)
         print(f"{devices} devices, {len(steady)} of {len(rows)} runs without drift: median error "
               f"{statistics.median(errors):.1f} %, nine in ten within "
-              f"{errors[math.ceil(0.9 * len(errors)) - 1]:.1f} % (median without correction for speed "
+              f"{covering(errors):.1f} % (median without correction for speed "
               f"{uncorrected:.1f} %); memory: median "
               f"{statistics.median(abs(each.memory_error_pct) for each in steady):.1f} %; predicted winner "
               f"{winner.name}, {100 * winner.measured * winner.slower / best:.1f} % of the best measured")

@@ -2,13 +2,11 @@
 
     python -m benchmarks.public_figures                       # each row of public_figures.csv, then errors by table
 
-A table's one-device row gives the seconds of a micro-batch, shared out over the layers by their floating-point
+A table's one-device row gives the seconds of a micro-batch, split over the layers by their floating-point
 operations; data sheets give the links. Nothing else is known: no host's cost, no update, no slowdown. Rows of more
 devices are then predicted. docs/notes/public_figures.md says where the tables are from, and which were rejected.
 """
 
-import argparse
-import csv
 import math
 import re
 import statistics
@@ -17,12 +15,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from measurement.table import read_rows
 from prediction.calibration import RECOMPUTE, Calibration, Engine
 from prediction.costs import FP32, Layer, PassCost
 from prediction.links import DataSheet, Links, by_data_sheet, read_links
+from prediction.planning import covering
 from prediction.predict import predict
-from prediction.search import divisors
 from prediction.setting import ENGINES, Setting
+from workload.argument_checks import divisors
+from workload.flag_groups import Parser
 
 TABLE = Path(__file__).with_suffix(".csv")
 HALF = ("fp16", "bf16")
@@ -36,7 +37,7 @@ def assumed(layers: int, hidden: int, vocabulary: int, length: int, sample_s: fl
             recomputes: bool = False, floor_s: float = 0.0) -> Calibration:
     """A calibration from one number: seconds of a sample, forward and backward.
 
-    They are shared out by floating-point operations a token: 24 h^2 + 4 s h of a layer, 2 h V of a language model's
+    They are split by floating-point operations a token: 24 h^2 + 4 s h of a layer, 2 h V of a language model's
     head (Narayanan et al. 2021, appendix); backward passes take twice as long as forward, and once more as long where
     activations are computed again.
 
@@ -99,8 +100,7 @@ def same(row: Mapping[str, str]) -> tuple[str, ...]:
 
 def predicted_rows() -> list[dict[str, Any]]:
     """Every row of more than one device with its prediction, and those without a one-device row."""
-    with open(TABLE, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(TABLE)
     singles: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
         if row["devices"] == "1":
@@ -124,7 +124,7 @@ def predicted_rows() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--rows", action="store_true", help="print every row, too")
     options = parser.parse_args()
     rows = predicted_rows()
@@ -147,9 +147,8 @@ def main() -> None:
     everything = {("all", joined): [error for (_, is_joined), errors in groups.items() if is_joined == joined
                                     for error in errors] for joined in (False, True)}
     for (table, is_joined), errors in {**groups, **everything}.items():
-        sizes = sorted(map(abs, errors))
         print(f"| {table} | {'several' if is_joined else 'one'} | {len(errors)} | {statistics.median(errors):+.1f} | "
-              f"{statistics.median(sizes):.1f} | {sizes[math.ceil(0.9 * len(sizes)) - 1]:.1f} | {min(errors):+.1f} to "
+              f"{statistics.median(map(abs, errors)):.1f} | {covering(errors):.1f} | {min(errors):+.1f} to "
               f"{max(errors):+.1f} |")
 
 

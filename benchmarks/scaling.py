@@ -8,7 +8,6 @@ time with m micro-batches on 2 stages. All train on the same questions with the 
 each with one thread, in turn.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.drawing import ROOT, draw, run, summary
+from workload.flag_groups import Parser
 
 PIPELINES = {"pipeline.py", "torch_pipeline.py"}
 
@@ -34,7 +34,7 @@ def unconnected(flags: list[str], folder: Path, name: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--model", required=True, help="Hub name or local folder of a BERT")
     parser.add_argument("--file", required=True, help="a SQuAD file, to draw questions from")
     parser.add_argument("--rounds", type=int, default=3, help="of all trainings; each round has a seed of its own")

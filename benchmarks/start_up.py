@@ -7,7 +7,6 @@ The questions of the file are repeated under new names until there are as many a
 time they are read, checked and tokenised; then both come from the cache, which is a folder of its own here.
 """
 
-import argparse
 import csv
 import json
 import os
@@ -17,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.drawing import ROOT
+from workload.flag_groups import Parser
 
 QUESTIONS = 130_319  # SQuAD v2's, to train on
 
@@ -35,7 +35,7 @@ def repeat(file: str, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--model", required=True, help="Hub name or local folder of a BERT")
     parser.add_argument("--file", required=True, help="a SQuAD file, whose questions are repeated")
     parser.add_argument("--script", default="bert_baseline.py")

@@ -2,8 +2,9 @@
 
 // A click on a column's title sorts its table, a second one the other way round. Numbers come before words, and what is
 // empty last.
+// Dates, versions and digests begin like numbers, but are words.
 const numberIn = (text) => {
-  const found = text.replaceAll(",", "").match(/^[^\d∞]*?([-+]?\d+(\.\d+)?(e[-+]?\d+)?|∞)/i);
+  const found = text.replaceAll(",", "").match(/^[^\d∞]*?([-+]?\d+(\.\d+)?(e[-+]?\d+)?|∞)(?![\w.:-])/i);
   return found ? (found[1] === "∞" ? Infinity : Number(found[1])) : NaN;
 };
 const textOf = (row, column) => row.cells[column].textContent.trim();

@@ -38,11 +38,11 @@ def verdict(group: pd.DataFrame, members: Members, study: Study) -> list[str]:
 
 def _ahead(first: pd.Series, second: pd.Series, members: Members) -> str:
     """By how much the first row is ahead of the second, and how sure that is."""
-    other = f"the next, {second['setting']}"
+    other = f"the next, {second['setting']} with {mean_text(second[RATE])}"
     ours, theirs = (_by_seed(members[int(str(row.name))]) for row in (first, second))
     common = sorted(ours.keys() & theirs.keys())
     if not common:
-        return f"{other}, has {mean_text(second[RATE])} and ran with other seeds."
+        return f"{other}, ran with other seeds."
     change = in_percent(estimate(log_ratios(*(np.array([each[seed] for seed in common]) for each in (ours, theirs)))))
     size = f"{abs(change.mean):.1f} %"
     lead = f"as fast as {other}" if size == "0.0 %" else f"{size} ahead of {other}"

@@ -11,7 +11,8 @@ Comments, which no reader of the rendered page sees, say where a figure comes fr
 
 A figure keeps the digits that it is written with. An expression is arithmetic with columns of summary.csv;
 `run.validation_loss[3]` is that of the third evaluation. Several, with `;` between them, belong to the last numbers
-before the comment. `zero*.runtime_s` is a list, of which min, max, mean, or half (of the mean's 95 % interval over
+before the comment. Columns `mean_of_10_held_change`, `as_pipeline` and the like are what published formulas make of a
+run. `zero*.runtime_s` is a list, of which min, max, mean, or half (of the mean's 95 % interval over
 seeds) make one figure; by itself it stands for runs that are all equal in the digits shown. In a table a figure's
 expression is its column's, with its row's for {}, or the other way round. `<!-- table: FOLDER -->` precedes the first
 table that plots.py makes of a folder. After `<!-- records: prediction/errors.csv -->` a run is MODEL-TASK-DEVICES,
@@ -19,8 +20,6 @@ core-each, cores-shared or all, and its columns are what the errors of these run
 """
 
 import ast
-import csv
-import math
 import operator
 import re
 import statistics
@@ -36,8 +35,10 @@ from comparison.report import tables
 from comparison.rows import compare
 from comparison.runs import find_runs
 from comparison.statistics import estimate
+from experiments.published_records import read_run, run_tables
+from measurement.table import read_rows
 from plots import REFERENCE, STUDY
-from prediction.planning import COVERED, ERRORS
+from prediction.planning import ERRORS, covering
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -177,7 +178,16 @@ def half(values: list[float]) -> float:
 
 @cache
 def read_records(folder: str) -> Values:
-    return {run.folder.name: {**run.summary, "curves": run.curves} for run in find_runs(REFERENCE / folder, STUDY)}
+    return {run.folder.name: {**run.summary, **by_published_formulas(run.folder), "curves": run.curves}
+            for run in find_runs(REFERENCE / folder, STUDY)}
+
+
+def by_published_formulas(run: Path) -> dict[str, float]:
+    """What experiments/published_records.py prints of a run: `mean_of_10_held_change`, `as_pipeline`, ..."""
+    curve, _, rates = run_tables(*read_run(run)).values()
+    ways = {re.sub(r"\W+", "_", f"{way} {figure}").strip("_"): value
+            for way, figures in curve.to_dict("index").items() for figure, value in figures.items()}
+    return ways | dict(zip(("as_baseline", "as_pipeline"), rates["samples/s"], strict=False))
 
 
 @cache
@@ -193,10 +203,8 @@ def read_errors() -> Values:
 
     Also of all runs, of those with a core for each process, and of those whose processes shared cores.
     """
-    with open(ERRORS, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     by_name: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
+    for row in read_rows(ERRORS):
         cores = "cores-shared" if int(row["devices"]) > int(row["cores"]) else "core-each"
         for name in (f"{row['model'].lower()}-{row['task']}-{row['devices']}", cores, "all"):
             by_name.setdefault(name, []).append(row)
@@ -209,10 +217,10 @@ def sums(rows: list[dict[str, str]]) -> Iterator[tuple[str, float]]:
     yield "steady", len(steady)
     for prefix, several in (("", steady), ("all_", rows)):
         for name in ("throughput", "uncorrected", "memory"):
-            errors = sorted(abs(float(row[f"{name}_error_pct"])) for row in several)
+            errors = [abs(float(row[f"{name}_error_pct"])) for row in several]
             if errors:
                 yield f"{prefix}{name}", statistics.median(errors)
-                yield f"{prefix}{name}_most", errors[math.ceil(COVERED * len(errors)) - 1]
+                yield f"{prefix}{name}_most", covering(errors)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,10 @@ strategies() {
         done
     done
     for schedule in gpipe 1f1b interleaved zero_bubble zbv; do
-        run torch_pipeline.py --num_gpus "$DEVICES" --stages "$STAGES" --schedule "$schedule"
+        if ((DEVICES > 1)) || [[ $schedule == gpipe || $schedule == 1f1b ]]; then # the others need two stages
+            run torch_pipeline.py --num_gpus "$DEVICES" --stages "$((STAGES < DEVICES ? STAGES : DEVICES))" \
+                --schedule "$schedule"
+        fi
     done
     for stage in 0 1 2 3; do
         run zero.py --num_gpus "$DEVICES" --stage "$stage"

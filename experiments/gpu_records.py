@@ -7,7 +7,6 @@ on_gpu.sh asks for `gpu` (what the GPUs here offer), `inputs FOLDER` (flags that
 `verified FOLDER DEVICES` (exit code 0: verify.py has proven all settings here, with this code).
 """
 
-import csv
 import json
 import re
 import shlex
@@ -23,6 +22,7 @@ from comparison.verified import verified
 from experiments.gpu_inputs import write_inputs
 from measurement.columns import COMPLETE, YES
 from measurement.environment import source_digest, versions
+from measurement.table import read_rows
 from verification.host import HubCheck
 from verification.records import NAME, is_proven, read_verifications
 from workload.errors import InputError, one_line_errors
@@ -82,12 +82,8 @@ def is_verified(folder: Path, devices: int) -> bool:
                      **versions())
 
 
-def problems_of(folder: Path, name: str | None = None) -> list[str]:
-    """Why the runs in a folder cannot become a record.
-
-    Args:
-        name: of the record, if not the folder's.
-    """
+def problems_of(folder: Path) -> list[str]:
+    """Why the runs in a folder cannot become a record."""
     runs, problems = {}, []
     for run, files in folders_below(folder):
         if {"run.json", "summary.csv"} & files and INPUTS not in run.relative_to(folder).parts:
@@ -102,7 +98,7 @@ def problems_of(folder: Path, name: str | None = None) -> list[str]:
         if len(found) > 1:
             problems.append(f"its runs have {len(found)} values of {column}: {'; '.join(found)}")
     for hardware in sorted({row["hardware"] for row in runs.values()}):
-        if folder_name(hardware) != (name or folder.absolute().name):
+        if folder_name(hardware) != folder.absolute().name:
             problems.append(f"its runs are on {hardware}, so its name must be {folder_name(hardware)}")
     try:
         entries = read_verifications(folder)
@@ -123,8 +119,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
     run_json = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     if run_json["status"] != "finished":
         raise ValueError(f"its status is {run_json['status']}")
-    with open(folder / "summary.csv", newline="", encoding="utf-8") as file:
-        [row] = csv.DictReader(file)
+    [row] = read_rows(folder / "summary.csv")
     if row[COMPLETE] != YES:
         raise ValueError("summary.csv was cut off")
     if not re.fullmatch("[0-9a-f]{40}", row["commit"]) or row["dirty"] == YES:
@@ -132,9 +127,9 @@ def _read_run(folder: Path) -> dict[str, Any]:
     return row | {"family": run_json["model"]["family"], "devices": int(row["devices"]), "setting": folder.name}
 
 
-def check(folder: Path, name: str | None = None) -> None:
+def check(folder: Path) -> None:
     """Exit with every problem of a folder, if it has any."""
-    if problems := problems_of(folder, name):
+    if problems := problems_of(folder):
         sys.exit("\n".join(f"{folder}: {problem}" for problem in problems))
 
 

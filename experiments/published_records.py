@@ -7,7 +7,6 @@ The records are in DannyMeb/BERT-Parallelism-Efficiency, folder metrics/. docs/n
 tables.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from workload.errors import InputError, one_line_errors
+from workload.flag_groups import Parser
 
 
 class Published(NamedTuple):
@@ -162,9 +162,7 @@ def run_tables(steps: pd.DataFrame, summary: pd.Series) -> dict[str, pd.DataFram
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
+    parser = Parser()
     parser.add_argument("--records", type=Path, metavar="FOLDER", help="the three published JSON files")
     parser.add_argument("--run", type=Path, metavar="RUN", help="a run's folder")
     arguments = parser.parse_args()

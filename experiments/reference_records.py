@@ -4,7 +4,6 @@
     python -m experiments.reference_records replace RUNS PART...
 """
 
-import csv
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from comparison.autotuning import SUMMARY, read_summary
 from comparison.runs import folders_below
+from measurement.table import read_rows
 from verification.records import add_verification, read_verifications
 
 REFERENCE = Path("results/reference")
@@ -34,8 +34,7 @@ def seconds_of(root: Path) -> float:
     seconds = 0.0
     for folder, files in folders_below(root):
         if "run.json" in files and "summary.csv" in files:
-            with open(folder / "summary.csv", newline="") as file:
-                seconds += sum(float(row["runtime_s"]) for row in csv.DictReader(file))
+            seconds += sum(float(row["runtime_s"]) for row in read_rows(folder / "summary.csv"))
         if SUMMARY in files and (found := TUNING_TIME.search((folder / SUMMARY).read_text())):
             hours, minutes, rest = map(int, found.groups())
             seconds += 3600 * hours + 60 * minutes + rest

@@ -44,6 +44,7 @@ if __name__ == "__main__":
         launcher = os.environ.get("LAUNCHER", sys.executable)
         if launcher != sys.executable:
             os.environ["RUN_STARTED_AT"] = str(time.time())  # runtimes begin here, not when a node starts its processes
-        checkpoints = [] if "--checkpoint_steps" in words else CHECKPOINTS
-        is_resumed = status and not any(word.startswith(("--profile_steps", "--profile-steps")) for word in words)
+        given = {word.split("=")[0].replace("-", "_") for word in words}  # --checkpoint-steps=9: __checkpoint_steps
+        checkpoints = [] if "__checkpoint_steps" in given else CHECKPOINTS
+        is_resumed = status and "__profile_steps" not in given
         os.execv(launcher, [launcher, *words, *checkpoints, *(RESUME if is_resumed else NEW)])

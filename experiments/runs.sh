@@ -72,7 +72,7 @@ sys.stdout.writelines(lines)' "$seed")
             done 3<<< "$order"
         fi
     done
-    seed=0
+    seed=0 total=0
 }
 
 # verify_first TASK FOLDER DEVICES...: prove every strategy on so many devices, unless that was done. VERIFY=no skips it.

@@ -21,7 +21,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from measurement.environment import source_digest, versions
+from measurement.environment import GIB, source_digest, versions
 from measurement.machine_state import product_seconds
 from prediction.calibration import NAME, Calibration
 from prediction.costs import FP32, Batch, Layer
@@ -38,11 +38,13 @@ from prediction.links import LinkCost
 from verification.machine import hardware_name
 from verification.proof import measured
 from verification.records import read_verifications
+from workload.argument_checks import divisors
 from workload.arguments import Arguments, parse_arguments
 from workload.atomic_files import write_json
 from workload.batches import PAD_TO_MULTIPLE_OF
 from workload.digests import content_of
 from workload.errors import InputError, one_line_errors
+from workload.flag_groups import Parser
 from workload.job import Job, prepare
 from workload.launch.processes import usable_cores
 from workload.launch.start import devices_asked_for
@@ -51,21 +53,19 @@ from workload.models.layers import ordered_layers, shared_weight
 from workload.models.tensor_plans import fitting_groups
 from workload.pipelines.pieces import step_cost
 
-GIB = 2**30
 KEPT_LENGTHS = 2000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--num_gpus", type=int, help="devices (default: all visible GPUs; without GPUs, 2 processes)")
     parser.add_argument("--output_dir", type=Path, default=Path("results"),
                         help="where calibration.json goes (default: %(default)s)")
     options, asked = parser.parse_known_args()
-    flags = without_duration(asked)
-    devices = devices_asked_for(options.num_gpus) if options.num_gpus else max(devices_asked_for(None), 2)
+    devices = devices_asked_for(options.num_gpus, without_gpus=2)
     with tempfile.TemporaryDirectory() as folder:
         threads = str(max(usable_cores() // devices, 1))
-        flags += [] if "--cpu_threads" in flags else ["--cpu_threads", threads]
+        flags = ["--cpu_threads", threads, *without_duration(asked)]  # the last one counts: the user's, if given
         batch = str(max(count * size for count, size in SHAPES))
         job = prepare("calibrate", parse_arguments(Arguments, [
             *flags, "--num_gpus", "1", "--output_dir", folder, "--global_batch_size", batch]), 1)
@@ -144,7 +144,7 @@ def calibrate(job: Job, flags: list[str], devices: int, results: Path, bar: tqdm
 
 
 def tensor_groups(job: Job) -> tuple[int, ...]:
-    """Sizes of groups that the model's layers can be shared out over."""
+    """Sizes of groups that the model's layers can be split over."""
     config = job.task.config
     return tuple(fitting_groups(config, config.num_attention_heads)) if FAMILIES[config.model_type].tensor_plan else ()
 
@@ -168,7 +168,7 @@ def describe_layers(modules: dict[str, Any]) -> tuple[tuple[Layer, ...], int]:
 def measure_links(devices: int, results: Path) -> tuple[tuple[str, int, LinkCost], ...]:
     """Latency and bandwidth of each operation in groups of every size that divides the devices."""
     found = []
-    for count in (number for number in range(2, devices + 1) if devices % number == 0):
+    for count in divisors(devices)[1:]:
         links = next((entry["links"] for entry in read_verifications(results)
                       if entry["hardware"] == hardware_name(count) and entry["devices"] == count and entry["links"]),
                      None) or measured(count, "verification.links", quiet=True)

@@ -55,7 +55,7 @@ class Calibration:
         hidden: width of the activation between two layers.
         value_bytes: of one of its values.
         lengths: of samples drawn from the task's data, in tokens.
-        tensor_groups: sizes of groups that its layers can be shared out over.
+        tensor_groups: sizes of groups that its layers can be split over.
         memory_gib: of a device; of the machine, where processes share it.
         multiple: batches are padded to a multiple of so many tokens.
         max_length: limit of padded lengths.
@@ -101,6 +101,11 @@ class Calibration:
                 "prediction.calibrate again, with the same flags.")
 
     @property
+    def depth(self) -> int:
+        """How many repeated layers the model has."""
+        return sum(layer.kind == "layer" for layer in self.layers)
+
+    @property
     def shares_memory(self) -> bool:
         """Whether devices are processes that share the machine's memory."""
         return not self.scatters
@@ -122,7 +127,7 @@ class Calibration:
         own = self.engine(setting)
         crowding = self.crowding(setting.devices)
         slower = crowding / self.crowding(self.devices)
-        count = 2 * sum(layer.kind == "layer" for layer in self.layers)
+        count = 2 * self.depth
 
         def of_engine(kind: str, cost: PassCost) -> PassCost:
             added = slower * own.micro_batch_s / count if kind == "layer" else 0.0

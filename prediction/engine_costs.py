@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
+from types import MappingProxyType
 
 import numpy as np
 from scipy.optimize import least_squares, root_scalar
 from tqdm import tqdm
 
+from measurement.environment import GIB
 from measurement.table import read_rows
 from prediction.calibration import RECOMPUTE, SMALLEST_RATIO, Calibration, Engine
 from prediction.costs import FP32, Batch, Layer, PassCost
@@ -23,8 +26,8 @@ from prediction.predict import issue
 from prediction.setting import Setting
 from workload.errors import InputError
 from workload.launch import launcher
+from workload.launch.gpus import only_gpu
 
-GIB = 2**30
 # Of a run on one device: micro-batches, and samples in each. The first two tell apart what a micro-batch and a step
 # cost, the last two what samples do. The first is that of a run on all devices, on each of them.
 SHAPES = ((4, 4), (1, 4), (1, 16))
@@ -83,9 +86,17 @@ def measure_engines(flags: list[str], devices: int, step_s: float, bar: tqdm) ->
     Args:
         step_s: about what a step of the largest shape takes.
     """
+    free: SimpleQueue[int] = SimpleQueue()  # devices that no run uses
+    for device in range(devices):
+        free.put(device)
+
     def measure(name: str, micro_batches: int, size: int) -> EngineRun:
         own = ["--stages", "1"] if "pipeline" in name else []
-        return _run(name, own, flags, 1, Batch(micro_batches, size, 0), step_s, bar)
+        device = free.get()
+        try:
+            return _run(name, own, flags, 1, Batch(micro_batches, size, 0), step_s, bar, only_gpu(device))
+        finally:
+            free.put(device)
 
     wanted = [(name, *shape) for name in ENGINES for shape in SHAPES]
     # The last ones have company to their end, too: alone, a process on shared cores is up to twice as fast.
@@ -97,12 +108,13 @@ def measure_engines(flags: list[str], devices: int, step_s: float, bar: tqdm) ->
 
 
 def _run(name: str, own: list[str], flags: list[str], devices: int, batch: Batch, step_s: float,
-         bar: tqdm) -> EngineRun:
+         bar: tqdm, settings: Mapping[str, str] = MappingProxyType({})) -> EngineRun:
     """Train some steps of one engine.
 
     Args:
         own: flags that say how it uses its devices.
         batch: of a replica; its length is the data's.
+        settings: of the environment, besides what this process has.
     """
     timed, untimed = (int(np.clip(part * TIMED_S / step_s, fewest, most)) for part, fewest, most in (
         (1.0, FEWEST_TIMED, TIMED), (0.5, FEWEST_UNTIMED, UNTIMED)))
@@ -116,6 +128,7 @@ def _run(name: str, own: list[str], flags: list[str], devices: int, batch: Batch
                    "--global_batch_size", str(samples), "--max_steps", str(untimed + timed), "--noise_scale_steps", "0",
                    "--profile_steps", "0", "--max_eval_examples", "4", "--output_dir", folder, "--run_name", "run"]
         environment = {name: value for name, value in os.environ.items() if name not in launcher.VARIABLES}
+        environment |= settings
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=environment)
         if done.returncode:
             raise InputError(f"{script} on {devices} device{'s' * (devices > 1)}: "
@@ -167,7 +180,7 @@ def exchange_settings(devices: int, layers: int, tensor_groups: tuple[int, ...])
 def measure_exchanges(calibration: Calibration, flags: list[str], step_s: float, bar: tqdm) -> Calibration:
     """The calibration with each engine's seconds for an exchange, from its run on all devices."""
     engines = dict(calibration.engines)
-    count = sum(layer.kind == "layer" for layer in calibration.layers)
+    count = calibration.depth
     for name, setting in exchange_settings(calibration.devices, count, calibration.tensor_groups).items():
         own = {"tensor_parallel": ["--tensor_parallel", str(setting.devices)],
                "pipeline": ["--stages", str(setting.devices)],

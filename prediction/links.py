@@ -5,12 +5,12 @@ smallest all-reduce took among how many devices; each with its source. Bandwidth
 second. A network whose latency nobody publishes is taken to have that of the slowest one.
 """
 
-import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf, log2
 from pathlib import Path
 
+from measurement.table import read_rows
 from verification.link_model import SEND, WIRE
 from workload.errors import InputError
 
@@ -115,8 +115,7 @@ def by_data_sheet(sheet: DataSheet, sizes: Iterable[int]) -> dict[tuple[str, int
 
 def read_links() -> dict[str, DataSheet]:
     """The links of links.csv by name."""
-    with open(TABLE, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(TABLE)
     hop = {row["link"]: 1e-6 * float(row["latency_us"]) / hops("all-reduce", int(row["latency_devices"]))
            for row in rows if row["latency_us"]}
     slowest = max(hop[row["link"]] for row in rows if row["joins"] == "nodes" and row["latency_us"])
@@ -144,6 +143,7 @@ def links_of(measured: Measured, names: Iterable[str], sizes: Iterable[int], nod
         raise InputError(f"--link {' '.join(names)}: give one link that joins devices, one that joins nodes, or both")
     sizes = set(sizes)
     sizes |= {2} if max(sizes) > 1 else set()  # neighbouring stages
+    sizes |= set(range(2, node + 1)) if "nodes" in chosen else set()  # what a group has in one node
     within = by_data_sheet(chosen["devices"], sizes) if "devices" in chosen else extrapolated(measured, sizes)
     network = chosen.get("nodes")
     return Links(within, network, node if network else inf)

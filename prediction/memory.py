@@ -13,7 +13,7 @@ STATES = 4 * FP32  # parameter, gradient, two moments
 
 
 def parameters_of(layers: Sequence[Layer]) -> float:
-    """Of one device, where layers are shared out."""
+    """Of one device, where layers are split."""
     return sum(layer.count for layer in layers)
 
 
@@ -75,7 +75,7 @@ def under_way(queue: Sequence[Action]) -> float:
 
 def tensor_parallel(layers: Sequence[Layer], activations: float, sharding_replicas: int) -> float:
     """Layers are divided (see `recipes.shared_out`), the embedding and the head are whole, and so are most activations
-    between layers. Replicas that share out these parts gather all of them, as FSDP's devices do.
+    between layers. Replicas that shard these parts gather all of them, as FSDP's devices do.
     """
     parts = parameters_of(layers)
     gathered = 2 * FP32 * parts if sharding_replicas > 1 else 0.0

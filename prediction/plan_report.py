@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from comparison.costs import HOUR, KWH
 from comparison.digits import mean_text
 from comparison.figures import legend, new_chart
 from comparison.tables import EMPTY, Table
@@ -19,8 +20,6 @@ from prediction.planning import Option, Plan, largest_micro_batches, verdict
 from prediction.predict import spans
 from prediction.search import command
 from prediction.setting import Setting
-
-HOUR, KWH = 3600, 3.6e6  # seconds; joules
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Wanted:
         reference_batch: against which statistical efficiency is stated.
         grams: of CO2 for a kWh.
         watts: of a device that trains; None if unknown.
+        flags: of every run, besides those of its setting.
     """
 
     samples: float | None = None
@@ -42,6 +42,7 @@ class Wanted:
     reference_batch: int = 16
     grams: float | None = None
     watts: float | None = None
+    flags: Sequence[str] = ()
 
     def seconds(self, option: Option) -> float | None:
         return self.samples / option.rate if self.samples and option.rate else None
@@ -94,6 +95,8 @@ def plan_text(calibration: Calibration, plans: Sequence[Plan], wanted: Wanted, l
     beyond = [str(plan.devices) for plan in plans if plan.devices > most]
     if calibration.warning:
         lines.append(calibration.warning)
+    if not calibration.shares_memory:
+        lines.append("How far off rates may be was found on CPU processes: no prediction for a GPU has been checked.")
     if beyond and not links:
         lines.append(f"Links among {', '.join(beyond)} devices were not measured: taken to be as fast as among {most}.")
     if (efficiency := wanted.efficiency(batch)) is not None:
@@ -105,7 +108,7 @@ def plan_text(calibration: Calibration, plans: Sequence[Plan], wanted: Wanted, l
         first = next(iter(plan.best.values()))
         lines += ["", f"## {plan.devices} device{'s' * (plan.devices > 1)}", "",
                   verdict(plan.best, plan.band, lambda setting: label(setting.base)), ""]
-        lines += [table(plan, wanted), "", f"`{command(first.setting)}`"] if first.prediction else []
+        lines += [table(plan, wanted), "", f"`{command(first.setting, wanted.flags)}`"] if first.prediction else []
         lines += ["", *not_fitting(plan)] if plan.would_fit else []
     return "\n".join(lines)
 
@@ -113,6 +116,7 @@ def plan_text(calibration: Calibration, plans: Sequence[Plan], wanted: Wanted, l
 def table(plan: Plan, wanted: Wanted) -> str:
     """A line for each strategy of which something fits."""
     options = [option for option in plan.best.values() if option.prediction]
+    predictions = [option.prediction for option in options if option.prediction]
     largest = largest_micro_batches(plan.options)
     columns: dict[str, list[Any]] = {
         "strategy": [label(option.setting.base) for option in options],
@@ -120,10 +124,9 @@ def table(plan: Plan, wanted: Wanted) -> str:
         "samples/s": [range_text(option, plan) for option in options],
         "memory GiB": [f"{option.needed_gib:.3g}" for option in options],
         "largest micro-batch": [largest.get(option.setting.base, EMPTY) for option in options],
-        "exposed communication %": [percent(option.prediction.exposed_communication_s_per_step, option)
-                                    for option in options if option.prediction],
-        "bubble %": [EMPTY if option.prediction is None or option.prediction.bubble_pct is None else
-                     f"{option.prediction.bubble_pct:.0f}" for option in options]}
+        "exposed communication %": [f"{100 * found.exposed_communication_s_per_step / found.step_s:.0f}"
+                                    for found in predictions],
+        "bubble %": [EMPTY if found.bubble_pct is None else f"{found.bubble_pct:.0f}" for found in predictions]}
     if wanted.samples:
         columns["seconds"] = [mean_text(wanted.seconds(option) or 0) for option in options]
     if wanted.samples and wanted.price:
@@ -137,11 +140,6 @@ def table(plan: Plan, wanted: Wanted) -> str:
 
 def range_text(option: Option, plan: Plan) -> str:
     return mean_text(option.rate, option.rate * plan.band.throughput_pct / 100)
-
-
-def percent(seconds: float, option: Option) -> str:
-    """Of a step."""
-    return f"{100 * seconds / option.prediction.step_s:.0f}" if option.prediction else EMPTY
 
 
 def not_fitting(plan: Plan) -> list[str]:
@@ -184,7 +182,8 @@ def row_of(option: Option, plan: Plan, wanted: Wanted) -> dict[str, Any]:
             "peak_memory_gib": option.needed_gib, "statistical_efficiency": efficiency,
             "goodput_samples_per_s": goodput(rate, efficiency) if rate and efficiency else None,
             "time_to_samples_s": wanted.seconds(option), "price": wanted.cost(option),
-            "energy_kwh": wanted.energy_kwh(option), "co2_g": wanted.co2_g(option), "command": command(setting)}
+            "energy_kwh": wanted.energy_kwh(option), "co2_g": wanted.co2_g(option),
+            "command": command(setting, wanted.flags)}
 
 
 def draw(folder: Path, plans: Sequence[Plan]) -> int:

@@ -1,11 +1,11 @@
 """Which strategy for so many devices: every setting predicted, the best of each strategy, and how sure that is."""
 
-import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from measurement.table import read_rows
 from prediction.calibration import Calibration
 from prediction.links import Links
 from prediction.predict import Prediction, memory_gib, predict
@@ -64,21 +64,20 @@ class Plan:
     would_fit: dict[str, int | None]
 
 
-def read_band(devices: int, cores: int, path: Path = ERRORS) -> Band:
+def read_band(shares_cores: bool, path: Path = ERRORS) -> Band:
     """The band from errors measured by `benchmarks.prediction`, on processes that share cores or on those that do not.
 
     Errors of runs whose machine drifted are not among them.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["is_steady"] == "True"]
-    shares = devices > cores
-    rows = [row for row in rows if (int(row["devices"]) > int(row["cores"])) == shares] or rows
+    rows = [row for row in read_rows(path) if row["is_steady"] == "True"]
+    rows = [row for row in rows if (int(row["devices"]) > int(row["cores"])) == shares_cores] or rows
+    return Band(*(covering(float(row[f"{name}_error_pct"]) for row in rows) for name in ("throughput", "memory")))
 
-    def covering(column: str) -> float:
-        errors = sorted(abs(float(row[column])) for row in rows)
-        return errors[math.ceil(COVERED * len(errors)) - 1]
 
-    return Band(covering("throughput_error_pct"), covering("memory_error_pct"))
+def covering(errors: Iterable[float]) -> float:
+    """What nine in ten of the errors are within."""
+    sizes = sorted(map(abs, errors))
+    return sizes[math.ceil(COVERED * len(sizes)) - 1]
 
 
 def plan(calibration: Calibration, devices: int, global_batch_size: int, links: Links, memory: float, band: Band,
@@ -106,8 +105,8 @@ def plan(calibration: Calibration, devices: int, global_batch_size: int, links: 
 
 
 def all_settings(calibration: Calibration, devices: int, global_batch_size: int) -> list[Setting]:
-    layers = sum(layer.kind == "layer" for layer in calibration.layers)
-    return [setting for setting in settings(devices, global_batch_size, layers, calibration.tensor_groups)
+    found = settings(devices, global_batch_size, calibration.depth, calibration.tensor_groups)
+    return [setting for setting in found
             if not setting.shares_tokens or calibration.multiple % setting.tensor_group == 0]
 
 
@@ -157,10 +156,10 @@ def would_fit(calibration: Calibration, base: str, devices: int, global_batch_si
               band: Band) -> int | None:
     """The smallest doubling of devices on which some setting of a strategy fits; None up to 1,024.
 
-    A batch too small to give each device a sample grows with them.
+    A batch that does not give each device as many samples grows until it does.
     """
     while (devices := 2 * devices) <= MOST_DEVICES:
-        batch = max(global_batch_size, devices)
+        batch = -(-global_batch_size // devices) * devices
         if any(memory_gib(calibration, setting, max(calibration.lengths)) * (1 + band.memory_pct / 100) <= memory
                for setting in all_settings(calibration, devices, batch) if setting.base == base):
             return devices

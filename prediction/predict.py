@@ -138,8 +138,7 @@ def _pipeline_memory(calibration: Calibration, setting: Setting, activations: fl
     actions = ORDERS[setting.schedule](setting.pipeline_stages, setting.micro_batches)
     held = [[layer for place, piece in enumerate(pieces) if stage_of[place] == stage for layer in piece]
             for stage in range(setting.pipeline_stages)]
-    count = sum(layer.kind == "layer" for layer in calibration.layers)
-    share = [activations * sum(layer.kind == "layer" for layer in each) / count for each in held]
+    share = [activations * sum(layer.kind == "layer" for layer in each) / calibration.depth for each in held]
     return memory.pipeline(held, share, [memory.under_way(queue) for queue in actions])
 
 

@@ -1,16 +1,14 @@
 """Every setting of every strategy for so many devices and one global batch."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from prediction.setting import Setting
+from workload.argument_checks import divisors
 from workload.pipelines.dealing import TORCH_NAMES, can_run
 
 WHOLE_MODELS = ("ddp", "zero1", "zero2", "zero3", "fsdp", "hf_trainer")
-
-
-def divisors(number: int) -> list[int]:
-    return [each for each in range(1, number + 1) if number % each == 0]
 
 
 def settings(devices: int, global_batch_size: int, layers: int, tensor_groups: Sequence[int] = (),
@@ -19,7 +17,7 @@ def settings(devices: int, global_batch_size: int, layers: int, tensor_groups: S
 
     Args:
         layers: the model's repeated ones.
-        tensor_groups: sizes of groups that its layers can be shared out over.
+        tensor_groups: sizes of groups that its layers can be split over.
         shares_tokens: whether --sequence_parallel fits the lengths of batches.
     """
     for shape in _shapes(devices, layers, tensor_groups, shares_tokens):
@@ -60,8 +58,8 @@ def _shapes(devices: int, layers: int, tensor_groups: Sequence[int], shares_toke
                 yield Setting("torch_pipeline", devices, 1, 1, stages, schedule)
 
 
-def command(setting: Setting) -> str:
-    """The script and its flags."""
+def command(setting: Setting, common: Sequence[str]) -> str:
+    """The script, the flags that all settings have in common, and those of this one."""
     flags = {"--num_gpus": setting.devices}
     if setting.base.startswith("zero"):
         script = "zero.py"
@@ -82,5 +80,5 @@ def command(setting: Setting) -> str:
     flags |= {"--micro_batch_size": setting.micro_batch_size} if "--micro_batches" not in flags else {}
     flags |= {"--global_batch_size": setting.global_batch_size,
               "--activation_checkpointing": "" if setting.recomputes else None}
-    return " ".join([f"python {script}", *(f"{name} {value}".strip() for name, value in flags.items()
-                                           if value is not None)])
+    return " ".join([f"python {script}", *map(shlex.quote, common),
+                     *(f"{name} {value}".strip() for name, value in flags.items() if value is not None)])

@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# The data-parallel strategies, and the engine of engine_costs.py that has their costs.
-WHOLE_MODELS = {"ddp": "ddp", "hf_trainer": "hf_trainer", "zero0": "zero1", "zero1": "zero1", "zero2": "zero2",
-                "zero3": "zero3", "zero3_hpz": "zero3", "fsdp": "fsdp"}
-ENGINES = {**WHOLE_MODELS, "pipeline": "pipeline", "torch_pipeline": "torch_pipeline",
-           "tensor_parallel": "tensor_parallel"}
+# The strategies, and the engine of engine_costs.py that has their costs.
+ENGINES = {name: name for name in ("ddp", "hf_trainer", "zero1", "zero2", "zero3", "fsdp", "pipeline", "torch_pipeline",
+                                   "tensor_parallel")} | {"zero0": "zero1"}
 NAME = re.compile(r"(?P<base>ddp|hf_trainer|zero[0-3]|fsdp|pipeline|torch_pipeline|tensor_parallel)"
                   r"(?P<no_reshard>_no_reshard)?(?P<bf16_gather>_bf16_gather)?(?:_(?:hybrid|hpz)(?P<group>\d+))?"
                   r"(?P<sequence>_sequence)?(?P<sharded>_fsdp)?(?P<recompute>_recompute)?")
@@ -21,7 +19,8 @@ class Setting:
 
     Args:
         base: the strategy without its variants, a key of `ENGINES`.
-        group: devices that share out one copy of the model (FSDP, hpZ's second copies) or each layer (tensor parallel).
+        group: devices over which a copy of the model is sharded (FSDP, hpZ's second copies), or each layer is
+            split (tensor parallel).
         schedule: of a pipeline; see `prediction.schedules`.
         reshards, gathers_bf16: FSDP's.
         shares_tokens, shards_replicas: tensor parallel's.

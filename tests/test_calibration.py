@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import time
 from dataclasses import replace
 
 import pytest
@@ -107,14 +108,22 @@ def test_a_machine_that_changed_during_a_run_says_nothing_of_its_speed(tmp_path)
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_engines_are_measured_in_company_to_the_last(devices, monkeypatch):
-    """Else the last engine has the cores to itself, and is predicted too fast."""
-    begun = []
+    """Else the last engine has the cores to itself, and is predicted too fast. Each run has a GPU of its own."""
+    begun, busy = [], set()
 
-    def run(name, own, flags, count, batch, step_s, bar):
-        begun.append((name, batch.micro_batches, batch.samples))
-        return begun[-1]
+    def run(name, own, flags, count, batch, step_s, bar, settings):
+        shape = (name, batch.micro_batches, batch.samples)
+        begun.append(shape)
+        gpu = settings["CUDA_VISIBLE_DEVICES"]
+        assert gpu not in busy
+        busy.add(gpu)
+        time.sleep(0.001)
+        busy.remove(gpu)
+        return shape
 
     monkeypatch.setattr(engine_costs, "_run", run)
+    monkeypatch.setattr("workload.launch.gpus.visible_gpus", lambda: 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b,2,3")
     found = engine_costs.measure_engines([], devices, 1.0, None)
     assert found == {name: [(name, *shape) for shape in engine_costs.SHAPES] for name in engine_costs.ENGINES}
     assert len(begun) == len(engine_costs.SHAPES) * len(engine_costs.ENGINES) + devices - 1

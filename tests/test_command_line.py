@@ -39,7 +39,7 @@ def refusal(flags: list[str], devices: int = 2, kind=PipelineArguments) -> str:
     (["--learnin_rate", "1"], ["--learnin_rate", "did you mean --learning_rate"]),
     (["--learning", "1"], ["unknown flag --learning"]),  # abbreviated
     (["--lr=1"], ["unknown flag --lr"]),
-    (["positional"], ["unknown flag positional"]),
+    (["positional"], ["unknown argument positional"]),
     (["--precision", "fp8"], ["--precision", "fp8", "bf16"]),
     (["--task", "squad"], ["--task", "squad_v2"]),
     (["--max_steps", "many"], ["--max_steps", "many"]),

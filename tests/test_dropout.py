@@ -61,11 +61,14 @@ def test_attention_is_that_of_pytorch_but_for_the_dropping(model):
         model.set_attn_implementation("sdpa")
 
 
-def test_attention_drops_weights_and_keeps_their_mean():
+@pytest.mark.parametrize("heads", [2, 1])  # of keys and values: 1 as in models with grouped queries
+def test_attention_drops_weights_and_keeps_their_mean(heads):
     torch.manual_seed(0)
-    query, key, value = torch.randn(3, 1, 2, 8, 4)
+    query = torch.randn(1, 2, 8, 4)
+    key, value = torch.randn(2, 1, heads, 8, 4)
     module = torch.nn.Module()
     module.is_causal = False
+    module.num_key_value_groups = 2 // heads
     drawn = torch.stack([attend(module, query, key, value, None, dropout=0.3)[0] for _ in range(4000)])
     expected = attend(module, query, key, value, None)[0]
     assert drawn.std(0).min() > 0.01

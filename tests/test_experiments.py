@@ -40,17 +40,22 @@ def test_a_finished_run_is_not_run_again_and_any_other_is(tmp_path):
     assert run("--seed", "0") == 3, "killed while it was written"
 
 
-@pytest.mark.parametrize(("flags", "last"), [([], "--resume auto"), (["--profile_steps", "3"], "--overwrite")])
-def test_an_interrupted_run_is_resumed_unless_it_is_profiled(tmp_path, flags, last):
+CHECKPOINTS = ["--checkpoint_steps", "500"]
+
+
+@pytest.mark.parametrize(("flags", "added", "last"), [
+    ([], CHECKPOINTS, "--resume auto"), (["--profile_steps", "3"], CHECKPOINTS, "--overwrite"),
+    (["--profile-steps=3"], CHECKPOINTS, "--overwrite"), (["--checkpoint-steps=9"], [], "--resume auto")])
+def test_an_interrupted_run_is_resumed_unless_it_is_profiled(tmp_path, flags, added, last):
     """A profile is of a run in one piece: the scripts refuse --resume with --profile_steps."""
     script = tmp_path / "script.py"
     script.write_text("import sys; print(*sys.argv[1:])")
     words = ["--output_dir", str(tmp_path), *flags]
     (tmp_path / "one").mkdir()
-    command = shlex.join([script.name, *words, "--checkpoint_steps", "500", "--overwrite"])
+    command = shlex.join([script.name, *words, *added, "--overwrite"])
     (tmp_path / "one" / "run.json").write_text(json.dumps({"status": "stopped", "command": command}))
     done = subprocess.run([*RUN_ONCE, script, *words], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == " ".join([*words, "--checkpoint_steps 500", last])
+    assert done.stdout.strip() == " ".join([*words, *added, last])
 
 
 def test_a_failed_run_fails(tmp_path):

@@ -110,6 +110,9 @@ def test_variables_that_choose_the_cpu(name, value, hip, is_hidden, machine, mon
 def test_a_machine_without_gpus_is_not_refused(machine):
     machine(files=["nvidiactl", "nvidia-uvm", "null"], driver=("580.65", 13000))
     assert devices_asked_for(num_gpus=3) == 3 and devices_asked_for(None) == 1
+    assert devices_asked_for(None, without_gpus=2) == 2 and devices_asked_for(1, without_gpus=2) == 1
+    with pytest.raises(InputError, match="--num_gpus 0: use at least 1"):
+        devices_asked_for(0)
 
 
 def test_device_cpu_hides_the_gpus_of_every_vendor(machine, monkeypatch):

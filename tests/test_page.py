@@ -105,6 +105,13 @@ def test_the_keyboard_sorts_and_words_are_sorted_as_words(page):
     assert button.locator("xpath=..").get_attribute("aria-sort") == "ascending"
 
 
+def test_what_only_begins_like_a_number_is_sorted_as_words(page):
+    numbers = ["1,234 (+5.0%)", "-0.5", "1e+03 to 2", "0.87 (0.82 to 0.94)", "36.2 †", "∞"]
+    words = ["2026-11-30T18:01:12", "2.13.0+cpu", "3f9ab2", "a1b2c3", "DDP"]
+    found = page.evaluate("texts => texts.map((text) => !isNaN(numberIn(text)))", numbers + words)
+    assert found == [True] * len(numbers) + [False] * len(words)
+
+
 def test_a_columns_definition_shows_when_hovered_over_or_focused(page):
     button, _ = column(page, "throughput")
     tip = button.locator(".tip")
@@ -222,7 +229,8 @@ def test_one_seed_names_a_winner_and_says_what_that_is_worth(tmp_path):
     write_run(tmp_path / "b", "pipeline", 2, throughput=100, validation_loss=2.0)
     fastest, losses, *unknown = sentences(tmp_path)
     assert fastest == ("On 2 devices, DDP x 2 is the fastest, with 120 samples/s; 20.0 % ahead of the next, pipeline 2 "
-                       "stages (one seed, and nothing was run twice: how far apart reruns would be is unknown).")
+                       "stages with 100 (one seed, and nothing was run twice: how far apart reruns would be is "
+                       "unknown).")
     assert losses == "Every row ends with a validation loss of 2; the largest difference is 0 %."
     assert unknown == ["Not measured: GPU utilization, statistical efficiency, goodput (no run says why)."]
 
@@ -231,8 +239,8 @@ def test_several_seeds_give_an_interval(tmp_path):
     write_seeds(tmp_path, "a", [120, 122, 121], devices=2, validation_loss=2.0)
     write_seeds(tmp_path, "b", [100, 101, 102], "pipeline", 2, validation_loss=2.5)
     fastest, losses, *_ = sentences(tmp_path)
-    assert re.search(r"ahead of the next, pipeline 2 stages \(95 % interval \+17\.\d to \+22\.\d %, 3 seeds\)\.",
-                     fastest)
+    assert re.search(r"ahead of the next, pipeline 2 stages with 101 \(95 % interval \+17\.\d to \+22\.\d %, 3 seeds"
+                     r"\)\.", fastest)
     assert losses == "Validation losses go from 2 (DDP x 2) to 2.5 (pipeline 2 stages), 25 % apart."
 
 
@@ -246,7 +254,7 @@ def test_a_winner_by_seeds_that_only_it_has_is_said_to_be_behind(tmp_path):
     write_seeds(tmp_path, "a", {0: 90, 1: 90, 2: 300}, devices=2)
     write_seeds(tmp_path, "b", {0: 100, 1: 100}, "pipeline", 2)
     assert "DDP x 2 is the fastest, with 160" in sentences(tmp_path)[0]
-    assert "10.0 % behind the next, pipeline 2 stages, on the seeds that both have" in sentences(tmp_path)[0]
+    assert "10.0 % behind the next, pipeline 2 stages with 100, on the seeds that both have" in sentences(tmp_path)[0]
 
 
 def test_a_machine_that_changed_its_speed_is_named(tmp_path):

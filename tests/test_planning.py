@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,13 +15,14 @@ from measurement.environment import source_digest, versions
 from prediction.calibration import read_calibration
 from prediction.links import DataSheet, LinkCost, Links, extrapolated, hops, links_of, read_links
 from prediction.plan_report import Wanted, plan_text
-from prediction.planning import Band, Option, best_of_each, plan, read_band, verdict
+from prediction.planning import Band, Option, best_of_each, plan, read_band, verdict, would_fit
 from prediction.predict import predict
 from prediction.search import command, settings
 from prediction.setting import Setting
 from tests.shared.calibrations import OPERATIONS, made
 from tests.shared.runs import ROOT
 from verification.machine import hardware_name
+from workload.argument_checks import divisors
 from workload.arguments import (
     Arguments,
     FsdpArguments,
@@ -55,10 +57,11 @@ def test_every_setting_has_the_same_global_batch_and_all_devices(devices):
 
 def test_every_setting_is_a_command_that_its_script_takes():
     for setting in settings(4, 16, 4, (1, 2, 4)):
-        _, script, *flags = command(setting).split()
+        _, script, *flags = shlex.split(command(setting, ["--model", "my model"]))
         arguments = parse_arguments(ARGUMENTS.get(script, Arguments), flags)
         assert arguments.num_gpus == 4 and arguments.global_batch_size == 16
         assert arguments.activation_checkpointing == setting.recomputes
+        assert arguments.model == "my model"
 
 
 def test_the_best_of_a_strategy_is_its_fastest_or_what_needs_least():
@@ -75,6 +78,20 @@ def test_a_plan_says_whose_calibration_failed(calibration):
     noisy = replace(known, engines={**known.engines, "pipeline": replace(known.engines["pipeline"], ratio=0.5)})
     text = plan_text(noisy, [plan(noisy, 2, 8, links(2), memory=100.0, band=BAND)], Wanted(), [])
     assert "Do not trust the predictions of pipeline: the machine's speed changed" in text
+
+
+@pytest.mark.parametrize("devices, node", [(16, 6), (12, 8)])
+def test_nodes_need_not_divide_the_devices(devices, node):
+    links = links_of(made(LINK).measured_links, ["nvlink-4", "infiniband-ndr"], divisors(devices), node)
+    found = plan(made(LINK), devices, devices, links, memory=1e6, band=BAND)
+    assert all(option.prediction for option in found.options)
+
+
+def test_a_plan_for_gpus_says_that_none_was_checked(calibration):
+    known = read_calibration(calibration)
+    for scatters in (False, True):
+        text = plan_text(replace(known, scatters=scatters), [plan(known, 2, 8, links(2), 100.0, BAND)], Wanted(), [])
+        assert ("no prediction for a GPU has been checked" in text) == scatters
 
 
 def test_what_does_not_fit_is_not_predicted_and_says_where_it_fits():
@@ -155,8 +172,12 @@ def test_the_band_covers_nine_in_ten_of_the_errors_of_such_runs(tmp_path):
     rows = [f"{devices},2,{error},{error / 2},{steady}" for devices, error, steady in
             [*[(2, number, True) for number in range(-10, 0)], (2, 99, False), (4, 30, True)]]
     path.write_text("devices,cores,throughput_error_pct,memory_error_pct,is_steady\n" + "\n".join(rows) + "\n")
-    assert read_band(2, 2, path) == Band(9.0, 4.5)
-    assert read_band(4, 2, path) == Band(30.0, 15.0)
+    assert read_band(False, path) == Band(9.0, 4.5)
+    assert read_band(True, path) == Band(30.0, 15.0)
+
+
+def test_a_batch_that_more_devices_do_not_divide_grows_until_they_do():
+    assert would_fit(made(LINK), "ddp", devices=3, global_batch_size=63, memory=1e6, band=BAND) == 6
 
 
 # ---------------------------------------------------------------- as users start it
@@ -164,7 +185,8 @@ def test_the_band_covers_nine_in_ten_of_the_errors_of_such_runs(tmp_path):
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory):
     path = tmp_path_factory.mktemp("calibration") / "calibration.json"
-    facts = {"model": "bert", "task": "squad_v2", "precision": "fp32", "date": "2026-01-01"}
+    facts = {"model": "bert", "task": "squad_v2", "precision": "fp32", "date": "2026-01-01",
+             "flags": ["--task", "mnli"]}
     path.write_text(json.dumps(made(LINK, more=facts).as_json()))
     return path
 
@@ -181,6 +203,7 @@ def test_a_plan_is_a_table_for_each_number_of_devices_and_a_row_for_each_setting
     best = [row for row in rows if row["is_best"] == "True" and row["strategy"] == "ddp"]
     assert [row["devices"] for row in best] == ["2", "64"]
     for row in best:
+        assert row["command"].startswith("python bert_baseline.py --task mnli --num_gpus ")
         rate, low, high = (float(row["throughput_samples_per_s" + end]) for end in ("", "_low", "_high"))
         assert low < rate < high
         assert float(row["time_to_samples_s"]) == pytest.approx(1e6 / rate)

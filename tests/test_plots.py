@@ -316,11 +316,16 @@ def test_a_tensor_groups_name_has_its_size(strategy, replicas, name, tmp_path):
 
 def test_nothing_to_compare_ends_in_one_line(tmp_path, capsys, monkeypatch):
     code, lines = exit_of(capsys, monkeypatch, tmp_path)
-    assert (code, lines) == (2, [f"plots.py: no finished run to compare in {tmp_path}"])
+    assert (code, lines) == (2, [f"error: no finished run to compare in {tmp_path}"])
     write_run(tmp_path / "run", status="failed")
     code, lines = exit_of(capsys, monkeypatch, tmp_path)
     assert code == 2
-    assert [line.split()[0] for line in lines] == ["left", "plots.py:"]
+    assert [line.split()[0] for line in lines] == ["left", "error:"]
+
+
+def test_an_unknown_flag_names_the_nearest(tmp_path, capsys, monkeypatch):
+    assert exit_of(capsys, monkeypatch, "--mix_version", tmp_path) == (
+        2, ["error: unknown flag --mix_version; did you mean --mix_versions? plots.py --help lists all"])
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], ["--unknown"], ["--output", "x"], ["a", "b"]])

@@ -3,7 +3,6 @@
 The tests and `verify.py` compare with the same function.
 """
 
-import csv
 import json
 import re
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
+
+from measurement.table import read_rows
 
 LEAST_LIMIT, LARGEST_LIMIT = 1e-5, 1e-4  # relative; the yardstick is taken as at least 1e-6
 TIMES_THE_ROUNDING = 10
@@ -33,10 +34,7 @@ class Computation:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.run_json = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        with open(folder / "steps.csv", newline="", encoding="utf-8") as file:
-            self.steps = list(csv.DictReader(file))
-        with open(folder / "summary.csv", newline="", encoding="utf-8") as file:
-            self.summary = next(csv.DictReader(file))
+        self.steps, [self.summary] = read_rows(folder / "steps.csv"), read_rows(folder / "summary.csv")
 
     def column(self, name: str) -> np.ndarray:
         """A column of steps.csv; NaN where it is empty. (steps,)"""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from workload.argument_checks import divisors
 from workload.batches import PAD_TO_MULTIPLE_OF
 from workload.pipelines.dealing import TORCH_NAMES, can_run
 
@@ -52,8 +53,7 @@ def references(devices: int) -> list[Setting]:
     Among them is what all devices take in a forward pass together, as DataParallel's one process does.
     """
     batch = micro_batches(devices)
-    divisors = [number for number in range(1, batch + 1) if batch % number == 0]
-    parts = sorted({1, devices}) + [number for number in divisors if number not in (1, devices)]
+    parts = sorted({1, devices}) + [number for number in divisors(batch) if number not in (1, devices)]
     return [Setting(f"one device, micro-batches of {MICRO_BATCH_SIZE * part}", "bert_baseline.py",
                     ("--num_gpus", "1", "--micro_batch_size", str(MICRO_BATCH_SIZE * part)), 1,
                     micro_batch_size=MICRO_BATCH_SIZE * part) for part in parts[:3]]
@@ -65,14 +65,14 @@ def settings(devices: int, layers: int | None, has_gpus: bool, tensor_groups: Se
 
     Args:
         layers: the model's transformer layers; None if it cannot be cut into stages.
-        tensor_groups: the sizes of tensor groups that its layers can be shared out over.
+        tensor_groups: the sizes of tensor groups that its layers can be split over.
         max_length: tokens of a sample, at most.
     """
     def setting(name: str, script: str, *flags: str) -> Setting:
         return Setting(f"{name} x {devices}", script, ("--num_gpus", str(devices), *flags), devices)
 
     size = "--micro_batch_size", str(MICRO_BATCH_SIZE)
-    groups = [number for number in range(2, devices) if devices % number == 0]
+    groups = [number for number in divisors(devices) if 1 < number < devices]
     found = [setting("DDP", "bert_baseline.py", *size)] if devices > 1 else []
     if has_gpus:
         found.append(Setting(f"DataParallel x {devices}", "data_parallel.py", ("--num_gpus", str(devices), *size),
@@ -113,7 +113,7 @@ def _tensor_parallel(devices: int, groups: Sequence[int], max_length: int, devic
 
 def _pipelines(devices: int, layers: int) -> list[Setting]:
     found = []
-    for stages in (number for number in range(1, devices + 1) if devices % number == 0):
+    for stages in divisors(devices):
         replicas = devices // stages
         if stages > layers or stages == 1 and devices > 1:
             continue

@@ -84,6 +84,11 @@ def check_arguments(arguments: "Arguments") -> None:
         raise InputError(f"--run_name {name!r}: must be the plain name of a folder; --output_dir says where")
 
 
+def divisors(number: int) -> list[int]:
+    """From 1 to the number itself."""
+    return [each for each in range(1, number + 1) if number % each == 0]
+
+
 def group_size(flag: str, size: int | None, devices: int) -> int:
     """Devices in each group that a flag asks for; without the flag all of them.
 
@@ -92,7 +97,7 @@ def group_size(flag: str, size: int | None, devices: int) -> int:
     """
     if size is None or devices % size == 0:
         return size or devices
-    fitting = [str(number) for number in range(2, devices + 1) if devices % number == 0]
+    fitting = [str(number) for number in divisors(devices) if number > 1]
     raise InputError(f"--{flag} {size}: {devices} device{'s' * (devices > 1)} cannot be divided into groups of {size}; "
                      + (f"use {' or '.join(fitting)}" if fitting else "leave it out"))
 

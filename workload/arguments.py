@@ -5,17 +5,15 @@ The flags of all scripts are checked in `argument_checks.py`; those of one scrip
 
 import argparse
 import dataclasses
-import difflib
-import os
 import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeVar
 
 from transformers import HfArgumentParser
 
-from workload.argument_checks import check_arguments
+from workload.argument_checks import check_arguments, divisors
 from workload.errors import InputError
-from workload.flag_groups import Formatter, about_script, grouped
+from workload.flag_groups import Formatter, about_script, grouped, unknown_flag
 from workload.launch import launcher
 
 
@@ -62,27 +60,27 @@ class Arguments:
     epochs: int = flag("passes over the training data", 5)
     max_steps: int | None = flag("optimizer steps; takes the place of --epochs")
     learning_rate: float = flag("AdamW's peak learning rate", 3e-5)
-    lr_scheduler: Literal["linear", "constant"] = flag("learning rate by optimizer step", "linear")
+    lr_scheduler: Literal["linear", "constant"] = flag("linear: warm-up, then down to 0; constant: neither", "linear")
     warmup_steps: int | None = flag("steps of linear warm-up. Default: a tenth of the steps, at most 500")
     weight_decay: float = flag("AdamW's decoupled decay; never on biases and LayerNorm", 0.01)
     max_grad_norm: float = flag("clip gradients to this global norm", 1.0)
     adam_epsilon: float = flag("AdamW's epsilon", 1e-8)
     skip_nonfinite: bool = flag("leave out steps whose loss or gradients are not finite, and count them; default: stop",
                                 False)
-    seed: int = flag("new weights, order, dropout", 0)
+    seed: int = flag("random seed of new weights, the order of samples, and dropout", 0)
 
     precision: Literal["fp32", "bf16", "fp16", "bf16_native"] | None = flag(
         "bf16, fp16: autocast over fp32 parameters; bf16_native: bf16 parameters. "
         "Default: fp32 on a CPU, bf16 on a GPU that has it")
-    tf32: bool = flag("with --precision fp32 on a GPU: matrix products round their factors to 10 bits, which tensor "
-                      "cores take", False)
+    tf32: bool = flag("with --precision fp32 on a GPU: matrix products in TF32, on tensor cores", False)
 
-    num_gpus: int | None = flag("processes, one per device; without GPUs CPU processes. Default: all visible GPUs")
+    num_gpus: int | None = flag("devices, one process each; without GPUs CPU processes. Default: all visible GPUs, "
+                                "or 1")
     device: Literal["cpu"] | None = flag("`cpu`: CPU processes although there are GPUs. Default: GPUs, if any")
     cpu_threads: int | None = flag("threads per process. Default: cores // processes of this machine")
     hang_timeout_s: float = flag("end a run whose step takes longer than this, and say which rank is missing", 600.0)
 
-    eval_steps: int | None = flag("evaluate every N steps besides at the end. Default: once an epoch")
+    eval_steps: int | None = flag("evaluate every N steps and at the end. Default: once an epoch")
     reference_batch_size: int = flag("the batch against which statistical efficiency is stated", 16)
     noise_scale_steps: int | None = flag("sample the gradient noise scale every N steps; 0: never. Default: a 40th of "
                                          "the steps, at most 16")
@@ -100,7 +98,7 @@ class Arguments:
     run_name: str | None = flag("name of the run's folder. Default: made from the settings")
     overwrite: bool = flag("replace a run folder of the same name", False)
     checkpoint_steps: int | None = flag("write a checkpoint every N steps, off the clock; the last two are kept. "
-                                        "Default: only when told to stop")
+                                        "Default: only on SIGTERM, SIGUSR1 or Ctrl-C")
     resume: Literal["never", "always", "auto"] = flag(
         "resume from the run's last checkpoint; `auto`: start if there is none, exit at once if the run is finished",
         "never", nargs="?", const="always")
@@ -147,12 +145,12 @@ class TorchPipelineArguments(StageArguments):
 class ZeroArguments(Arguments):
     """The flags that DeepSpeed's ZeRO takes besides."""
 
-    stage: Literal[0, 1, 2, 3] = flag("what the devices share out: 0 nothing, 1 the optimizer's states, 2 and the "
-                                      "gradients, 3 and the parameters", 2)
+    stage: Literal[0, 1, 2, 3] = flag("what ZeRO partitions over the devices: 0 nothing, 1 optimizer states, 2 also "
+                                      "gradients, 3 also parameters", 2)
     offload: bool = flag("keep the optimizer's states in the CPU's memory and update there", False)
     secondary_shard_group: int | None = flag(
-        "stage 3, ZeRO++'s hpZ: each group of N neighbours keeps a second copy of the parameters in shards, from which "
-        "they are gathered but for the first time after an update; N must divide the devices. Default: no second copy")
+        "stage 3, ZeRO++'s hpZ: each group of N neighbouring ranks keeps a second, sharded copy of the parameters and "
+        "gathers from it, except for the first time after an update; N must divide the devices. Default: none")
     deepspeed_config: str = flag("file with DeepSpeed's own settings. Default: the one beside the script",
                                  "ds_config.json")
 
@@ -162,7 +160,7 @@ class ZeroArguments(Arguments):
             raise InputError("--secondary_shard_group spends memory for less communication, --offload saves it; leave "
                              "one of them out")
         if self.offload and self.stage == 0:
-            raise InputError("--offload moves what --stage 1, 2 or 3 share out; --stage 0 shares out nothing")
+            raise InputError("--offload moves what --stage 1, 2 or 3 partitions; --stage 0 partitions nothing")
         if self.compile and self.stage == 3:
             raise InputError("--compile: with --stage 3 DeepSpeed gathers parameters in the midst of the layers, for "
                              "each of which the compiler would start anew; use --stage 2, or fsdp.py")
@@ -184,8 +182,8 @@ class FsdpArguments(Arguments):
 
     reshard_after_forward: bool = flag("give a layer's gathered parameters back after its forward pass, and gather "
                                        "them again for the backward pass; false: keep them until the step's end", True)
-    shard_group: int | None = flag("hybrid sharding: each group of N neighbours shares out the parameters, and holds "
-                                   "them all; N must divide the devices. Default: one group of all")
+    shard_group: int | None = flag("hybrid sharding (HSDP): the model is sharded within groups of N neighbouring "
+                                   "ranks and replicated across groups; N must divide the devices. Default: one group")
     gather_precision: Literal["fp32", "bf16"] = flag(
         "type in which parameters are gathered; bf16: half the bytes, with --precision bf16 only, and LayerNorms and "
         "embeddings are rounded as well", "fp32")
@@ -201,12 +199,12 @@ class FsdpArguments(Arguments):
 class TensorParallelArguments(Arguments):
     """The flags that tensor parallelism takes besides."""
 
-    tensor_parallel: int | None = flag("devices that share out every layer. Default: all; devices / tensor_parallel is "
-                                       "the number of replicas")
-
-    sequence_parallel: bool = flag("between attention and the feed-forward network each device has a part of the "
-                                   "tokens, not all of them", False)
-    shard_replicas: bool = flag("FSDP2 over the replicas: each keeps a part of what its tensor group has left", False)
+    tensor_parallel: int | None = flag("devices over which each layer is split. Default: all; devices / "
+                                       "tensor_parallel is the number of replicas")
+    sequence_parallel: bool = flag("LayerNorm, dropout and residuals run on each device's part of the tokens only",
+                                   False)
+    shard_replicas: bool = flag("also shard parameters, gradients and optimizer states over the replicas (FSDP2)",
+                                False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -215,14 +213,14 @@ class TensorParallelArguments(Arguments):
                              "midst; use fsdp.py")
 
     def tensor_group(self, devices: int) -> int:
-        """The devices that share out every layer, of all `devices`.
+        """The devices over which each layer is split, of all `devices`.
 
         Raises:
             InputError: the devices cannot be divided into groups of so many.
         """
         group = self.tensor_parallel or devices
         if devices % group:
-            fits = " or ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
+            fits = " or ".join(map(str, divisors(devices)))
             raise InputError(f"--tensor_parallel {group}: {devices} devices cannot be divided into groups of that "
                              f"many; use {fits}")
         if self.shard_replicas and group == devices:
@@ -256,9 +254,7 @@ def parse_arguments(kind: type[A], command: list[str] | None = None) -> A:
     not_given = object()  # argparse fills in a default only where there is no value yet
     values, unknown = parser.parse_known_args(words, argparse.Namespace(**dict.fromkeys(names, not_given)))
     if unknown:
-        close = difflib.get_close_matches(unknown[0].split("=")[0], [f"--{name}" for name in names], n=1)
-        meant = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"unknown flag {unknown[0]}; {meant}{os.path.basename(sys.argv[0])} --help lists all")
+        raise InputError(unknown_flag(unknown[0], [f"--{name}" for name in names]))
     if values.local_rank not in (None, launcher.local_rank()):
         raise InputError(f"--local_rank {values.local_rank}: launchers set this flag; leave it out")
     given = {name: getattr(values, name) for name in names if getattr(values, name) is not not_given}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from workload.argument_checks import divisors
 from workload.arguments import Arguments
 from workload.errors import InputError
 
@@ -69,11 +70,11 @@ def plan_stages(stages: int | None, micro_batches: int | None, global_batch_size
     """
     stages = stages or devices
     if devices % stages:
-        fits = " or ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
+        fits = " or ".join(map(str, divisors(devices)))
         raise InputError(f"--stages {stages}: {devices} devices cannot be divided into pipelines of that many; "
                          f"use {fits}")
     share = max(global_batch_size // (devices // stages), 1)
-    return stages, micro_batches or max(n for n in range(1, 4 * stages + 1) if share % n == 0)
+    return stages, micro_batches or max(n for n in divisors(share) if n <= 4 * stages)
 
 
 def split_batch(arguments: Arguments, replicas: int, micro_batches: int | None = None) -> BatchSplit:
@@ -87,23 +88,23 @@ def split_batch(arguments: Arguments, replicas: int, micro_batches: int | None =
         fits = f"{max(batch // replicas, 1) * replicas} or {(batch // replicas + 1) * replicas}"
         raise InputError(f"--global_batch_size {batch} cannot be divided evenly over {replicas} replicas; use {fits}")
     share = batch // replicas
-    divisors = [size for size in range(1, share + 1) if share % size == 0]
+    fitting = divisors(share)
     size = arguments.micro_batch_size
     if micro_batches is not None:
         if share % micro_batches:
             raise InputError(f"--micro_batches {micro_batches}: {share} samples a replica cannot be divided into that "
-                             f"many; use {_in_words(divisors)}")
+                             f"many; use {_in_words(fitting)}")
         if size is not None and size * micro_batches != share:
             raise InputError(f"--micro_batch_size {size} and --micro_batches {micro_batches} make "
                              f"{size * micro_batches} samples a replica, not {share}; give one of them")
         size = share // micro_batches
     elif size is None:
         # At least 4 micro-batches over all devices, so that the noise scale has two batch sizes to compare.
-        enough = [divisor for divisor in divisors if batch // divisor >= 4]
+        enough = [divisor for divisor in fitting if batch // divisor >= 4]
         size = max(enough, default=1)
     if share % size:
         raise InputError(f"--micro_batch_size {size}: {share} samples a device cannot be divided into that; "
-                         f"use {_in_words(divisors)}")
+                         f"use {_in_words(fitting)}")
     return BatchSplit(replicas, share // size, size)
 
 

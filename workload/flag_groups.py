@@ -1,9 +1,13 @@
-"""How flags show in --help: in groups, and with the script's own commands as examples."""
+"""How flags show in --help, in groups and with the script's own commands as examples, and what an unknown one meant."""
 
 import argparse
 import dataclasses
+import difflib
+import os
+import re
 import sys
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 # Groups in --help by their first flag, in the order of the flags; those of a script come before them.
 GROUPS = {"task": "task", "train_file": "data", "model": "model", "global_batch_size": "batch", "epochs": "optimizer",
@@ -17,6 +21,31 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionH
         if action.option_strings and action.option_strings[0].startswith("--no_"):  # with its opposite's help, else
             return f"the same as --{action.dest} false"
         return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads the flags of a script that does not train; its errors are one line, with exit code 2."""
+
+    def __init__(self) -> None:
+        super().__init__(**about_script(), formatter_class=Formatter, allow_abbrev=False)
+
+    def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride]  of its overloads, the one that scripts call
+            self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(unknown_flag(unknown[0], re.findall(r"--\w+", self.format_usage())))
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def unknown_flag(word: str, flags: Iterable[str]) -> str:
+    """What to say of a word of the command line that no flag takes: the nearest flag, if one is near."""
+    close = difflib.get_close_matches(word.split("=")[0], list(flags), n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    kind = "flag" if word.startswith("-") else "argument"
+    return f"unknown {kind} {word}; {meant}{os.path.basename(sys.argv[0])} --help lists all"
 
 
 def grouped(kind: type, common: type) -> list[type]:

@@ -136,8 +136,8 @@ def prepare(strategy: str, arguments: Arguments, devices: int, stages: int = 1, 
         devices_a_process: devices that one process drives.
         complete_settings: checks and completes the configuration of the strategy's library, from the split of the
             batch and the precision.
-        tensor_group: devices that share out every layer; 0 for strategies that share out none.
-        shares_tokens: whether they share out the tokens of a sample as well.
+        tensor_group: devices over which every layer is split; 0 for strategies that split none.
+        shares_tokens: whether they split the tokens of a sample as well.
 
     Raises:
         InputError: anything that a user can mend.

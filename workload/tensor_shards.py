@@ -20,7 +20,7 @@ class TensorShards(LocalShards):
     """Parameter of the model -> the plain parameter that the optimizer updates in its place: itself if it is plain.
 
     Args:
-        model: after its parameters have been shared out.
+        model: after its parameters have been sharded.
         arrangements: of the parameters that differ from the Hugging Face model's, by name.
         tensor_rank: this rank's place in its tensor group. What all of the group hold counts on the first only.
         dropout: whose random numbers checkpoints keep.

@@ -1,12 +1,12 @@
 """The README's figure: how a pipeline of four stages works off a step, and how fast the small study's runs were."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 from docs.figures.svg import svg, text
 from measurement.pipelines.idle_replay import Actions, replay, replayed_bubble_pct
 from measurement.pipelines.spans import COLOURS
+from measurement.table import read_rows
 from prediction.schedules import one_forward_one_backward
 
 STUDY = Path(__file__).parents[2] / "results" / "reference" / "study_cpu_2_cores"
@@ -72,10 +72,7 @@ def bars() -> Iterator[str]:
 
 def study() -> list[tuple[str, str, float, float]]:
     """Name, strategy, samples a second and validation loss of each run: DDP first, by the number of devices."""
-    rows = []
-    for path in STUDY.glob("*/summary.csv"):
-        with path.open(encoding="utf-8", newline="") as file:
-            rows += csv.DictReader(file)
+    rows = [row for path in STUDY.glob("*/summary.csv") for row in read_rows(path)]
 
     def name(row: dict[str, str]) -> str:
         if row["strategy"] == "pipeline":

@@ -45,6 +45,14 @@ def visible_gpus() -> int:
     return count
 
 
+def only_gpu(number: int) -> dict[str, str]:
+    """Environment of a process that is to see one of this process's GPUs only; empty if there are none."""
+    if not visible_gpus():
+        return {}
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return {"CUDA_VISIBLE_DEVICES": named.split(",")[number].strip() if named else str(number)}
+
+
 def device_type() -> str:
     """What this process computes on: "cuda" (also AMD's GPUs) or "cpu"."""
     return "cuda" if visible_gpus() else "cpu"

@@ -26,8 +26,11 @@ PROCESS_GIB = 0.4  # Python and PyTorch, before there is a model
 STARTED_AT = "RUN_STARTED_AT"  # environment: when the user's command began, in seconds since the epoch
 
 
-def devices_asked_for(num_gpus: int | None) -> int:
+def devices_asked_for(num_gpus: int | None, without_gpus: int = 1) -> int:
     """How many devices the run is to use, from `--num_gpus`, the launcher that started us, or the visible GPUs.
+
+    Args:
+        without_gpus: CPU processes where none of these says how many.
 
     Raises:
         InputError: more devices than this machine has GPUs, or memory for, or than the launcher started on several
@@ -36,6 +39,8 @@ def devices_asked_for(num_gpus: int | None) -> int:
     """
     if problem := launcher.problem():
         raise InputError(problem)
+    if num_gpus is not None and num_gpus < 1:
+        raise InputError(f"--num_gpus {num_gpus}: use at least 1, or leave it out")
     check_gpus()
     started, visible = launcher.processes(), visible_gpus()
     on_this_node = launcher.processes_on_this_node()
@@ -47,7 +52,7 @@ def devices_asked_for(num_gpus: int | None) -> int:
             raise InputError(f"--num_gpus {num_gpus}: the launcher started {started} processes on {launcher.nodes()} "
                              "nodes; leave the flag out or let them agree")
         return started
-    devices = num_gpus or started or visible or 1
+    devices = num_gpus or started or visible or without_gpus
     if num_gpus is None and started == 1 and not _process_count_was_given():
         devices = max(visible, 1)  # a bare `torchrun script.py` starts one process only
     if visible and devices > visible:

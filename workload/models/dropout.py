@@ -58,7 +58,8 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
         (batch, length, heads, width); None in place of the attention weights.
     """
     if not dropout or key.shape != query.shape or not UNUSUAL.isdisjoint(options):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, 0.0, scaling, is_causal, **options)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal,
+                                      **options)
     length = query.shape[2]
     if attention_mask is None and (module.is_causal if is_causal is None else is_causal):
         attention_mask = torch.ones(length, length, dtype=torch.bool).tril()

@@ -2,7 +2,7 @@
 
 A new family is an entry in `FAMILIES` under its `config.model_type`. Any encoder can be trained without one; `shape`
 adds its FLOPs and so its MFU, `layers` lets pipelines cut it into stages, and `tensor_plan` lets tensor parallelism
-share out its layers.
+split its layers.
 
 Between two layers of a pipeline pass one floating-point tensor and, if the batch is padded, the attention mask. Every
 floating-point tensor that crosses a stage boundary must get a gradient, so the mask is sent as integers and each layer
@@ -62,7 +62,7 @@ class Family:
             must make exactly the matrix products that `TransformerShape` counts.
         layers: the layers of a model of the family's own class, in order, each under its module's name; None if
             pipelines cannot cut the model.
-        tensor_plan: how tensor parallelism shares out each transformer layer; None if it cannot.
+        tensor_plan: how tensor parallelism splits each transformer layer; None if it cannot.
     """
 
     shape: Callable[[PretrainedConfig, int], TransformerShape]

@@ -31,7 +31,7 @@ def transformer_modules(model: Module) -> dict[str, Module]:
 
 
 def tensor_plan(model: "PreTrainedModel") -> TensorPlan:
-    """How tensor parallelism shares out the layers of a model; `prepare` has refused those without a plan."""
+    """How tensor parallelism splits the layers of a model; `prepare` has refused those without a plan."""
     return TENSOR_PLANS[model.config.model_type]
 
 

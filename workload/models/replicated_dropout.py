@@ -1,6 +1,6 @@
 """Dropout under tensor parallelism: two streams of random numbers on each device.
 
-What every device of a tensor group holds whole must lose the same values on each of them. What is shared out, such as
+What every device of a tensor group holds whole must lose the same values on each of them. What is split, such as
 the attention weights of a device's own heads, must lose other values on each: with one seed for all devices the first
 head of each would get the same mask. So PyTorch's own generator is a device's own, and dropouts of whole activations
 draw from a second one, which has the same state on every device of the group.

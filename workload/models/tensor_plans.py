@@ -1,8 +1,8 @@
-"""How tensor parallelism shares out the transformer layers of a family: which linear layers by columns, which by rows.
+"""How tensor parallelism splits the transformer layers of a family: which linear layers by columns, which by rows.
 
-`workload.models.families` names the plan of each family. A linear layer shared out by columns makes some of the outputs
+`workload.models.families` names the plan of each family. A linear layer split by columns makes some of the outputs
 on each device: the queries, keys and values of its heads, or its part of the feed-forward network's middle. The layer
-after it, shared out by rows, takes these as inputs; its outputs are sums over the devices.
+after it, split by rows, takes these as inputs; its outputs are sums over the devices.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from workload.argument_checks import divisors
 from workload.errors import InputError
 
 
@@ -18,7 +19,7 @@ class TensorPlan:
     """The modules that a plan speaks of, by their names in a transformer layer.
 
     Args:
-        columns, rows: linear layers that are shared out.
+        columns, rows: linear layers that are split.
         norms: LayerNorms. Every device holds them whole.
         dropouts: of the layer's hidden states. Those of attention weights are not among them.
         shared_input: the module whose input several of `columns` take; None where each takes its own.
@@ -66,7 +67,7 @@ class Arrangement:
 
     Args:
         is_transposed: a `Linear` takes the place of a `Conv1D`, whose weight is (inputs, outputs).
-        devices: over which the outputs of a fused product are shared out, else 1. Its rows are then ordered by device,
+        devices: over which the outputs of a fused product are split, else 1. Its rows are then ordered by device,
             and for each device by query, key and value.
     """
 
@@ -129,7 +130,7 @@ def _middle(config: PretrainedConfig) -> int:
 
 
 def check_tensor_group(model: str, config: PretrainedConfig, known: list[str], group: int, devices: int) -> None:
-    """Refuse a model whose layers cannot be shared out over the devices of a tensor group.
+    """Refuse a model whose layers cannot be split over the devices of a tensor group.
 
     Args:
         model: as --model gives it.
@@ -140,7 +141,7 @@ def check_tensor_group(model: str, config: PretrainedConfig, known: list[str], g
         InputError: says what would fit.
     """
     if config.model_type not in known:
-        raise InputError(f"--model {model}: the layers of a {config.model_type!r} model cannot be shared out here; "
+        raise InputError(f"--model {model}: the layers of a {config.model_type!r} model cannot be split here; "
                          f"those of {', '.join(known)} can")
     fits = fitting_groups(config, devices)
     if group not in fits:
@@ -160,9 +161,9 @@ def check_shared_tokens(max_length: int, multiple: int, group: int) -> None:
         InputError: says what would fit.
     """
     if multiple % group:
-        fits = " or ".join(str(number) for number in range(1, multiple + 1) if multiple % number == 0)
+        fits = " or ".join(map(str, divisors(multiple)))
         raise InputError(f"--sequence_parallel: batches are padded to multiples of {multiple} tokens, which "
-                         f"{group} devices cannot share out; use --tensor_parallel {fits}")
+                         f"{group} devices cannot split; use --tensor_parallel {fits}")
     if max_length % group:
-        raise InputError(f"--sequence_parallel: {group} devices cannot share out {max_length} tokens; use "
+        raise InputError(f"--sequence_parallel: {group} devices cannot split {max_length} tokens; use "
                          f"--max_seq_length {max_length // group * group}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from workload.argument_checks import divisors
 from workload.arguments import TorchPipelineArguments
 from workload.batches import plan_stages
 from workload.errors import InputError
@@ -42,7 +43,7 @@ def plan_pipeline(arguments: TorchPipelineArguments, devices: int) -> PipelinePl
     stages, micro_batches = plan_stages(arguments.stages, arguments.micro_batches, arguments.global_batch_size, devices)
     if not can_run(name, stages, micro_batches):
         share = arguments.global_batch_size // (devices // stages)
-        fits = [n for n in range(1, share + 1) if share % n == 0 and can_run(name, stages, n)]
+        fits = [n for n in divisors(share) if can_run(name, stages, n)]
         if arguments.micro_batches or not fits:
             reason = (f"are fewer than {stages} stages" if name == "1f1b" else
                       f"cannot be divided into {micro_batches // stages} equal rounds over {stages} stages")

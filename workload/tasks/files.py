@@ -19,6 +19,7 @@ import zstandard
 from tqdm import tqdm
 
 from workload.errors import InputError
+from workload.launch import launcher
 from workload.models.weights import is_pointer
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def read_some(read: Callable[..., Iterator[dict]], example_word: str, reading: d
     """
     example = None
     for example in tqdm(read(**reading), desc=f"reading {os.path.basename(reading['path'])}", unit="examples",
-                        leave=False, delay=1, disable=os.environ.get("RANK", "0") != "0"):
+                        leave=False, delay=1, disable=launcher.rank() != 0):
         yield example
     if example is None:
         raise InputError(f"{reading['path']}: holds no {example_word}")
