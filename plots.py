@@ -8,7 +8,7 @@
     python plots.py --price_per_device_hour 2.5      # what each run cost, and what its target cost
 
 Prints the tables and writes comparison.md, comparison.csv and figures/*.png, autotuning.csv if DeepSpeed's autotuner
-left its results, and report.html: one page with all of it, to open in a browser or to hand on. Runs that differ only in
+left its results, and report.html: one page with all of it, to open in a browser or to share. Runs that differ only in
 their seed share a row. Rows that are not comparable (another task, batch, code, ...) share neither table nor figure,
 except for weak scaling, where the batch grows with the devices. The project's own results/reference is left out unless
 that folder, or one in it, is given.

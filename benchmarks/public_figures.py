@@ -142,7 +142,7 @@ def main() -> None:
     for row in rows:
         if row["error_pct"] is not None:
             groups[row["table"], row["is_joined"]].append(row["error_pct"])
-    print("| table | nodes | rows | median error % | median of its size % | nine in ten within % | range % |")
+    print("| table | nodes | rows | median error % | median absolute error % | 90 % of errors within ± % | range % |")
     print("|---|---|--:|--:|--:|--:|--:|")
     everything = {("all", joined): [error for (_, is_joined), errors in groups.items() if is_joined == joined
                                     for error in errors] for joined in (False, True)}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How much memory does a device save by what each strategy shares out? On CPU processes a tiny model is lost
+# How much memory does a device save by what each strategy shards or splits? On CPU processes a tiny model is lost
 # beside PyTorch itself, so this takes one of BERT-base's size, with random weights, for a few short steps: a
 # quarter of an hour on two cores, and 12 GiB. DEVICES=2 needs half of it.
 set -euo pipefail

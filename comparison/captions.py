@@ -3,9 +3,9 @@
 COMPARISON = """\
 - Mean over seeds ± half the width of its 95 % confidence interval (Student's t). A single seed has no interval over
   seeds. No more digits than the interval supports are shown; without one, three. comparison.csv has all digits.
-- In brackets: the change against DDP on as many devices (the row marked baseline). For each seed that both have the
-  logarithm of value / baseline's; its mean and 95 % interval (Student's t) in percent, ± half the width of that
-  interval. None without such a row or a common seed, or for values that are not positive. Speedup is paired too.
+- In brackets: the change against DDP on the same number of devices (the row marked baseline). For each seed that both
+  have the logarithm of value / baseline's; its mean and 95 % interval (Student's t) in percent, ± half the width of
+  that interval. None without such a row or a common seed, or for values that are not positive. Speedup is paired too.
 - Several runs of one seed count as one, with their mean: without a second seed there is no interval over seeds.
 - The mark * on a change: statistically significant, and large enough to matter. By Benjamini and Hochberg's test of all
   changes of a table (a metric counts in the first table that has it) at most 5 % of the marked ones are chance; where

@@ -39,6 +39,7 @@ from experiments.published_records import read_run, run_tables
 from measurement.table import read_rows
 from plots import REFERENCE, STUDY
 from prediction.planning import ERRORS, covering
+from workload.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -184,7 +185,10 @@ def read_records(folder: str) -> Values:
 
 def by_published_formulas(run: Path) -> dict[str, float]:
     """What experiments/published_records.py prints of a run: `mean_of_10_held_change`, `as_pipeline`, ..."""
-    curve, _, rates = run_tables(*read_run(run)).values()
+    try:
+        curve, _, rates = run_tables(*read_run(run)).values()
+    except InputError:
+        return {}  # too short a run
     ways = {re.sub(r"\W+", "_", f"{way} {figure}").strip("_"): value
             for way, figures in curve.to_dict("index").items() for figure, value in figures.items()}
     return ways | dict(zip(("as_baseline", "as_pipeline"), rates["samples/s"], strict=False))

@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("results"),
                         help="where calibration.json goes (default: %(default)s)")
     options, asked = parser.parse_known_args()
+    parse_arguments(Arguments, asked)  # refuses wrong flags before anything starts; --device cpu takes effect
     devices = devices_asked_for(options.num_gpus, without_gpus=2)
     with tempfile.TemporaryDirectory() as folder:
         threads = str(max(usable_cores() // devices, 1))

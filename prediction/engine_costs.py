@@ -86,17 +86,17 @@ def measure_engines(flags: list[str], devices: int, step_s: float, bar: tqdm) ->
     Args:
         step_s: about what a step of the largest shape takes.
     """
-    free: SimpleQueue[int] = SimpleQueue()  # devices that no run uses
+    free: SimpleQueue[dict[str, str]] = SimpleQueue()  # environments that show a run a GPU that no other uses
     for device in range(devices):
-        free.put(device)
+        free.put(only_gpu(device))
 
     def measure(name: str, micro_batches: int, size: int) -> EngineRun:
         own = ["--stages", "1"] if "pipeline" in name else []
-        device = free.get()
+        settings = free.get()
         try:
-            return _run(name, own, flags, 1, Batch(micro_batches, size, 0), step_s, bar, only_gpu(device))
+            return _run(name, own, flags, 1, Batch(micro_batches, size, 0), step_s, bar, settings)
         finally:
-            free.put(device)
+            free.put(settings)
 
     wanted = [(name, *shape) for name in ENGINES for shape in SHAPES]
     # The last ones have company to their end, too: alone, a process on shared cores is up to twice as fast.

@@ -143,7 +143,7 @@ def links_of(measured: Measured, names: Iterable[str], sizes: Iterable[int], nod
         raise InputError(f"--link {' '.join(names)}: give one link that joins devices, one that joins nodes, or both")
     sizes = set(sizes)
     sizes |= {2} if max(sizes) > 1 else set()  # neighbouring stages
-    sizes |= set(range(2, node + 1)) if "nodes" in chosen else set()  # what a group has in one node
+    sizes |= set(range(2, node + 1)) if "nodes" in chosen and max(sizes) > 1 else set()  # of a group, in one node
     within = by_data_sheet(chosen["devices"], sizes) if "devices" in chosen else extrapolated(measured, sizes)
     network = chosen.get("nodes")
     return Links(within, network, node if network else inf)

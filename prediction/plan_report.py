@@ -16,7 +16,7 @@ from measurement.metrics import goodput, statistical_efficiency
 from measurement.pipelines.spans import draw as draw_timeline
 from plots import STUDY
 from prediction.calibration import Calibration
-from prediction.planning import Option, Plan, largest_micro_batches, verdict
+from prediction.planning import Option, Plan, grown, largest_micro_batches, verdict
 from prediction.predict import spans
 from prediction.search import command
 from prediction.setting import Setting
@@ -147,7 +147,10 @@ def not_fitting(plan: Plan) -> list[str]:
     lines = []
     for base, devices in plan.would_fit.items():
         option = plan.best[base]
-        where = f"on {devices} devices it would" if devices else "more devices do not help; a larger one would"
+        where = "more devices do not help; a larger one would"
+        if devices:
+            batch = grown(plan.global_batch_size, devices)
+            where = f"on {devices} devices it would" + f", with a batch of {batch}" * (batch != plan.global_batch_size)
         lines.append(f"- {label(base)} does not fit: {option.needed_gib:.3g} GiB of {plan.memory_gib:.3g} with "
                      f"{details(option.setting)}; {where}")
     return lines

@@ -154,13 +154,15 @@ def verdict(best: Mapping[str, Option], band: Band, name: Callable[[Setting], st
 
 def would_fit(calibration: Calibration, base: str, devices: int, global_batch_size: int, memory: float,
               band: Band) -> int | None:
-    """The smallest doubling of devices on which some setting of a strategy fits; None up to 1,024.
-
-    A batch that does not give each device as many samples grows until it does.
-    """
+    """The smallest doubling of devices on which some setting of a strategy fits, with a `grown` batch; None up to 1,024."""
     while (devices := 2 * devices) <= MOST_DEVICES:
-        batch = -(-global_batch_size // devices) * devices
+        batch = grown(global_batch_size, devices)
         if any(memory_gib(calibration, setting, max(calibration.lengths)) * (1 + band.memory_pct / 100) <= memory
                for setting in all_settings(calibration, devices, batch) if setting.base == base):
             return devices
     return None
+
+
+def grown(batch: int, devices: int) -> int:
+    """The smallest batch, of at least this one, that gives each device as many samples."""
+    return -(-batch // devices) * devices

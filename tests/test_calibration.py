@@ -1,13 +1,15 @@
 """A calibration: what is fitted, what is read back, what is refused; and predictions from one that is made by hand."""
 
 import json
+import os
 import statistics
+import sys
 import time
 from dataclasses import replace
 
 import pytest
 
-from prediction import engine_costs
+from prediction import calibrate, engine_costs
 from prediction.calibrate import without_duration
 from prediction.calibration import RECOMPUTE, SMALLEST_RATIO, Engine, read_calibration
 from prediction.costs import FP32, Batch, PassCost
@@ -127,6 +129,17 @@ def test_engines_are_measured_in_company_to_the_last(devices, monkeypatch):
     found = engine_costs.measure_engines([], devices, 1.0, None)
     assert found == {name: [(name, *shape) for shape in engine_costs.SHAPES] for name in engine_costs.ENGINES}
     assert len(begun) == len(engine_costs.SHAPES) * len(engine_costs.ENGINES) + devices - 1
+
+
+def test_device_cpu_takes_effect_before_devices_are_counted(monkeypatch):
+    def count(*_, **__):
+        raise InputError(f"CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # put back after the test
+    monkeypatch.setattr(calibrate, "devices_asked_for", count)
+    monkeypatch.setattr(sys, "argv", ["calibrate", "--sample", "--model", "tiny", "--device", "cpu"])
+    with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES is -1"):
+        calibrate.main()
 
 
 # ---------------------------------------------------------------- the file

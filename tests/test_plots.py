@@ -325,7 +325,7 @@ def test_nothing_to_compare_ends_in_one_line(tmp_path, capsys, monkeypatch):
 
 def test_an_unknown_flag_names_the_nearest(tmp_path, capsys, monkeypatch):
     assert exit_of(capsys, monkeypatch, "--mix_version", tmp_path) == (
-        2, ["error: unknown flag --mix_version; did you mean --mix_versions? plots.py --help lists all"])
+        2, ["error: unknown flag --mix_version; did you mean --mix_versions? --help lists all"])
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], ["--unknown"], ["--output", "x"], ["a", "b"]])

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import difflib
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -45,7 +44,7 @@ def unknown_flag(word: str, flags: Iterable[str]) -> str:
     close = difflib.get_close_matches(word.split("=")[0], list(flags), n=1)
     meant = f"did you mean {close[0]}? " if close else ""
     kind = "flag" if word.startswith("-") else "argument"
-    return f"unknown {kind} {word}; {meant}{os.path.basename(sys.argv[0])} --help lists all"
+    return f"unknown {kind} {word}; {meant}--help lists all"
 
 
 def grouped(kind: type, common: type) -> list[type]:

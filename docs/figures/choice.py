@@ -13,10 +13,11 @@ PLOT_LEFT, PLOT_TOP, PLOT_WIDTH, PLOT_HEIGHT = 64, 46, 580, 320
 SENT = (COUNT - 1) / COUNT * 4  # bytes a parameter, of what is gathered or scattered once
 
 Limit = tuple[str, str, float, float]  # label, colour, bytes a parameter that a device holds, that it sends
+# With several micro-batches FSDP holds whole gradients, 4 bytes a parameter.
 BY_MEMORY: list[Limit] = [
     ("DDP", "#0072B2", 16, 2 * SENT),
-    ("FSDP --reshard_after_forward false", "#8F4A70", 4 + 12 / COUNT, 2 * SENT),
-    ("FSDP", "#CC79A7", 16 / COUNT, (2 * MICRO_BATCHES + 1) * SENT)]
+    ("FSDP --reshard_after_forward false", "#8F4A70", 8 + 12 / COUNT, 2 * SENT),
+    ("FSDP", "#CC79A7", 4 + 12 / COUNT, (2 * MICRO_BATCHES + 1) * SENT)]
 
 
 def speed_needed(bytes_sent: float) -> float:

@@ -49,8 +49,8 @@ def only_gpu(number: int) -> dict[str, str]:
     """Environment of a process that is to see one of this process's GPUs only; empty if there are none."""
     if not visible_gpus():
         return {}
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return {"CUDA_VISIBLE_DEVICES": named.split(",")[number].strip() if named else str(number)}
+    named = next((os.environ[name] for name in reversed(_selectors()) if os.environ.get(name)), None)  # AMD's own first
+    return dict.fromkeys(_selectors(), named.split(",")[number].strip() if named else str(number))
 
 
 def device_type() -> str:

@@ -54,7 +54,7 @@ def devices_asked_for(num_gpus: int | None, without_gpus: int = 1) -> int:
         return started
     devices = num_gpus or started or visible or without_gpus
     if num_gpus is None and started == 1 and not _process_count_was_given():
-        devices = max(visible, 1)  # a bare `torchrun script.py` starts one process only
+        devices = visible or without_gpus  # a bare `torchrun script.py` starts one process only
     if visible and devices > visible:
         raise InputError(f"{devices} devices asked for, but this machine shows {visible} GPU{'s' * (visible > 1)}; "
                          f"use --num_gpus {visible}")
