@@ -154,7 +154,7 @@ def verdict(best: Mapping[str, Option], band: Band, name: Callable[[Setting], st
 
 def would_fit(calibration: Calibration, base: str, devices: int, global_batch_size: int, memory: float,
               band: Band) -> int | None:
-    """The smallest doubling of devices on which some setting of a strategy fits, with a `grown` batch; None up to 1,024."""
+    """The smallest doubling of devices on which a strategy fits, if the batch is `grown`; None up to 1,024."""
     while (devices := 2 * devices) <= MOST_DEVICES:
         batch = grown(global_batch_size, devices)
         if any(memory_gib(calibration, setting, max(calibration.lengths)) * (1 + band.memory_pct / 100) <= memory
