@@ -25,8 +25,14 @@ def records_of(part: str) -> Path:
 
 def runs_below(root: Path) -> dict[str, Path]:
     """Folders with a run, by run name."""
-    folders = [folder for folder, files in folders_below(root) if "run.json" in files]
-    return {json.loads((folder / "run.json").read_text())["run_name"]: folder for folder in folders}
+    found: dict[str, Path] = {}
+    for folder, files in folders_below(root):
+        if "run.json" in files:
+            name = json.loads((folder / "run.json").read_text())["run_name"]
+            if name in found:
+                sys.exit(f"error: {folder} and {found[name]} have one run name, {name}; nothing was replaced")
+            found[name] = folder
+    return found
 
 
 def seconds_of(root: Path) -> float:

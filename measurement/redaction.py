@@ -9,7 +9,8 @@ HIDDEN = "<hidden>"
 SECRET_WORDS = {"token", "key", "apikey", "secret", "password", "passwd", "credential", "credentials", "auth"}
 SHORTEST_SECRET = 8  # characters; a shorter value is probably a common word, which would be hidden everywhere
 USER_IN_URL = re.compile(r"(?<=://)[^\s/@]+(?=@)")  # https://user:token@host
-KNOWN_TOKENS = re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-|AKIA)[A-Za-z0-9_-]{16,}")
+# Hugging Face's have letters and digits only: "hf_trainer-4dev-batch32-fp32-seed0" is a run's name.
+KNOWN_TOKENS = re.compile(r"\b(?:(?:hf_|gh[pousr]_|AKIA)[A-Za-z0-9]{16,}|(?:github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,})")
 
 
 def without_secrets(content: Any, environment: Mapping[str, str] = os.environ) -> Any:

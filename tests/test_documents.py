@@ -95,7 +95,7 @@ max(*.devices) -->.
 
 def test_figures_are_renewed_with_the_digits_they_have():
     text = renew("Before: 5<!-- a comment -->.\n" + RECORDS)
-    assert "Before: 5<!--" in text and "Loss 0.307<!--" in text and "1, +4.0<!--" in text
+    assert "Before: 5<!--" in text and "Loss 0.354<!--" in text and "1, +4.0<!--" in text
     assert text.endswith("| 1 | 1 of **2.0** |\n| four <!-- ddp-4dev-batch32 --> | | 4 of 8 |\n")
     assert renew(text) == text
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
+import plots
 from measurement.redaction import HIDDEN, without_secrets
 from tests.shared.runs import EXACT, ROOT
 from workload.errors import InputError
@@ -167,6 +168,19 @@ def test_no_file_of_a_run_holds_a_secret(start_ranks, environment, monkeypatch, 
     assert description["status"] == "finished" and description["git"]["commit"]
     assert description["flags"]["output_dir"] == str(tmp_path / HIDDEN) and HIDDEN in description["command"]
     assert description["deepspeed_config"]["comet"] == {"enabled": False, "api_key": HIDDEN}
+
+
+@pytest.mark.parametrize("strategy", plots.STUDY.strategies)
+def test_no_runs_own_name_looks_like_a_token(strategy):
+    name = f"squad_v2-tiny-{strategy}-4dev-2stages-16micro-batch128-bf16_native-seed0"
+    assert without_secrets({"run_name": name}, {}) == {"run_name": name}
+
+
+@pytest.mark.parametrize("token", [
+    "hf_" + 34 * "x", "ghp_" + 36 * "a", "github_pat_" + 22 * "A" + "_" + 59 * "b", "glpat-" + 20 * "c",
+    "sk-proj-" + 40 * "d", "AKIA" + 16 * "E"])
+def test_a_token_is_hidden_by_how_it_begins(token):
+    assert without_secrets(f"--model a-{token}", {}) == f"--model a-{HIDDEN}"
 
 
 def test_what_is_hidden_and_what_stays():
