@@ -18,6 +18,7 @@ BY_MEMORY: list[Limit] = [
     ("DDP", "#0072B2", 16, 2 * SENT),
     ("FSDP --reshard_after_forward false", "#8F4A70", 8 + 12 / COUNT, 2 * SENT),
     ("FSDP", "#CC79A7", 4 + 12 / COUNT, (2 * MICRO_BATCHES + 1) * SENT)]
+STAGE_HOLDS = 16 / COUNT  # bytes a parameter
 
 
 def speed_needed(bytes_sent: float) -> float:
@@ -47,10 +48,11 @@ def draw_choice() -> str:
     def parts() -> Iterator[str]:
         yield text(4, 18, f"{COUNT} devices: which strategy the bytes allow", "title")
         bottom, steps = SIZES[0], [SIZES[0] * 10 ** (step / 20) for step in range(61)]
-        left = [place(pipeline_speed_needed(size), size) for size in steps if size <= ROOM / BY_MEMORY[-1][2]]
+        left = [place(pipeline_speed_needed(size), size) for size in steps if size <= ROOM / STAGE_HOLDS]
         right = []
         for _, _, held, sent in BY_MEMORY:
             right += [place(speed_needed(sent), bottom), place(speed_needed(sent), bottom := ROOM / held)]
+        right += [place(SPEEDS[1], bottom), place(SPEEDS[1], ROOM / STAGE_HOLDS)]  # too large for the others
         yield polygon([*left, *reversed(right)], "#D55E00")
         x, y = place(8e9, 1e9)
         yield text(x, y, "pipeline", "on", "middle")
