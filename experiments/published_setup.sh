@@ -6,7 +6,7 @@
 #     bash experiments/published_setup.sh                # 4 GPUs, and the Hub for bert-base-uncased and SQuAD v2
 #     SEEDS="0 1 2" bash experiments/published_setup.sh
 #     SAMPLE=1 bash experiments/published_setup.sh       # a laptop's CPU: the embedded sample, a tiny model, 20 steps
-#                                                        # (ten minutes on two cores: fp16 is slow there)
+#                                                        # (four minutes on two cores)
 #
 # As published: samples and steps, lengths, precision, AdamW and its schedule, no gradient clipping. Not as published:
 # fp16 is autocast, as everywhere here; longer texts are split into windows, not truncated; the baseline's 80 % are a
